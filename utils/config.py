@@ -1,0 +1,119 @@
+"""From a script's Config dataclass to command-line flags, and from a user's mistake to one line.
+
+A script keeps its constants in a frozen dataclass, one per line, with a comment that says what
+the constant is. Every field becomes a flag of the same name, and its comment becomes the help:
+
+    @dataclass(frozen=True)
+    class Config:
+        steps: int = 1000  # optimiser steps
+        resume: bool = False  # go on from the last checkpoint
+
+    config = parse_config(Config, __doc__)  # --steps 2000 --resume
+"""
+
+import argparse
+import dataclasses
+import inspect
+import os
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+C = TypeVar("C")
+
+# A field's line: name, type, default, and behind "#" the comment that becomes its help.
+FIELD_LINE = re.compile(r"^\s+(?P<name>\w+)\s*:[^#]*#\s*(?P<help>.+)$")
+
+
+def parse_config(
+    config_class: type[C],
+    description: str | None,
+    positional: Sequence[str] = (),
+    argv: Sequence[str] | None = None,
+) -> C:
+    """Make the command line of a script from its Config and read it.
+
+    Arguments:
+        config_class: a dataclass with fields of type int, float, str, bool, Literal[...], or one
+            of these or None (written "none" on the command line).
+        description: the script's docstring, printed by --help.
+        positional: names of the fields that are given by position instead of by flag.
+        argv: the arguments, by default those of the process.
+
+    Returns: an instance of config_class.
+
+    Raises:
+        SystemExit: status 2 for an unknown flag or a value of the wrong type, with the usage.
+        ValueError: from the Config's own checks in __post_init__.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    comments = _comments(config_class)
+    hints = typing.get_type_hints(config_class)
+    for field in dataclasses.fields(config_class):
+        required = field.default is dataclasses.MISSING
+        options = {"help": comments.get(field.name, "").replace("%", "%%")}
+        if not required:
+            options["default"] = field.default
+            options["help"] += f" (default: {field.default})"
+        if hints[field.name] is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options |= _value_options(hints[field.name])
+        if field.name in positional:
+            parser.add_argument(field.name, **options, **({} if required else {"nargs": "?"}))
+        else:
+            flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
+            parser.add_argument(*flags, dest=field.name, required=required, **options)
+    return config_class(**vars(parser.parse_args(argv)))
+
+
+def _comments(config_class: type) -> dict[str, str]:
+    """The trailing comment of every field, read from the source of the class."""
+    matches = (FIELD_LINE.match(line) for line in inspect.getsource(config_class).splitlines())
+    return {match["name"]: match["help"].strip() for match in matches if match}
+
+
+def _value_options(hint: Any) -> dict[str, Any]:
+    """The argparse options `type` and `choices` for a field that takes a value."""
+    if typing.get_origin(hint) is Literal:
+        return {"choices": typing.get_args(hint)}
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        (inner,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+
+        def value_or_none(text: str) -> Any:
+            return None if text.lower() == "none" else inner(text)
+
+        value_or_none.__name__ = inner.__name__  # argparse names the type in its message
+        return {"type": value_or_none}
+    return {"type": hint}
+
+
+def describe_config(config: Any) -> str:
+    """The settings of a run, one aligned line per field, for the start of a log."""
+    values = dataclasses.asdict(config)
+    width = max(map(len, values))
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in values.items())
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run a script's main function and leave the process with its exit status.
+
+    A ValueError or OSError (a missing file, a full disk) is the user's to mend: it prints as one
+    line and ends with status 2. Ctrl-C ends with status 130. Set MSTT_TRACEBACK=1 to see where an
+    error came from.
+    """
+    try:
+        sys.exit(main() or 0)
+    except (ValueError, OSError) as error:
+        if os.environ.get("MSTT_TRACEBACK") == "1":
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
