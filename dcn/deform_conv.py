@@ -1,0 +1,232 @@
+"""Deformable convolution: the operator, the choice of its backend, and the DCNv2 layer."""
+
+import os
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from dcn.reference import deform_conv2d_grid_sample, output_size
+
+BACKENDS = ("reference", "native", "triton", "torchvision")
+OFFSET_LIMIT = 100.0  # pixels; a mean |offset| above it means that training has run away
+
+
+def backend(tensor: Tensor) -> str:
+    """Name of the backend that `deform_conv2d` uses for `tensor`, one of BACKENDS."""
+    return "reference"
+
+
+def _pair(value: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or min(pair) < least:
+        raise ValueError(f"{name} must be one or two integers of at least {least}, not {value}")
+    return pair
+
+
+def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None:
+    """Raise ValueError unless shapes, types and devices fit together."""
+    tensors = {"input": input, "offset": offset, "weight": weight, "mask": mask, "bias": bias}
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        ndim = 1 if name == "bias" else 4
+        if tensor.ndim != ndim:
+            raise ValueError(f"{name} must have {ndim} dimensions, not shape {_shape(tensor)}")
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must be floating point, not {tensor.dtype}")
+        if tensor.device != input.device:
+            raise ValueError(f"{name} is on {tensor.device}, input on {input.device}")
+    batch, channels, height, width = input.shape
+    out_channels, group_channels, kernel_height, kernel_width = weight.shape
+    if group_channels == 0 or channels % group_channels:
+        raise ValueError(
+            f"weight {_shape(weight)} does not fit the {channels} channels of the input: "
+            "its second size must divide them"
+        )
+    if out_channels % (channels // group_channels):
+        raise ValueError(
+            f"weight {_shape(weight)} has {out_channels} output channels, which "
+            f"{channels // group_channels} weight groups do not divide"
+        )
+    taps = kernel_height * kernel_width
+    size = output_size((height, width), (kernel_height, kernel_width), stride, padding, dilation)
+    if min(height, width, taps, *size) < 1:
+        raise ValueError(
+            f"input {_shape(input)} and weight {_shape(weight)} with stride {stride}, padding "
+            f"{padding} and dilation {dilation} leave an output of {size[0]} x {size[1]} pixels"
+        )
+    groups = offset.shape[1] // (2 * taps)
+    if groups == 0 or offset.shape[1] % (2 * taps) or channels % groups:
+        raise ValueError(
+            f"offset {_shape(offset)} must have 2 * groups * {taps} channels for the kernel of "
+            f"weight {_shape(weight)}, with groups dividing the {channels} input channels"
+        )
+    if offset.shape != (batch, 2 * groups * taps, *size):
+        raise ValueError(
+            f"offset must be {(batch, 2 * groups * taps, *size)} for input {_shape(input)}, "
+            f"not {_shape(offset)}"
+        )
+    if mask is not None and mask.shape != (batch, groups * taps, *size):
+        raise ValueError(
+            f"mask must be {(batch, groups * taps, *size)} for offset {_shape(offset)}, "
+            f"not {_shape(mask)}"
+        )
+    if bias is not None and bias.shape[0] != out_channels:
+        raise ValueError(f"bias must be ({out_channels},), not {_shape(bias)}")
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | tuple[int, int] = (1, 1),
+    padding: int | tuple[int, int] = (0, 0),
+    dilation: int | tuple[int, int] = (1, 1),
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Deformable convolution, modulated if a mask is given; torchvision's signature.
+
+    Zhu et al., "Deformable ConvNets v2", CVPR 2019, equation 1. Sampling is bilinear with
+    zeros outside. Everything is computed in float32 (float64 if the input is), under
+    autocast too: with offsets in bfloat16 the samples are off by a quarter.
+
+    Args:
+        input: (B, C, H, W), any floating type and memory format. B may be zero.
+        offset: (B, 2*G*kh*kw, H', W') in pixels; G deformable groups of C / G channels,
+            channel 2*(g*kh*kw + k) is dy and 2*(g*kh*kw + k) + 1 is dx of tap k.
+        weight: (O, C / weight groups, kh, kw).
+        bias: (O,) or None.
+        stride, padding, dilation: pixels, one integer or (y, x).
+        mask: (B, G*kh*kw, H', W'), factors of the samples, or None for ones.
+
+    Returns:
+        (B, O, H', W') in the type of the input.
+
+    Raises:
+        ValueError: shapes, types or devices that do not fit together; see `backend` for
+            those about MSTT_DCN_BACKEND.
+    """
+    stride, padding, dilation = (
+        _pair(stride, "stride", 1),
+        _pair(padding, "padding", 0),
+        _pair(dilation, "dilation", 1),
+    )
+    _check(input, offset, weight, bias, stride, padding, dilation, mask)
+    dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+    tensors = [None if t is None else t.to(dtype) for t in (input, offset, weight, bias, mask)]
+    with torch.autocast(input.device.type, enabled=False):
+        output = deform_conv2d_grid_sample(*tensors[:4], stride, padding, dilation, tensors[4])
+    return output.to(input.dtype)
+
+
+class DCNv2(nn.Module):
+    """Modulated deformable convolution that takes its offsets from other features.
+
+    Released MSTT's `DCN_sep`: a convolution of the offset features gives, in three equal
+    chunks of channels, the two halves of the offsets and the mask before its sigmoid. It
+    starts at zero, so that the layer starts as a convolution with a mask of one half.
+
+    Args:
+        in_channels: channels of the input and of the offset features.
+        out_channels: channels of the output.
+        kernel_size, stride, padding, dilation: as in nn.Conv2d, one integer or (y, x).
+        groups: deformable groups; the channels of one group move together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 1,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 8,
+    ) -> None:
+        super().__init__()
+        if groups < 1 or in_channels % groups:
+            raise ValueError(f"groups must divide the {in_channels} input channels, not {groups}")
+        self.kernel_size = _pair(kernel_size, "kernel_size", 1)
+        self.stride = _pair(stride, "stride", 1)
+        self.padding = _pair(padding, "padding", 0)
+        self.dilation = _pair(dilation, "dilation", 1)
+        self.groups = groups
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
+        self.bias = nn.Parameter(torch.empty(out_channels))
+        self.conv_offset_mask = nn.Conv2d(
+            in_channels,
+            3 * groups * taps,
+            self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
+        self.offset_warned = False
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The released layer's initialisation."""
+        bound = self.weight[0].numel() ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.bias)
+        nn.init.zeros_(self.conv_offset_mask.weight)
+        nn.init.zeros_(self.conv_offset_mask.bias)
+
+    def forward(self, x: Tensor, offset_features: Tensor) -> Tensor:
+        """Convolve x where offset_features say.
+
+        Args:
+            x: (B, in_channels, H, W).
+            offset_features: (B, in_channels, H, W).
+
+        Returns:
+            (B, out_channels, H', W') in the type of x.
+        """
+        # Offsets are positions in pixels: bfloat16 would round them to whole pixels from 128 on.
+        with torch.autocast(x.device.type, enabled=False):
+            parameters = self.conv_offset_mask(
+                offset_features.to(self.conv_offset_mask.weight.dtype)
+            )
+        offset_1, offset_2, mask = parameters.chunk(3, dim=1)
+        offset = torch.cat((offset_1, offset_2), dim=1)
+        if not torch.compiler.is_compiling():
+            self._warn_of_large_offsets(offset)
+        return deform_conv2d(
+            x,
+            offset,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            torch.sigmoid(mask),
+        )
+
+    @torch.no_grad()
+    def _warn_of_large_offsets(self, offset: Tensor) -> None:
+        if self.offset_warned or offset.numel() == 0:
+            return
+        mean = offset.abs().mean().item()
+        if not mean <= OFFSET_LIMIT:  # written so that NaN is noticed too
+            self.offset_warned = True
+            warnings.warn(
+                f"DCNv2: mean |offset| is {mean:.4g} pixels (limit {OFFSET_LIMIT:g}): training "
+                "has probably diverged; lower the learning rate or clip gradients harder",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+    def extra_repr(self) -> str:
+        out_channels, in_channels = self.weight.shape[:2]
+        return (
+            f"{in_channels}, {out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"groups={self.groups}"
+        )
