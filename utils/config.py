@@ -50,7 +50,9 @@ def parse_config(
         ValueError: from the Config's own checks in __post_init__.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     comments = _comments(config_class)
     hints = typing.get_type_hints(config_class)

@@ -1,0 +1,113 @@
+"""What the stages of the network share: residual block, flow warp, the bicubic + flow baseline.
+
+Shapes: B batch, N given frames, T = 2N - 1 output frames, C channels, H, W low resolution.
+Flow is (B, 2, H, W) in pixels of the image it warps, (dx, dy), for backward warping: the warped
+image at (x, y) is the source at (x + dx, y + dy).
+
+Activations are channels_last inside the network: the convolutions of oneDNN (CPU) and cuDNN
+(GPU) are fastest on it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SCALE = 4  # enlargement in space, fixed by the two pixel shuffles of the reconstruction
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same (B, C, H, W) tensor, laid out in memory with the channels of a pixel together."""
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(ReLU(conv(x))), two 3x3 convolutions without normalisation.
+
+    The small initial weights (Kaiming times 0.1) start every block near the identity.
+
+    Arguments:
+        channels: C of input and output, (B, C, H, W).
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        for conv in (self.conv1, self.conv2):
+            nn.init.kaiming_normal_(conv.weight, a=0, mode="fan_in")
+            conv.weight.data.mul_(0.1)
+            nn.init.zeros_(conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
+
+
+def residual_blocks(channels: int, count: int) -> nn.Sequential:
+    """`count` residual blocks, one after the other."""
+    return nn.Sequential(*(ResidualBlock(channels) for _ in range(count)))
+
+
+def interleave(given: Tensor, between: Tensor) -> Tensor:
+    """Put N given and N - 1 interpolated items in order of time.
+
+    Arguments:
+        given: (B, N, ...), times 0, 2, 4, ...
+        between: (B, N - 1, ...), times 1, 3, ...
+
+    Returns: (B, 2N - 1, ...).
+    """
+    pairs = torch.stack((given[:, :-1], between.to(given.dtype)), dim=2).flatten(1, 2)
+    return torch.cat((pairs, given[:, -1:]), dim=1)
+
+
+def flow_warp(x: Tensor, flow: Tensor, padding: str = "zeros", released: bool = False) -> Tensor:
+    """Backward warping: sample x bilinearly at (x + dx, y + dy).
+
+    Arguments:
+        x: image or features (B, C, H, W).
+        flow: (B, 2, H, W), pixels of x, (dx, dy).
+        padding: what lies outside of x, "zeros" or "border".
+        released: sample where the released code samples. It scales the grid by (W - 1, H - 1)
+            and then reads it with align_corners=False, which moves every sample by up to half a
+            pixel (none at the centre, outwards at the borders). Its weights need this.
+
+    Returns: (B, C, H, W) in the type of x; the positions are computed in float32.
+    """
+    height, width = x.shape[-2:]
+    xs = torch.arange(width, device=x.device, dtype=torch.float32) + flow[:, 0].float()
+    ys = torch.arange(height, device=x.device, dtype=torch.float32)[:, None] + flow[:, 1].float()
+    if released:
+        grid = torch.stack((2 * xs / (width - 1) - 1, 2 * ys / (height - 1) - 1), dim=-1)
+    else:
+        grid = torch.stack(((2 * xs + 1) / width - 1, (2 * ys + 1) / height - 1), dim=-1)
+    with torch.autocast(x.device.type, enabled=False):
+        warped = F.grid_sample(x.float(), grid, padding_mode=padding, align_corners=False)
+    return warped.to(x.dtype)
+
+
+def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+    """Bicubic enlargement in space, flow interpolation in time.
+
+    Given frames are enlarged (bicubic, a = -0.5). A frame between two given ones is the mean of
+    both, enlarged and then warped half-way along the flows: warping after the enlargement keeps
+    the detail that bilinear sampling at low resolution would blur.
+
+    Arguments:
+        frames: (B, N, 3, H, W).
+        forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels, from each given frame to the
+            next and back.
+
+    Returns: (B, 2N - 1, 3, 4H, 4W), float32.
+    """
+    count = frames.shape[1]
+    # antialias=True selects a = -0.5, MATLAB's kernel; it does not smooth when enlarging.
+    enlarged = F.interpolate(
+        frames.flatten(0, 1).float(), scale_factor=SCALE, mode="bicubic", antialias=True
+    )
+    flows = torch.cat((forward_flow, backward_flow)).flatten(0, 1).float()
+    half_way = F.interpolate(flows, scale_factor=SCALE, mode="bilinear") * (SCALE / 2)
+    enlarged = enlarged.unflatten(0, (-1, count))
+    neighbours = torch.cat((enlarged[:, 1:], enlarged[:, :-1])).flatten(0, 1)
+    following, previous = flow_warp(neighbours, half_way, padding="border").chunk(2)
+    between = ((previous + following) / 2).unflatten(0, (-1, count - 1))
+    return interleave(enlarged, between)

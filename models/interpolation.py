@@ -1,0 +1,110 @@
+"""Flow-DConv deep-coupled feature interpolation (paper section 2.2, figure 2).
+
+The features of a frame that was not given are made from its two neighbours twice: warped along
+the optical flow, which follows large motion, and aligned by a multi-scale deformable convolution
+(MSD), which mends what flow misses. 1x1 convolutions couple the two.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcn import DCNv2
+from models.blocks import channels_last, flow_warp, interleave
+
+COUPLINGS = ("released", "symmetric")
+
+
+class MultiScaleAlignment(nn.Module):
+    """MSD: align a neighbour's features to a target's by deformable convolution.
+
+    The offsets are estimated from both at three scales of context (3x3, 5x5, 7x7). The block is
+    that of MSDTGP (TGRS 2022), which the paper takes over.
+
+    Arguments:
+        channels: C.
+        groups: deformable groups, each with offsets of its own.
+    """
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.offset_conv1 = nn.Conv2d(2 * channels, channels, 3, padding=1)
+        self.mul_scale1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.mul_scale2 = nn.Conv2d(channels, channels, 5, padding=2)
+        self.mul_scale3 = nn.Conv2d(channels, channels, 7, padding=3)
+        self.offset_conv2 = nn.Conv2d(3 * channels, channels, 3, padding=1)
+        self.dcnpack = DCNv2(channels, channels, kernel_size=3, padding=1, groups=groups)
+
+    def forward(self, neighbour: Tensor, target: Tensor) -> Tensor:
+        """neighbour, target: (B, C, H, W) -> the neighbour aligned to the target, (B, C, H, W)."""
+        context = _activate(self.offset_conv1(torch.cat((neighbour, target), dim=1)))
+        scales = (self.mul_scale1, self.mul_scale2, self.mul_scale3)
+        multi_scale = torch.cat([_activate(conv(context)) for conv in scales], dim=1)
+        offset_features = context + _activate(self.offset_conv2(multi_scale))
+        return _activate(self.dcnpack(neighbour, offset_features))
+
+
+def _activate(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, 0.1, inplace=True)
+
+
+class FeatureInterpolation(nn.Module):
+    """From the features of N given frames to those of T = 2N - 1, all gaps at once.
+
+    Arguments:
+        channels: C.
+        groups: deformable groups of the MSD.
+        coupling: "released" computes what the released code computes: its second blend uses the
+            warped features of both neighbours, and the result of the second alignment is never
+            used (so it is left out here). "symmetric" is the reading of the paper's text: each
+            blend takes one alignment and one warp, in opposite directions.
+        midpoint_flow: halve the flows, so that both neighbours are warped to the time between
+            them. The released code applies them whole. True also samples at the exact place
+            (see `flow_warp`), since no released weights depend on it.
+    """
+
+    def __init__(self, channels: int, groups: int, coupling: str, midpoint_flow: bool):
+        super().__init__()
+        if coupling not in COUPLINGS:
+            raise ValueError(f"coupling is {coupling!r}; choose one of {', '.join(COUPLINGS)}")
+        self.coupling = coupling
+        self.midpoint_flow = midpoint_flow
+        self.alignment = MultiScaleAlignment(channels, groups)
+        self.fusion = nn.Conv2d(2 * channels, channels, 1)
+        self.blending = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, features: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+        """Interpolate features in time.
+
+        Arguments:
+            features: (B, N, C, H, W).
+            forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
+
+        Returns: (B, T, C, H, W).
+        """
+        previous = channels_last(features[:, :-1].flatten(0, 1))  # (B(N-1), C, H, W)
+        following = channels_last(features[:, 1:].flatten(0, 1))  # (B(N-1), C, H, W)
+        warped_following = self._warp(following, forward_flow.flatten(0, 1))
+        warped_previous = self._warp(previous, backward_flow.flatten(0, 1))
+
+        if self.coupling == "released":
+            aligned_previous = self.alignment(previous, following)
+            blend1 = self._fuse(aligned_previous, warped_following)
+            blend2 = self._fuse(warped_previous, warped_following)
+        else:
+            neighbours, targets = (previous, following), (following, previous)
+            aligned = self.alignment(torch.cat(neighbours), torch.cat(targets))
+            aligned_previous, aligned_following = aligned.chunk(2)
+            blend1 = self._fuse(aligned_previous, warped_following)
+            blend2 = self._fuse(warped_previous, aligned_following)
+
+        between = self.blending(torch.cat((blend1, blend2), dim=1))  # (B(N-1), C, H, W)
+        return interleave(features, between.unflatten(0, (features.shape[0], -1)))
+
+    def _warp(self, features: Tensor, flow: Tensor) -> Tensor:
+        if self.midpoint_flow:
+            return flow_warp(features, flow / 2)
+        return flow_warp(features, flow, released=True)
+
+    def _fuse(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.fusion(torch.cat((first, second), dim=1))

@@ -1,0 +1,163 @@
+"""Multi-scale spatial-temporal transformer (paper section 2.3, figure 4).
+
+Every head cuts the feature maps of all frames into patches of its own size; a token is one patch
+of one frame, and attends to all patches of all frames. Large patches see structure, small ones
+detail.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks import channels_last
+
+PATCH_SIZES = (40, 20, 10, 5)  # one per head, at half of the low resolution
+
+
+class MultiScaleAttention(nn.Module):
+    """Attention between patches of all frames, one patch size per head.
+
+    Arguments:
+        channels: D of the maps, a multiple of the number of heads.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.query_embedding = nn.Conv2d(channels, channels, 1)
+        self.key_embedding = nn.Conv2d(channels, channels, 1)
+        self.value_embedding = nn.Conv2d(channels, channels, 1)
+        self.output_linear = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """x: (B * frames, D, h, w), any h and w -> the same shape, x + attention."""
+        embedded = (self.query_embedding(x), self.key_embedding(x), self.value_embedding(x))
+        heads = zip(*(part.chunk(len(PATCH_SIZES), dim=1) for part in embedded), strict=True)
+        attended = [
+            patch_attention(query, key, value, patch, frames)
+            for patch, (query, key, value) in zip(PATCH_SIZES, heads, strict=True)
+        ]
+        out = self.output_linear(channels_last(torch.cat(attended, dim=1)))
+        return x + F.leaky_relu(out, 0.2, inplace=True)
+
+
+def patch_attention(query: Tensor, key: Tensor, value: Tensor, patch: int, frames: int) -> Tensor:
+    """One head: softmax(q k^T / sqrt(d p p)) v between the p x p patches of all frames.
+
+    Where the patches do not divide the map, it is padded to the next multiple. The padding takes
+    no part: padded queries and keys are zero, so they add nothing to a product of two patches,
+    and each place of a patch is averaged only over the patches that have real content there.
+    At multiples of the patch the result is that of the released code.
+
+    Arguments:
+        query, key, value: (B * frames, d, h, w).
+        patch: p.
+        frames: T, the frames that attend to each other.
+
+    Returns: (B * frames, d, h, w).
+    """
+    channels, height, width = value.shape[1:]
+    grow = (0, -width % patch, 0, -height % patch)
+    padded = any(grow)
+    if padded:
+        real = value.new_ones(()).expand(value.shape[0], 1, height, width)
+        value = torch.cat((value, real), dim=1)  # the last channel counts the real content
+        query, key, value = (F.pad(part, grow) for part in (query, key, value))
+    rows = query.shape[-2] // patch
+    query, key, value = (_to_tokens(part, patch, frames) for part in (query, key, value))
+    attended = _attend(query, key, value)
+    attended = _from_tokens(attended, patch, frames, rows)[:, :, :height, :width]
+    if padded:
+        weight = attended[:, channels:].clamp_min(torch.finfo(attended.dtype).tiny)
+        attended = attended[:, :channels] / weight
+    return attended
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention over (B, tokens, size); the values may be larger than queries and keys."""
+    return F.scaled_dot_product_attention(query[:, None], key[:, None], value[:, None])[:, 0]
+
+
+def _to_tokens(x: Tensor, patch: int, frames: int) -> Tensor:
+    """(B * frames, d, rows * p, columns * p) -> (B, frames * rows * columns, p * p * d)."""
+    x = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (BT, d, rows, p, columns, p)
+    x = x.permute(0, 2, 4, 3, 5, 1).flatten(3)  # (BT, rows, columns, ppd)
+    return x.unflatten(0, (-1, frames)).flatten(1, 3)
+
+
+def _from_tokens(x: Tensor, patch: int, frames: int, rows: int) -> Tensor:
+    """The inverse of `_to_tokens`."""
+    x = x.unflatten(1, (frames, rows, -1)).flatten(0, 1)  # (BT, rows, columns, ppd)
+    x = x.unflatten(3, (patch, patch, -1))  # (BT, rows, columns, p, p, d)
+    return x.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+
+class FeedForward(nn.Module):
+    """x + two 3x3 convolutions, the first dilated by 2."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=2, dilation=2),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x)
+
+
+class TransformerBlock(nn.Module):
+    """Attention and feed-forward, each with its residual."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.attention = MultiScaleAttention(channels)
+        self.feed_forward = FeedForward(channels)
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """x: (B * frames, D, h, w) -> the same shape."""
+        # The released code adds x once inside the attention and once here: 2x + attention.
+        x = x + self.attention(x, frames)
+        return self.feed_forward(x)
+
+
+class SpatialTemporalTransformer(nn.Module):
+    """Encoder to half resolution, one transformer block, decoder back; the change of the features.
+
+    PyTorch's default initialisation throughout, as in the released code.
+
+    Arguments:
+        channels: C of the features; the attention works on 4C.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(2 * channels, 4 * channels, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+        )
+        self.block = TransformerBlock(4 * channels)
+        self.decoder = nn.Sequential(
+            nn.UpsamplingBilinear2d(scale_factor=2),  # align_corners=True
+            nn.Conv2d(4 * channels, 2 * channels, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(2 * channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Tanh(),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features: (B, T, C, H, W) -> what to add to them, the same shape."""
+        frames, _, height, width = features.shape[1:]
+        x = channels_last(features.flatten(0, 1))
+        x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")  # for the stride of 2
+        x = self.block(self.encoder(x), frames)
+        x = self.decoder(x)[:, :, :height, :width]
+        return x.unflatten(0, (-1, frames))
