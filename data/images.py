@@ -1,0 +1,203 @@
+"""Reading and writing of 8-bit RGB frames, strictly: what is not one is refused by name.
+
+A frame that is silently reduced from 16 bits, stretched from grey or half decoded would spoil
+training and metrics without a trace, so nothing is converted here. Sizes are read from the header
+before any pixel is decoded.
+"""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+# Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
+MAX_PIXELS = 2**27
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PNG_COLOURS = {
+    0: ("grey", "RGB"),
+    2: ("RGB", ""),
+    3: ("palette", "RGB"),
+    4: ("grey with alpha", "RGB"),
+    6: ("RGB with alpha", "RGB without alpha"),
+}
+# JPEG start-of-frame markers; C4, C8 and CC in their range mean something else.
+_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def _refuse(path, problem, remedy):
+    raise ValueError(f"{path}: {problem}; {remedy}")
+
+
+def _broken(path, problem):
+    _refuse(path, problem, "restore or remove the file")
+
+
+def _png_size(path, head):
+    if len(head) < 33 or head[12:16] != b"IHDR":
+        _broken(path, "damaged PNG (no header)")
+    if zlib.crc32(head[12:29]) != int.from_bytes(head[29:33], "big"):
+        _broken(path, "damaged PNG (header checksum)")
+    width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
+    kind = _PNG_COLOURS.get(colour, (f"colour type {colour}", "RGB"))[0]
+    if colour != 2 or depth != 8:
+        _refuse(path, f"{depth}-bit {kind} PNG", "convert it to 8-bit RGB without alpha")
+    return height, width
+
+
+def _jpeg_size(path, file):
+    """Walk the segments of a JPEG to its start of frame, which holds size and channels."""
+    file.seek(2)
+    while True:
+        marker = file.read(2)
+        while len(marker) == 2 and marker[0] == 0xFF and marker[1] == 0xFF:
+            marker = marker[1:] + file.read(1)
+        length = file.read(2)
+        if len(marker) < 2 or marker[0] != 0xFF or len(length) < 2:
+            _broken(path, "damaged JPEG (no frame header)")
+        size = int.from_bytes(length, "big")
+        if size < 2:
+            _broken(path, "damaged JPEG (segment of no length)")
+        if marker[1] not in _JPEG_FRAMES:
+            file.seek(size - 2, os.SEEK_CUR)
+            continue
+        frame = file.read(6)
+        if len(frame) < 6:
+            _broken(path, "truncated JPEG")
+        depth, height, width, channels = struct.unpack(">BHHB", frame)
+        if depth != 8 or channels != 3:
+            _refuse(path, f"{depth}-bit JPEG of {channels} channel(s)", "convert it to 8-bit RGB")
+        return height, width
+
+
+def image_size(path):
+    """Size of a frame by its header, without decoding it.
+
+    Args:
+        path: a PNG or JPEG file; the content decides, not the suffix.
+
+    Returns:
+        (height, width) in pixels.
+
+    Raises:
+        ValueError: not an 8-bit RGB PNG or JPEG, truncated, or more than MAX_PIXELS.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    # A pipe or a device would block for ever or never end.
+    if path.exists() and not path.is_file():
+        _refuse(path, "not a regular file", "give an image file")
+    with path.open("rb") as file:
+        head = file.read(33)
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 1024, 0))
+        tail = file.read(1024)
+        if head.startswith(_PNG_MAGIC):
+            size = _png_size(path, head)
+            complete = b"IEND" in tail
+        elif head.startswith(b"\xff\xd8\xff"):
+            size = _jpeg_size(path, file)
+            complete = b"\xff\xd9" in tail
+        else:
+            problem = "empty file" if not head else "neither PNG nor JPEG"
+            _refuse(path, problem, "convert the frames to 8-bit RGB PNG")
+    height, width = size
+    if height == 0 or width == 0:
+        _broken(path, f"image of {width}x{height} pixels")
+    if height * width > MAX_PIXELS:
+        _refuse(path, f"{width}x{height} pixels, over the limit of {MAX_PIXELS}", "cut it smaller")
+    if not complete:
+        _broken(path, "truncated image")
+    if end > 4 * MAX_PIXELS:
+        _refuse(path, f"{end} bytes, too many for its pixels", "restore or remove the file")
+    return size
+
+
+def _check_png_chunks(path, content):
+    """Checksums of all chunks, so that damage is named here and not painted by the decoder."""
+    position = len(_PNG_MAGIC)
+    while position + 12 <= len(content):
+        length = int.from_bytes(content[position : position + 4], "big")
+        end = position + 8 + length
+        chunk = memoryview(content)[position + 4 : end]
+        if end + 4 > len(content):
+            break
+        if zlib.crc32(chunk) != int.from_bytes(content[end : end + 4], "big"):
+            _broken(path, "damaged PNG (checksum)")
+        if chunk[:4] == b"IEND":
+            return
+        position = end + 4
+    _broken(path, "truncated PNG")
+
+
+def decode_image(path, content):
+    """Pixels of a frame whose bytes are read already and whose header `image_size` has passed.
+
+    Args:
+        path: the file, for messages.
+        content: its bytes.
+
+    Returns:
+        uint8 array (H, W, 3), RGB.
+
+    Raises:
+        ValueError: damaged.
+    """
+    if content.startswith(_PNG_MAGIC):
+        _check_png_chunks(path, content)
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        image = None
+    if image is None:
+        _broken(path, "image cannot be decoded")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        # A transparent colour beside RGB (tRNS) is decoded as a fourth channel.
+        _refuse(path, "not plain 8-bit RGB", "convert it to 8-bit RGB without alpha")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_image(path):
+    """Read one frame.
+
+    Args:
+        path: an 8-bit RGB PNG or JPEG file.
+
+    Returns:
+        uint8 array (H, W, 3), RGB.
+
+    Raises:
+        ValueError: 16-bit, grey, palette or alpha, damaged, truncated, or more than MAX_PIXELS.
+        FileNotFoundError: no such file.
+    """
+    image_size(path)
+    return decode_image(path, Path(path).read_bytes())
+
+
+def write_image(path, image):
+    """Write one frame; the file appears whole or not at all.
+
+    Args:
+        path: file to write, .png (lossless) or .jpg; an existing one is replaced.
+        image: uint8 array (H, W, 3), RGB.
+
+    Raises:
+        ValueError: another type or shape, or another suffix.
+    """
+    path = Path(path)
+    image = np.asarray(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise ValueError(f"{path}: needs uint8 (H, W, 3), not {image.dtype} {image.shape}")
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        raise ValueError(f"{path}: frames are written as {', '.join(IMAGE_SUFFIXES)}")
+    encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(encoded)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
