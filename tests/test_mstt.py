@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from models import MSTT, build_network
-from models.blocks import bicubic_flow_baseline, flow_warp, interleave
-from models.transformer import patch_attention
-from utils.checkpoint import load_network, save_network
+from utils.checkpoint import load_network
 
 REFERENCE = Path(__file__).parent / "data"
 

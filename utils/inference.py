@@ -1,0 +1,127 @@
+"""Running a network over frames: device, precision, windows of four given frames.
+
+A network sees N = 4 given frames at a time and gives 7. A longer sequence is cut into windows
+that share their end frame; a last window covers the tail, and what two windows both produce is
+taken from the first (as in the released evaluation).
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flow import estimate_flow
+
+WINDOW = 4  # given frames that the network sees at once
+PRECISIONS = ("auto", "bfloat16", "float32")
+
+
+def windows(count: int, length: int = WINDOW) -> list[tuple[int, int, int]]:
+    """Cut `count` given frames into windows of up to `length`, sharing their end frames.
+
+    Returns: (start, stop, first_new) for every window: it covers the given frames start..stop-1,
+        and its first first_new outputs were already produced by the windows before it.
+
+    Raises:
+        ValueError: fewer than two frames, or windows that short.
+    """
+    if count < 2 or length < 2:
+        raise ValueError(f"{count} frames in windows of {length}: both need at least 2")
+    if count <= length:
+        return [(0, count, 0)]
+    starts = list(range(0, count - length + 1, length - 1))
+    if starts[-1] + length < count:
+        starts.append(count - length)
+    cuts, produced = [], 0
+    for start in starts:
+        cuts.append((start, start + length, max(produced - 2 * start, 0)))
+        produced = 2 * (start + length) - 1
+    return cuts
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device of a name such as "cpu" or "cuda:1"; "auto" takes a GPU where there is one.
+
+    Raises:
+        ValueError: no such device here; says what there is.
+    """
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    known = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    if name == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    if name not in known:
+        raise ValueError(f"device is {name!r}; here there is {', '.join(known)}")
+    return torch.device(name)
+
+
+def pick_precision(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """The type that convolutions compute in.
+
+    Arguments:
+        device: where they run.
+        precision: "float32", "bfloat16", or "auto": bfloat16 where the device has instructions
+            for it. Asked for by name where it has none, it becomes float32, with a warning.
+
+    Raises:
+        ValueError: another precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    if precision == "float32":
+        return torch.float32
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    if precision == "bfloat16" and not native:
+        warnings.warn(f"no bfloat16 on this {device.type}; computing in float32", stacklevel=2)
+    return torch.bfloat16 if native else torch.float32
+
+
+def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager:
+    """The context in which a network runs at a precision, see `pick_precision`."""
+    dtype = pick_precision(device, precision)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def to_tensor(frames: np.ndarray) -> Tensor:
+    """Frames (..., H, W, 3) uint8 -> (..., 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, -3))).float() / 255
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Images (..., 3, H, W) in [0, 1] -> (..., H, W, 3) uint8, clipped and rounded."""
+    levels = images.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(levels.movedim(-3, -1).cpu().numpy())
+
+
+def super_resolve(
+    network: torch.nn.Module,
+    frames: np.ndarray,
+    flow_method: str,
+    device: str | torch.device = "cpu",
+    precision: str = "float32",
+) -> Iterator[np.ndarray]:
+    """Super-resolve a sequence of any length, window by window.
+
+    Arguments:
+        network: in evaluation mode, on `device`; or anything that is called like one, such as
+            `bicubic_flow_baseline`.
+        frames: (N, H, W, 3) uint8 RGB, N of at least 2.
+        flow_method: see `flow.estimate_flow`; the flow is taken between whole frames.
+        device, precision: where and how the network runs, see `pick_precision`.
+
+    Yields: 2N - 1 frames (4H, 4W, 3) uint8, in order of time.
+    """
+    device = torch.device(device)
+    for start, stop, first_new in windows(len(frames)):
+        given = frames[start:stop]
+        flows = estimate_flow(given, method=flow_method)
+        inputs = (to_tensor(given), *map(torch.from_numpy, flows))
+        with torch.inference_mode(), autocast(device, precision):
+            output = network(*(tensor[None].to(device) for tensor in inputs))
+        yield from to_uint8(output[0, first_new:])
