@@ -1,0 +1,349 @@
+"""Moving clips from stills: a PyTorch dataset, and a command that writes them out.
+
+    python -m data.animation STILLS OUT [--clips 200 --height 256 --width 256]
+    python -m data.animation STILLS OUT --test
+
+The first writes septuplets in the 189_vime7 layout (OUT/train/<clip>/im1.png..im7.png and the
+list OUT/189_vime7_train.txt), the second test clips (OUT/<clip>/truth/00000000.png..).
+
+A clip is made as a satellite would film it: a camera that drifts and shakes a little over the
+still, tone and optics of its own, and traffic that moves by itself. All of it is a pure function
+of (seed, epoch, index).
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from data import degrade, traffic
+from data.images import write_image
+from data.resize import imresize
+from data.stills import find_stills, read_still
+from flow import estimate_flow
+from utils.config import parse_config, run_script
+
+FRAMES = 7
+MARGIN = 8  # pixels a still must be larger than a clip on each axis, for the camera to move in
+
+
+@dataclass(frozen=True)
+class Animation:
+    """How clips move and look. Pixels are those of the truth, times are frames of the truth."""
+
+    blur_min: float = 0.5  # least sigma of the optics in pixels
+    blur_max: float = 0.8  # largest sigma; real satellite video is softer than most stills
+    reduction_max: float = 2.0  # stills with room for it are reduced by 1 to this
+    drift_usual: float = 0.1  # camera speed in pixels per frame that most clips stay below
+    drift_max: float = 2.0  # camera speed of the fastest clip in pixels per frame
+    drift_fast_share: float = 0.3  # share of clips between drift_usual and drift_max
+    jitter: float = 0.02  # standard deviation of the camera position in pixels, per frame
+    rotation: float = 0.01  # standard deviation of the camera's turn in degrees per frame
+    zoom: float = 0.0001  # standard deviation of the change of scale per frame
+    grey_share: float = 0.5  # share of clips with little colour
+    traffic_share: float = 0.8  # share of clips with vehicles
+    fast_share: float = 0.5  # share of clips with vehicles whose vehicles are fast
+    speed_split: float = 1.2  # slow vehicles drive up to this, fast ones from it, pixels per frame
+    speed_max: float = 3.0  # speed of the fastest vehicle in pixels per frame
+    aircraft_share: float = 0.05  # share of clips with an aircraft
+    noise_share: float = 0.0  # share of clips with noise on the given frames
+    noise_max: float = 4.0  # largest sigma of that noise in levels
+    compression_share: float = 0.0  # share of clips whose given frames went through JPEG
+    quality_min: int = 60  # least quality of that JPEG
+
+    def __post_init__(self):
+        if not 0 <= self.blur_min <= self.blur_max:
+            raise ValueError(f"blur from {self.blur_min} to {self.blur_max}: want 0 <= min <= max")
+        if self.reduction_max < 1:
+            raise ValueError(f"reduction_max is {self.reduction_max}, want at least 1")
+
+
+def draw_camera(
+    rng: np.random.Generator,
+    still: tuple[int, int],
+    size: tuple[int, int],
+    animation: Animation,
+) -> tuple[np.ndarray, float]:
+    """The path of the camera over a still.
+
+    Flips, transposition, reduction, drift, jitter, rotation and zoom go into one map, so pixels
+    are resampled once.
+
+    Arguments:
+        still: (H, W) of the still.
+        size: (H, W) of the clip, at most the still's less MARGIN.
+
+    Returns: (T, 2, 3) affine maps from (x, y) in each frame to (x, y) in the still, and the factor
+    by which the still is reduced.
+    """
+    reach = np.array([size[1], size[0]]) / 2
+    turn = np.array([[0.0, 1.0], [1.0, 0.0]]) if rng.random() < 0.5 else np.eye(2)
+    turn *= rng.choice([-1.0, 1.0], (2, 1))
+    room = np.array([still[1], still[0]]) / 2 - 1
+    extent = np.abs(turn) @ reach
+    if (extent + 2 > room).any():  # a transposed clip may not fit a still that is not square
+        turn, extent = np.abs(turn @ turn), reach
+    reduction = min(
+        math.exp(rng.uniform(0, math.log(animation.reduction_max))),
+        float((room / (extent + MARGIN / 2 - 1)).min()),
+    )
+    reduction = max(reduction, 1.0)
+
+    time = np.arange(FRAMES) - (FRAMES - 1) / 2
+    if rng.random() < animation.drift_fast_share:
+        speed = math.exp(
+            rng.uniform(math.log(animation.drift_usual), math.log(animation.drift_max))
+        )
+    else:
+        speed = rng.uniform(0, animation.drift_usual)
+    way = rng.uniform(0, 2 * math.pi)
+    shift = time[:, None] * speed * np.array([math.cos(way), math.sin(way)])
+    shift += rng.normal(0, animation.jitter, (FRAMES, 2))
+    angle = np.deg2rad(rng.normal(0, animation.rotation)) * time
+    zoom = 1 + rng.normal(0, animation.zoom) * time
+    # A still with little room holds the camera back.
+    need = np.abs(shift).max() + (np.abs(angle).max() + np.abs(zoom - 1).max()) * reach.max()
+    hold = min(1.0, float((room / reduction - extent).min()) / max(need, 1e-6))
+    shift, angle, zoom = shift * hold, angle * hold, 1 + (zoom - 1) * hold
+
+    rotation = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1)
+    linear = reduction * turn @ (zoom[:, None, None] * rotation.reshape(FRAMES, 2, 2))
+    slack = room - reduction * (extent + need * hold)
+    centre = room + 0.5 + rng.uniform(-1, 1, 2) * np.maximum(slack, 0)
+    middle = reach - 0.5
+    offset = centre + reduction * shift @ turn.T - linear @ middle
+    return np.concatenate([linear, offset[..., None]], -1), reduction
+
+
+def animate(
+    still: np.ndarray, size: tuple[int, int], rng: np.random.Generator, animation: Animation
+) -> np.ndarray:
+    """Make a clip of seven frames from a still.
+
+    Arguments:
+        still: (H, W, 3) uint8, at least MARGIN larger than the clip on both axes.
+        size: (H, W) of the clip.
+        rng: source of everything random.
+
+    Returns: (7, H, W, 3) uint8.
+    """
+    camera, reduction = draw_camera(rng, still.shape[:2], size, animation)
+    sigma = rng.uniform(animation.blur_min, animation.blur_max)
+    saturation = degrade.draw_saturation(rng, animation.grey_share)
+
+    # Only the part of the still that the clip sees, with a border for the blur and the kernel.
+    corners = np.array([[0, 0, 1], [size[1], 0, 1], [0, size[0], 1], [size[1], size[0], 1]])
+    seen = (camera @ corners.T).transpose(0, 2, 1).reshape(-1, 2)
+    border = 3 + math.ceil(3 * sigma * reduction)
+    low = np.maximum(np.floor(seen.min(0)).astype(int) - border, 0)
+    high = np.ceil(seen.max(0)).astype(int) + border
+    scene = degrade.tone(still[low[1] : high[1], low[0] : high[0]], rng, saturation)
+    scene = degrade.blur(scene, sigma * reduction)
+    local = camera - np.concatenate([np.zeros((2, 2)), low[:, None]], axis=1)
+    frames = [
+        cv2.warpAffine(
+            scene,
+            matrix,
+            size[::-1],
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT_101,
+        )
+        for matrix in local
+    ]
+    _add_traffic(frames, camera, rng, sigma, saturation, animation)
+
+    gain, offset = degrade.brightness_drift(rng, FRAMES)
+    clip = np.empty((FRAMES, *size, 3), np.uint8)
+    for t, frame in enumerate(frames):
+        cv2.addWeighted(frame, gain[t], frame, 0, offset[t], dst=clip[t], dtype=cv2.CV_8U)
+    return clip
+
+
+def _add_traffic(
+    frames: list[np.ndarray],
+    camera: np.ndarray,
+    rng: np.random.Generator,
+    sigma: float,
+    saturation: float,
+    animation: Animation,
+) -> None:
+    """Draw the clip's vehicles into its frames, in place."""
+    middle = frames[FRAMES // 2]
+    if rng.random() < animation.traffic_share:
+        fast = rng.random() < animation.fast_share
+        speed = (
+            (animation.speed_split, animation.speed_max) if fast else (0.15, animation.speed_split)
+        )
+        vehicles = traffic.plan_traffic(rng, middle, speed, saturation)
+        traffic.draw_vehicles(frames, vehicles, ground_to_frames(camera), sigma)
+
+
+def ground_to_frames(camera: np.ndarray) -> np.ndarray:
+    """Maps from the middle frame's (x, y) to each frame's, (T, 2, 3), from the camera's maps."""
+    square = np.concatenate([camera, np.broadcast_to([[[0.0, 0.0, 1.0]]], (FRAMES, 1, 3))], axis=1)
+    return (np.linalg.inv(square) @ square[FRAMES // 2])[:, :2]
+
+
+class StillsDataset(Dataset):
+    """Septuplets made on the fly from a folder of satellite or aerial stills.
+
+    `dataset[(epoch, index)]`, or `dataset[index]` for epoch 0, is a dict:
+        frames (4, 3, h, w): the given frames, truth reduced by 4 and rounded to 8 bits
+        truth (7, 3, 4h, 4w): all frames
+        forward_flow, backward_flow (3, 2, h, w): between neighbouring given frames
+        name: file and index
+    images float32 RGB in [0, 1]. Everything random is a pure function of (seed, epoch, index).
+    A large still counts several times per epoch: its side over the clip's, rounded.
+
+    Arguments:
+        root: folder, searched with its sub-folders for PNG, JPEG and TIFF.
+        patch: side of the given frames in pixels; the truth is 4 times that.
+        flow_method: one of flow.FLOW_METHODS.
+        seed: of all random choices.
+        animation: how the clips move and look, by default Animation().
+        cache_gigabytes: decoded stills kept in memory; those beyond it are read every time.
+
+    Raises:
+        FileNotFoundError: no stills under root.
+        ValueError: stills that cannot be read or are too small, all of them named.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        patch: int = 80,
+        flow_method: str = "dis",
+        seed: int = 123,
+        animation: Animation | None = None,
+        cache_gigabytes: float = 4.0,
+    ):
+        self.root = Path(root)
+        self.size = (4 * patch, 4 * patch)
+        self.flow_method = flow_method
+        self.seed = seed
+        self.animation = animation or Animation()
+        self.cache_bytes = int(cache_gigabytes * 1e9)
+        self.paths = find_stills(root)
+        self._cache: dict[int, np.ndarray] = {}
+        shapes = self._read_all(4 * patch + MARGIN)
+        repeats = [max(1, round(math.sqrt(h * w) / (4 * patch))) for h, w in shapes]
+        self._still_of = np.repeat(np.arange(len(self.paths)), repeats)
+
+    def _read_all(self, least: int) -> list[tuple[int, int]]:
+        """Read every still once: check it, fill the cache, and return the sizes (H, W)."""
+        shapes, problems = [], []
+        for number, path in enumerate(self.paths):
+            try:
+                still = read_still(path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            shapes.append(still.shape[:2])
+            if min(shapes[-1]) < least:
+                problems.append(f"{path}: {still.shape[1]}x{still.shape[0]} pixels, too small")
+            self._keep(number, still)
+        if problems:
+            raise ValueError(
+                f"{len(problems)} of {len(self.paths)} stills cannot be used (side of at least "
+                f"{least} pixels needed); remove them:\n  " + "\n  ".join(problems)
+            )
+        return shapes
+
+    def _keep(self, number: int, still: np.ndarray) -> None:
+        if still.nbytes + sum(kept.nbytes for kept in self._cache.values()) <= self.cache_bytes:
+            self._cache[number] = still
+
+    def _still(self, number: int) -> np.ndarray:
+        if number not in self._cache:
+            still = read_still(self.paths[number])
+            self._keep(number, still)
+            return still
+        return self._cache[number]
+
+    def __getstate__(self) -> dict:
+        # Workers that are not forked read the stills again instead of receiving gigabytes.
+        return self.__dict__ | {"_cache": {}}
+
+    def __len__(self) -> int:
+        return len(self._still_of)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        number = int(self._still_of[index])
+        rng = np.random.default_rng((self.seed, epoch, index))
+        truth = animate(self._still(number), self.size, rng, self.animation)
+        given = degrade_given(imresize(truth[::2], 1 / 4), rng, self.animation)
+        forward, backward = estimate_flow(given, self.flow_method)
+        return {
+            "frames": to_tensor(given),
+            "truth": to_tensor(truth),
+            "forward_flow": torch.from_numpy(forward),
+            "backward_flow": torch.from_numpy(backward),
+            "name": f"{self.paths[number].relative_to(self.root)}:{index}",
+        }
+
+
+def degrade_given(given: np.ndarray, rng: np.random.Generator, animation: Animation) -> np.ndarray:
+    """Noise and compression of some clips' given frames, (4, h, w, 3) uint8 in and out."""
+    if rng.random() < animation.noise_share:
+        given = degrade.add_noise(given, rng.uniform(0, animation.noise_max), rng)
+    if rng.random() < animation.compression_share:
+        quality = int(rng.integers(animation.quality_min, 96))
+        given = np.stack([degrade.compress(frame, quality) for frame in given])
+    return given
+
+
+def to_tensor(images: np.ndarray) -> torch.Tensor:
+    """(T, H, W, 3) uint8 to (T, 3, H, W) float32 in [0, 1]."""
+    planes = np.empty((len(images), 3, *images.shape[1:3]), np.uint8)
+    for image, plane in zip(images, planes, strict=True):
+        cv2.split(image, list(plane))
+    return torch.from_numpy(planes).float().div_(255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Animation):
+    stills: str  # folder of stills
+    out: str  # folder to write to
+    clips: int = 200  # number of clips
+    height: int = 256  # height of the clips in pixels, a multiple of 4
+    width: int = 256  # width of the clips in pixels, a multiple of 4
+    seed: int = 123  # of all random choices
+    test: bool = False  # write test clips instead of septuplets for training
+
+
+def write_clips(config: Config) -> None:
+    """Animate stills, each in turn until there are enough clips, and write the clips as PNG."""
+    if config.height % 4 or config.width % 4 or config.clips < 1:
+        raise ValueError(
+            f"{config.clips} clips of {config.height}x{config.width}: want at least one, and "
+            "multiples of 4"
+        )
+    paths, out = find_stills(config.stills), Path(config.out)
+    names = []
+    for number in tqdm(range(config.clips), unit="clip"):
+        path = paths[number % len(paths)]
+        rng = np.random.default_rng((config.seed, 0, number))
+        clip = animate(read_still(path), (config.height, config.width), rng, config)
+        names.append(f"{number:04d}_{path.stem}")
+        folder = out / names[-1] / "truth" if config.test else out / "train" / names[-1]
+        folder.mkdir(parents=True, exist_ok=True)
+        for t, frame in enumerate(clip):
+            write_image(folder / (f"{t:08d}.png" if config.test else f"im{t + 1}.png"), frame)
+    if not config.test:
+        (out / "189_vime7_train.txt").write_text("".join(f"{name}\n" for name in names))
+
+
+def main() -> None:
+    write_clips(parse_config(Config, __doc__, positional=("stills", "out")))
+
+
+if __name__ == "__main__":
+    run_script(main)
