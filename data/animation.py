@@ -36,8 +36,8 @@ MARGIN = 8  # pixels a still must be larger than a clip on each axis, for the ca
 class Animation:
     """How clips move and look. Pixels are those of the truth, times are frames of the truth."""
 
-    blur_min: float = 0.5  # least sigma of the optics in pixels
-    blur_max: float = 0.8  # largest sigma; real satellite video is softer than most stills
+    blur_min: float = 0.4  # least sigma of the optics in pixels
+    blur_max: float = 1.2  # largest sigma; real satellite video is softer than most stills
     reduction_max: float = 2.0  # stills with room for it are reduced by 1 to this
     drift_usual: float = 0.1  # camera speed in pixels per frame that most clips stay below
     drift_max: float = 2.0  # camera speed of the fastest clip in pixels per frame
@@ -46,7 +46,9 @@ class Animation:
     rotation: float = 0.01  # standard deviation of the camera's turn in degrees per frame
     zoom: float = 0.0001  # standard deviation of the change of scale per frame
     grey_share: float = 0.5  # share of clips with little colour
+    stretch_share: float = 0.5  # share of clips with their contrast stretched to the full range
     traffic_share: float = 0.8  # share of clips with vehicles
+    roads_max: int = 4  # largest number of roads with vehicles in a clip
     fast_share: float = 0.5  # share of clips with vehicles whose vehicles are fast
     speed_split: float = 1.2  # slow vehicles drive up to this, fast ones from it, pixels per frame
     speed_max: float = 3.0  # speed of the fastest vehicle in pixels per frame
@@ -142,7 +144,9 @@ def animate(
     border = 3 + math.ceil(3 * sigma * reduction)
     low = np.maximum(np.floor(seen.min(0)).astype(int) - border, 0)
     high = np.ceil(seen.max(0)).astype(int) + border
-    scene = degrade.tone(still[low[1] : high[1], low[0] : high[0]], rng, saturation)
+    scene = degrade.tone(
+        still[low[1] : high[1], low[0] : high[0]], rng, saturation, animation.stretch_share
+    )
     scene = degrade.blur(scene, sigma * reduction)
     local = camera - np.concatenate([np.zeros((2, 2)), low[:, None]], axis=1)
     frames = [
@@ -173,14 +177,20 @@ def _add_traffic(
     animation: Animation,
 ) -> None:
     """Draw the clip's vehicles into its frames, in place."""
-    middle = frames[FRAMES // 2]
-    if rng.random() < animation.traffic_share:
-        fast = rng.random() < animation.fast_share
-        speed = (
-            (animation.speed_split, animation.speed_max) if fast else (0.15, animation.speed_split)
-        )
-        vehicles = traffic.plan_traffic(rng, middle, speed, saturation)
-        traffic.draw_vehicles(frames, vehicles, ground_to_frames(camera), sigma)
+    middle, motion = frames[FRAMES // 2], ground_to_frames(camera)
+    has_vehicles = rng.random() < animation.traffic_share
+    has_aircraft = rng.random() < animation.aircraft_share
+    slow, fast = (0.15, animation.speed_split), (animation.speed_split, animation.speed_max)
+    speed = fast if rng.random() < animation.fast_share else slow
+    if has_vehicles:
+        roads = int(rng.integers(1, animation.roads_max + 1))
+        vehicles = traffic.plan_vehicles(rng, middle, roads, speed, saturation)
+    if has_aircraft:
+        aircraft = traffic.plan_aircraft(rng, middle, animation.speed_max)
+    if has_vehicles:
+        traffic.draw_vehicles(frames, vehicles, motion, sigma)
+    if has_aircraft:
+        traffic.draw_aircraft(frames, aircraft, motion, sigma)
 
 
 def ground_to_frames(camera: np.ndarray) -> np.ndarray:

@@ -20,23 +20,33 @@ def draw_saturation(rng: np.random.Generator, grey_share: float) -> float:
     return rng.uniform(0.1, 0.4) if rng.random() < grey_share else rng.uniform(0.4, 1.1)
 
 
-def tone(image: np.ndarray, rng: np.random.Generator, saturation: float) -> np.ndarray:
+def tone(
+    image: np.ndarray, rng: np.random.Generator, saturation: float, stretch_share: float
+) -> np.ndarray:
     """One clip's gamma, contrast, brightness, haze and colour cast, drawn from rng.
 
     Arguments:
         image: (H, W, 3) uint8.
         saturation: 0 is grey, 1 keeps the colours.
+        stretch_share: share of clips whose contrast is stretched to nearly the full range, as
+            providers of satellite video do; the others vary around the still's own.
 
     Returns: (H, W, 3) float32, levels that may leave 0..255 a little.
     """
     gamma = math.exp(rng.uniform(-0.25, 0.25))
-    contrast = rng.uniform(0.75, 1.2)
-    brightness = rng.uniform(-20.0, 20.0)
+    contrast, brightness = rng.uniform(0.75, 1.2), rng.uniform(-20.0, 20.0)
     haze = rng.uniform(0.0, 0.3) if rng.random() < 0.3 else 0.0
     cast = rng.normal(0.0, 0.02, 3)
     levels = 255 * np.linspace(0, 1, 256) ** gamma
-    levels = 110 + contrast * (levels - 110) + brightness
-    levels += haze * (200 - levels)
+    if rng.random() < stretch_share:
+        low, high = levels[np.percentile(image[::8, ::8, 1], [1, 99]).astype(int)]
+        black, white = rng.uniform(10, 50), rng.uniform(215, 255)
+        # Flat scenes, fields and water, are not blown up without bound.
+        contrast = min((white - black) / max(high - low, 1), 2.0)
+        levels = (black + white) / 2 + contrast * (levels - (low + high) / 2)
+    else:
+        levels = 110 + contrast * (levels - 110) + brightness
+        levels += haze * (200 - levels)
     # Rows mix each channel with the luma (BT.601), then weigh it.
     luma = np.array([0.299, 0.587, 0.114])
     mix = saturation * np.eye(3) + (1 - saturation) * luma

@@ -37,29 +37,52 @@ class Vehicles:
     shade: float
 
 
+@dataclass(frozen=True)
+class Aircraft:
+    """One aircraft; fields as in Vehicles, without the M."""
+
+    position: np.ndarray
+    velocity: np.ndarray
+    heading: float
+    length: float
+    colour: np.ndarray
+    shadow: np.ndarray
+    shade: float
+
+
 def find_road(scene: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """A straight line that looks like a road: even along itself, different from what is beside it.
 
     Arguments:
         scene: (H, W, 3) float32.
 
-    Returns: a point (x, y) on it and its direction in radians, the best of 48 random lines.
+    Returns: a point (x, y) on it and its direction in radians: the best of 48 random lines, turned
+    and moved to the best of 48 near it.
     """
+    size = np.array([scene.shape[1], scene.shape[0]])
+    centre = rng.uniform(0.1, 0.9, (48, 2)) * size
+    angle = rng.uniform(0, 2 * math.pi, 48)
+    best = _most_road_like(scene, centre, angle)
+    centre = centre[best] + rng.uniform(-8, 8, (48, 2))
+    angle = angle[best] + rng.uniform(-0.15, 0.15, 48)
+    best = _most_road_like(scene, centre, angle)
+    return centre[best], float(angle[best])
+
+
+def _most_road_like(scene: np.ndarray, centre: np.ndarray, angle: np.ndarray) -> int:
+    """Index of the line whose pixels vary least, for its contrast to the lines at its sides."""
     height, width = scene.shape[:2]
-    count, reach = 48, 0.2 * min(height, width)
-    centre = rng.uniform(0.1, 0.9, (count, 2)) * (width, height)
-    angle = rng.uniform(0, 2 * math.pi, count)
+    reach = 0.2 * min(height, width)
     along = np.stack([np.cos(angle), np.sin(angle)], -1)[:, None, None]
     across = along[..., ::-1] * (-1, 1)
     side = np.array([-9.0, 0.0, 9.0])[:, None, None] * across
     points = centre[:, None, None] + side + np.linspace(-reach, reach, 25)[:, None] * along
     x = np.clip(points[..., 0], 0, width - 1).astype(np.intp)
     y = np.clip(points[..., 1], 0, height - 1).astype(np.intp)
-    grey = scene[y, x, 1]
-    level = grey.mean(-1)
+    green = scene[y, x, 1]
+    level = green.mean(-1)
     contrast = np.abs(level[:, 1] - level[:, 0]) + np.abs(level[:, 1] - level[:, 2])
-    best = int(np.argmin((grey[:, 1].std(-1) + 3) / (contrast + 6)))
-    return centre[best], float(angle[best])
+    return int(np.argmin((green[:, 1].std(-1) + 3) / (contrast + 6)))
 
 
 def draw_colours(
@@ -82,21 +105,23 @@ def draw_colours(
     return (np.clip(low + (value[:, None] + tint) * span, 0, 255)).astype(np.float32)
 
 
-def plan_traffic(
+def plan_vehicles(
     rng: np.random.Generator,
     scene: np.ndarray,
+    roads: int,
     speed: tuple[float, float],
     saturation: float,
 ) -> Vehicles:
-    """Put vehicles on one to three roads of a scene: columns, both ways, and single ones.
+    """Put vehicles on the roads of a scene: columns, one way or both, and single ones.
 
     Arguments:
         scene: (H, W, 3) float32 levels, the middle frame.
-        speed: range in pixels per frame that every road draws its own from.
+        roads: how many roads to fill.
+        speed: range in pixels per frame that every lane draws its own from.
         saturation: of the clip's colours.
     """
     position, velocity = [], []
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(roads):
         point, angle = find_road(scene, rng)
         along = np.array([math.cos(angle), math.sin(angle)])
         across = along[::-1] * (-1, 1)
@@ -105,13 +130,12 @@ def plan_traffic(
             count = rng.choice([1, 2, 3, 5, 8, 12])
             gaps = 8 + rng.exponential(10, count)
             place = np.cumsum(gaps) - rng.uniform(0, gaps.sum())
-            pace = rng.uniform(*speed) * rng.uniform(0.9, 1.1, count)
+            pace = np.minimum(rng.uniform(*speed) * rng.uniform(0.9, 1.1, count), speed[1])
             position.append(point + way * (place[:, None] * along + lane * across))
             velocity.append(way * pace[:, None] * along)
     position, velocity = np.concatenate(position), np.concatenate(velocity)
     count = len(position)
-    sun = rng.uniform(0, 2 * math.pi)
-    length = rng.choice([3.0, 4.2, 5.6], count, p=[0.2, 0.6, 0.2]) + rng.uniform(-0.6, 0.4, count)
+    length = rng.choice([3.0, 4.2, 5.5], count, p=[0.2, 0.6, 0.2]) + rng.uniform(-0.8, 0.5, count)
     return Vehicles(
         position=position,
         velocity=velocity,
@@ -120,9 +144,29 @@ def plan_traffic(
         width=0.36 * length + rng.uniform(0.2, 0.6, count),
         colour=draw_colours(rng, count, scene, saturation),
         glass=rng.uniform(0.0, 0.6, count),
-        shadow=rng.uniform(0.5, 1.8) * np.array([math.cos(sun), math.sin(sun)]),
+        shadow=_polar(rng.uniform(0.5, 1.8), rng.uniform(0, 2 * math.pi)),
         shade=rng.uniform(0.2, 0.6),
     )
+
+
+def plan_aircraft(rng: np.random.Generator, scene: np.ndarray, speed_max: float) -> Aircraft:
+    """One aircraft, on the ground or low above it, along something that looks like a runway."""
+    position, heading = find_road(scene, rng)
+    flying = rng.random() < 0.3
+    speed = rng.uniform(0.3, 1.0) * speed_max if flying else rng.uniform(0.1, 0.4) * speed_max
+    return Aircraft(
+        position=position,
+        velocity=_polar(speed, heading),
+        heading=heading,
+        length=rng.uniform(16, 45),
+        colour=np.percentile(scene[::8, ::8], 98) * rng.uniform(0.85, 1.1) * np.ones(3, np.float32),
+        shadow=_polar(rng.uniform(10, 40) if flying else rng.uniform(1, 4), rng.uniform(0, 6.28)),
+        shade=rng.uniform(0.3, 0.6),
+    )
+
+
+def _polar(radius: float, angle: float) -> np.ndarray:
+    return radius * np.array([math.cos(angle), math.sin(angle)])
 
 
 def draw_vehicles(
@@ -137,13 +181,7 @@ def draw_vehicles(
     """
     spread = math.sqrt(sigma**2 + PIXEL_VARIANCE)
     reach = 0.6 * vehicles.length.max() + np.abs(vehicles.shadow).max() + 3 * spread
-    size = 2 * math.ceil(reach) + 1
-    time = np.arange(len(frames)) - (len(frames) - 1) / 2
-    ground = vehicles.position + time[:, None, None] * vehicles.velocity
-    centre = np.einsum("tij,tmj->tmi", motion[:, :, :2], ground) + motion[:, None, :, 2]
-    corner = np.rint(centre).astype(np.intp) - size // 2
-    pixel = corner[..., None] + np.arange(size) - centre[..., None]
-    dx, dy = pixel[:, :, 0, None, :], pixel[:, :, 1, :, None]
+    corner, dx, dy = _patches(vehicles.position, vehicles.velocity, motion, reach)
 
     def per_vehicle(values: np.ndarray) -> np.ndarray:
         return values[None, :, None, None]
@@ -159,12 +197,64 @@ def draw_vehicles(
     shadow *= coverage(y * cos - x * sin, width, spread)
     keep = (1 - vehicles.shade * shadow) * (1 - body)
     add = (body * (1 - 0.8 * glass))[..., None] * vehicles.colour[None, :, None, None]
-    for t, frame in enumerate(frames):
-        for m in range(len(vehicles.position)):
-            _blend(frame, corner[t, m], keep[t, m], add[t, m])
+    _blend_all(frames, corner, keep, add)
 
 
-def coverage(distance: np.ndarray, length: np.ndarray, spread: float) -> np.ndarray:
+# Boxes of an aircraft in units of its length: forward and sideways of the middle, length, width,
+# and turn in degrees of the box's length against the fuselage. Fuselage, wings, tail.
+AIRFRAME = (
+    (0.0, 0.0, 1.0, 0.11, 0),
+    (-0.03, 0.24, 0.52, 0.10, 115),
+    (-0.03, -0.24, 0.52, 0.10, -115),
+    (-0.45, 0.09, 0.2, 0.07, 115),
+    (-0.45, -0.09, 0.2, 0.07, -115),
+)
+
+
+def draw_aircraft(
+    frames: list[np.ndarray], aircraft: Aircraft, motion: np.ndarray, sigma: float
+) -> None:
+    """Draw an aircraft into the frames of a clip, in place; arguments as for draw_vehicles."""
+    spread = math.sqrt(sigma**2 + PIXEL_VARIANCE)
+    reach = 0.6 * aircraft.length + np.abs(aircraft.shadow).max() + 3 * spread
+    corner, dx, dy = _patches(aircraft.position[None], aircraft.velocity[None], motion, reach)
+    shadow = _airframe(dx - aircraft.shadow[0], dy - aircraft.shadow[1], aircraft, spread)
+    body = _airframe(dx, dy, aircraft, spread)
+    keep = (1 - aircraft.shade * shadow) * (1 - body)
+    _blend_all(frames, corner, keep, body[..., None] * aircraft.colour)
+
+
+def _airframe(dx: np.ndarray, dy: np.ndarray, aircraft: Aircraft, spread: float) -> np.ndarray:
+    """Coverage by the union of the aircraft's boxes at distances from its middle."""
+    free = 1.0
+    cos, sin = math.cos(aircraft.heading), math.sin(aircraft.heading)
+    forward, sideways = dx * cos + dy * sin, dy * cos - dx * sin
+    for u, v, length, width, turn in np.array(AIRFRAME) * (*[aircraft.length] * 4, 1):
+        cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
+        along = (forward - u) * cos + (sideways - v) * sin
+        across = (sideways - v) * cos - (forward - u) * sin
+        free = free * (1 - coverage(along, length, spread) * coverage(across, width, spread))
+    return 1 - free
+
+
+def _patches(
+    position: np.ndarray, velocity: np.ndarray, motion: np.ndarray, reach: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Square patches around M moving things in T frames.
+
+    Returns: corner (T, M, 2), the whole (x, y) of each patch's first pixel, and the distances of
+    its pixels from the thing, dx (T, M, 1, size) and dy (T, M, size, 1).
+    """
+    size = 2 * math.ceil(reach) + 1
+    time = np.arange(len(motion)) - (len(motion) - 1) / 2
+    ground = position + time[:, None, None] * velocity
+    centre = np.einsum("tij,tmj->tmi", motion[:, :, :2], ground) + motion[:, None, :, 2]
+    corner = np.rint(centre).astype(np.intp) - size // 2
+    distance = (corner[..., None] + np.arange(size) - centre[..., None]).astype(np.float32)
+    return corner, distance[:, :, 0, None, :], distance[:, :, 1, :, None]
+
+
+def coverage(distance: np.ndarray, length: np.ndarray | float, spread: float) -> np.ndarray:
     """Share of a strip seen by a Gaussian of width spread at a distance from the strip's middle."""
     scale = 1 / (math.sqrt(2) * spread)
     high = torch.from_numpy(((distance + length / 2) * scale).astype(np.float32))
@@ -172,13 +262,17 @@ def coverage(distance: np.ndarray, length: np.ndarray, spread: float) -> np.ndar
     return (high.erf_() - low.erf_()).mul_(0.5).numpy()
 
 
-def _blend(frame: np.ndarray, corner: np.ndarray, keep: np.ndarray, add: np.ndarray) -> None:
-    """frame = frame * keep + add where the patch at corner (x, y) lies inside the frame."""
-    x, y = int(corner[0]), int(corner[1])
-    left, top = max(-x, 0), max(-y, 0)
-    window = frame[y + top : max(y + len(keep), 0), x + left : max(x + len(keep), 0)]
-    if window.size == 0:
-        return
-    height, width = window.shape[:2]
-    window *= keep[top : top + height, left : left + width, None]
-    window += add[top : top + height, left : left + width]
+def _blend_all(
+    frames: list[np.ndarray], corner: np.ndarray, keep: np.ndarray, add: np.ndarray
+) -> None:
+    """frame = frame * keep + add for every patch, where it lies inside its frame."""
+    for t, frame in enumerate(frames):
+        for m in range(keep.shape[1]):
+            x, y = corner[t, m].tolist()
+            size = keep.shape[2]
+            left, top = max(-x, 0), max(-y, 0)
+            window = frame[y + top : max(y + size, 0), x + left : max(x + size, 0)]
+            if window.size:
+                part = slice(top, top + window.shape[0]), slice(left, left + window.shape[1])
+                window *= keep[t, m][part][..., None]
+                window += add[t, m][part]
