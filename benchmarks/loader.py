@@ -1,0 +1,84 @@
+"""Samples per second of the stills dataset: one process, one thread, and where the time goes.
+
+    python -m benchmarks.loader STILLS [--patch 80 --samples 200 --flow-method dis]
+
+STILLS is any folder of stills; the time hardly depends on what they show, only on how many are
+reduced. Wall time suffers when other programs run, processor time hardly does; both are printed,
+and the stages in processor time. Aim: 50 samples per second and core at patch 80 with DIS flow.
+"""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from data import animation, degrade, traffic
+from data.animation import StillsDataset
+from utils.config import parse_config, run_script
+
+
+@dataclass(frozen=True)
+class Config:
+    stills: str  # folder of stills
+    patch: int = 80  # side of the given frames in pixels
+    samples: int = 200  # samples to time
+    flow_method: str = "dis"  # one of flow.FLOW_METHODS
+
+
+STAGES = {
+    "tone": (degrade, "tone"),
+    "blur": (degrade, "blur"),
+    "camera (7 bicubic warps)": (cv2, "warpAffine"),
+    "traffic: roads and vehicles": (traffic, "plan_vehicles"),
+    "traffic: drawing": (traffic, "draw_vehicles"),
+    "brightness, to 8 bits": (cv2, "addWeighted"),
+    "reduction by 4": (animation, "imresize"),
+    "flow (6 pairs)": (animation, "estimate_flow"),
+    "to float tensors": (animation, "to_tensor"),
+}
+
+
+def watch(spent: dict[str, float]) -> None:
+    """Let every stage add its processor time to spent."""
+
+    def watched(name, function):
+        def call(*args, **kwargs):
+            start = time.thread_time()
+            result = function(*args, **kwargs)
+            spent[name] += time.thread_time() - start
+            return result
+
+        return call
+
+    for name, (module, attribute) in STAGES.items():
+        setattr(module, attribute, watched(name, getattr(module, attribute)))
+
+
+def main() -> None:
+    config = parse_config(Config, __doc__, positional=("stills",))
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    dataset = StillsDataset(config.stills, patch=config.patch, flow_method=config.flow_method)
+    order = np.random.default_rng(0).integers(len(dataset), size=config.samples).tolist()
+    for index in order[:10]:
+        dataset[index]
+    spent = defaultdict(float)
+    watch(spent)
+    wall, processor = time.perf_counter(), time.thread_time()
+    for index in order:
+        dataset[(1, index)]
+    wall, processor = time.perf_counter() - wall, time.thread_time() - processor
+    count = config.samples
+    print(f"{count} samples, patch {config.patch}, flow {config.flow_method}, one thread")
+    print(f"  {count / wall:6.1f} samples per second of wall time")
+    print(f"  {count / processor:6.1f} samples per second of processor time")
+    for name in STAGES:
+        print(f"  {spent[name] / count * 1e3:6.2f} ms  {name}")
+    print(f"  {(processor - sum(spent.values())) / count * 1e3:6.2f} ms  everything else")
+
+
+if __name__ == "__main__":
+    run_script(main)
