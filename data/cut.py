@@ -1,0 +1,282 @@
+"""Cut septuplets for training from one's own satellite video.
+
+    python -m data.septuplets cut SOURCE OUT                     # a video, or a folder of frames
+    python -m data.septuplets cut SOURCE OUT --average 2         # noisy footage
+    python -m data.septuplets cut SOURCE OUT --spacing 2         # every second frame
+
+Writes OUT/train/<clip>/im1.png .. im7.png and OUT/189_vime7_train.txt, which `main.py` reads.
+Several videos, or one at several spacings, can be cut into the same OUT. Unreadable, empty and
+repeated frames are skipped, and no septuplet spans a scene cut or a gap in the frame numbers.
+"""
+
+import os
+import re
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from data.files import list_images
+from data.images import read_image, write_image
+from data.septuplets import FRAMES, LIST_NAME, read_list
+from utils.config import parse_config
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one cut."""
+
+    command: Literal["cut"]  # what to do
+    source: str  # video file, or folder of PNG or JPEG frames in natural order
+    out: str  # folder of the data set
+    spacing: int = 1  # raw frames from one frame of a septuplet to the next
+    stride: int = 7  # raw frames from the start of a septuplet to the start of the next
+    average: int = 0  # frames on either side that each frame is averaged with, where nothing moves
+    crop: int = 640  # side of the tiles that larger frames are cut into, HR pixels
+    name: str | None = None  # prefix of the clips' names; none: source and spacing
+    scene_cut: float = 12.0  # mean change of the grey frame, reduced by 8, that is a cut, levels
+    repeat: float = 0.05  # mean change of the grey frame below which a frame is a repeat, levels
+    contrast: float = 1.0  # grey standard deviation, reduced by 8, of an empty frame, levels
+    overwrite: bool = False  # replace clips of the same name in OUT
+
+    def __post_init__(self):
+        for field, least in (("spacing", 1), ("stride", 1), ("average", 0), ("crop", 64)):
+            if getattr(self, field) < least:
+                raise ValueError(f"--{field} is {getattr(self, field)}; needs at least {least}")
+        if self.crop % 4:
+            raise ValueError(f"--crop is {self.crop}; needs a multiple of 4")
+        if self.name is not None and not re.fullmatch(r"[\w-][\w .-]*", self.name):
+            raise ValueError(f"--name is {self.name!r}; needs letters, digits, space, . _ or -")
+
+
+def _folder_frames(folder):
+    """Yield (number or None, frame or None where unreadable) of a folder of frames."""
+    for path in list_images(folder):
+        digits = re.findall(r"[0-9]+", path.stem)
+        try:
+            image = read_image(path)
+        except (ValueError, OSError) as error:
+            print(f"skipped {error}")
+            image = None
+        yield (int(digits[-1]) if digits else None), image
+
+
+def _video_frames(path):
+    """Yield (None, frame or None where undecodable) of a video file."""
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError(
+            f"{path}: reading video needs PyAV; pip install -r requirements-video.txt, "
+            "or give a folder of frames"
+        ) from error
+    try:
+        container = av.open(str(path))
+    except av.error.FFmpegError as error:
+        raise ValueError(f"{path}: not a video that can be read ({error.strerror})") from error
+    with container:
+        if not container.streams.video:
+            raise ValueError(f"{path}: holds no video")
+        for packet in container.demux(video=0):
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                yield None, None
+                continue
+            for frame in frames:
+                yield None, frame.to_ndarray(format="rgb24")
+
+
+def _usual_step(folder):
+    """Most common step between the frame numbers of a folder, or None without numbers."""
+    digits = [re.findall(r"[0-9]+", path.stem) for path in list_images(folder)]
+    if len(digits) < 2 or not all(digits):
+        return None
+    return Counter(np.diff([int(d[-1]) for d in digits]).tolist()).most_common(1)[0][0]
+
+
+def good_frames(config, counts):
+    """Yield the frames of a video that can be used, and None wherever its time line breaks.
+
+    Args:
+        config: Config.
+        counts: Counter that receives how many frames were read, and skipped why.
+
+    Yields:
+        uint8 (H, W, 3) RGB, or None: what follows does not continue what came before.
+    """
+    source = Path(config.source)
+    step = _usual_step(source) if source.is_dir() else None
+    frames = _folder_frames(source) if source.is_dir() else _video_frames(source)
+    last = None
+    for number, frame in frames:
+        counts["read"] += 1
+        if frame is not None:
+            grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
+            small = cv2.resize(grey, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
+        if frame is None or small.std() < config.contrast:
+            counts["unreadable" if frame is None else "empty"] += 1
+            last = None
+            yield None
+            continue
+        if last is not None:
+            last_number, last_grey, last_small = last
+            same_size = grey.shape == last_grey.shape
+            # A repeated frame comes from a change of frame rate: without it time runs evenly.
+            if same_size and np.abs(grey - last_grey).mean() < config.repeat:
+                counts["repeated"] += 1
+                last = number, grey, small
+                continue
+            if not same_size or np.abs(small - last_small).mean() > config.scene_cut:
+                counts["scene cuts"] += 1
+                yield None
+            elif step and number - last_number != step:
+                counts["gaps in the numbers"] += 1
+                yield None
+        yield frame
+        last = number, grey, small
+
+
+def still_mean(frames):
+    """Mean of an odd number of frames wherever nothing moves; the middle frame elsewhere.
+
+    A plain mean would smear the vehicles, which move a pixel or more per frame, into the very
+    motion blur that the network must not learn as truth. So a neighbour counts, pixel by pixel,
+    only where it equals the middle frame up to noise: its grey difference, smoothed (Gaussian of
+    1 pixel) and taken at its largest in 3x3, is weighed 1 below 3 and 0 above 5 standard
+    deviations of the noise, which its median over the frame tells.
+
+    Args:
+        frames: list of 2k + 1 uint8 (H, W, 3) frames, in order of time.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
+    middle = frames[len(frames) // 2]
+    grey = cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    total = middle.astype(np.float32)
+    weights = np.ones(grey.shape, np.float32)
+    for index, frame in enumerate(frames):
+        if index == len(frames) // 2:
+            continue
+        change = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) - grey
+        change = np.abs(cv2.GaussianBlur(change, (0, 0), 1.0))
+        # The median absolute value of Gaussian noise is 0.6745 standard deviations; 0.2 levels
+        # are what rounding to bytes leaves of it.
+        noise = max(float(np.median(change)) / 0.6745, 0.2)
+        change = cv2.dilate(change, np.ones((3, 3), np.uint8))
+        weight = np.clip((5 - change / noise) / 2, 0, 1)
+        total += weight[..., None] * frame
+        weights += weight
+    return np.floor(total / weights[..., None] + 0.5).astype(np.uint8)
+
+
+def septuplets(config, counts):
+    """Yield (number of its first raw frame from 0, list of 7 frames) of every septuplet.
+
+    Args:
+        config: Config.
+        counts: Counter of `good_frames`.
+    """
+    side = config.average
+    length = (FRAMES - 1) * config.spacing + 1 + 2 * side
+    run, skip = [], 0
+    for frame in good_frames(config, counts):
+        if frame is None:
+            run, skip = [], 0
+            continue
+        if skip:
+            skip -= 1
+            continue
+        run.append(frame)
+        if len(run) == length:
+            middles = range(side, length - side, config.spacing)
+            clip = [still_mean(run[m - side : m + side + 1]) for m in middles]
+            yield counts["read"] - length, clip
+            skip = max(config.stride - length, 0)
+            run = run[config.stride :]
+
+
+def tile_corners(size, crop):
+    """Starts of the tiles along an axis: as many as fit, spread evenly from end to end."""
+    count = max(size // crop, 1)
+    return [int(start) for start in np.linspace(0, max(size - crop, 0), count)]
+
+
+def write_clip(folder, frames):
+    """Write a clip's seven frames as im1.png .. im7.png; the folder appears whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        for number, frame in enumerate(frames, 1):
+            write_image(temporary / f"im{number}.png", frame)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cut(config):
+    """Cut one video into septuplets and enter them in the list file.
+
+    Args:
+        config: Config.
+
+    Returns:
+        (names of the clips written, Counter of frames read and skipped).
+
+    Raises:
+        FileNotFoundError: no such source.
+        ValueError: clips of the same name in OUT, an unreadable video, or nothing to cut.
+    """
+    source, train = Path(config.source), Path(config.out) / "train"
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such video or folder of frames")
+    stem = re.sub(r"[^\w.-]", "_", source.resolve().stem)
+    prefix = config.name or f"{stem}_s{config.spacing}"
+    own = re.compile(re.escape(prefix) + r"_[0-9]{6}(_[0-9]+_[0-9]+)?")
+    old = [p for p in train.iterdir() if own.fullmatch(p.name)] if train.is_dir() else []
+    if old and not config.overwrite:
+        raise ValueError(
+            f"{old[0]}: exists already; give another --name or OUT, or --overwrite to replace it"
+        )
+
+    names, counts = [], Counter()
+    for start, frames in septuplets(config, counts):
+        height, width = (side // 4 * 4 for side in frames[0].shape[:2])
+        tiled = max(height, width) > config.crop
+        for top in tile_corners(height, config.crop):
+            for left in tile_corners(width, config.crop):
+                bottom, right = min(top + config.crop, height), min(left + config.crop, width)
+                name = f"{prefix}_{start:06d}" + (f"_{top}_{left}" if tiled else "")
+                write_clip(train / name, [f[top:bottom, left:right] for f in frames])
+                names.append(name)
+    if not names:
+        raise ValueError(
+            f"{source}: no 7 good frames in a row at spacing {config.spacing} "
+            f"({', '.join(f'{count} {what}' for what, count in counts.items()) or 'no frames'})"
+        )
+    list_file = Path(config.out) / LIST_NAME
+    others = [n for n in read_list(list_file) if not own.fullmatch(n)] if list_file.exists() else []
+    temporary = list_file.with_name(f".{LIST_NAME}.{os.getpid()}.tmp")
+    temporary.write_text("".join(f"{name}\n" for name in others + names), encoding="utf-8")
+    os.replace(temporary, list_file)
+    for folder in old:
+        if folder.name not in names:
+            shutil.rmtree(folder)
+    return names, counts
+
+
+def main(argv=None):
+    """Command line of `python -m data.septuplets cut`."""
+    config = parse_config(Config, __doc__, positional=("command", "source", "out"), argv=argv)
+    names, counts = cut(config)
+    skipped = ", ".join(f"{count} {what}" for what, count in counts.items() if what != "read")
+    print(f"{counts['read']} frames read ({skipped or 'none skipped'})")
+    print(f"{len(names)} septuplets written to {config.out}; train with --data-root {config.out}")

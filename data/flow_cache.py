@@ -1,0 +1,101 @@
+"""Optical flow of whole clips, computed once and kept on disk."""
+
+import hashlib
+import io
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from flow import estimate_flow
+
+# Raise it when `estimate_flow` or `imresize` give other results: old entries are then left alone.
+FLOW_VERSION = 1
+DIGEST_BYTES = 16
+
+
+def content_key(contents, method):
+    """Name of a clip's flow: a hash of the frames, the method and its version.
+
+    Args:
+        contents: bytes of the frames' files, in order.
+        method: flow method.
+
+    Returns:
+        40 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(f"{FLOW_VERSION}:{method}".encode(), digest_size=20)
+    for content in contents:
+        # The length keeps apart frames that only differ in where one ends and the next begins.
+        digest.update(len(content).to_bytes(8, "big"))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+class FlowCache:
+    """A folder of flows.
+
+    Entries are written under a temporary name and renamed, so that any number of processes may
+    share the folder. Each ends with its own hash: a damaged entry is computed again.
+
+    Args:
+        folder: where to keep flows, made when needed; None keeps nothing.
+        method: flow method of `flow.estimate_flow`.
+    """
+
+    def __init__(self, folder, method):
+        self.folder = None if folder is None else Path(folder)
+        self.method = method
+
+    def _path(self, key):
+        return self.folder / self.method / key[:2] / f"{key}.flow"
+
+    def _load(self, path):
+        """The flows of an entry, or None where there is none or it is damaged."""
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        body, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+        if hashlib.blake2b(body, digest_size=DIGEST_BYTES).digest() != digest:
+            return None
+        return np.load(io.BytesIO(body), allow_pickle=False)
+
+    def _store(self, path, flows):
+        body = io.BytesIO()
+        np.save(body, flows)
+        digest = hashlib.blake2b(body.getbuffer(), digest_size=DIGEST_BYTES).digest()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(body.getbuffer())
+                file.write(digest)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def flows(self, contents, make_frames):
+        """Flow between neighbouring frames of a clip, from the folder or computed.
+
+        Args:
+            contents: bytes of the files that the frames are made from.
+            make_frames: function that returns the frames, (N, h, w, 3) uint8 RGB; called only
+                when there is no entry.
+
+        Returns:
+            (forward, backward), each (N-1, 2, h, w) float32, (dx, dy) in pixels.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        if self.folder is None:
+            return estimate_flow(make_frames(), self.method)
+        path = self._path(content_key(contents, self.method))
+        flows = self._load(path)
+        if flows is None:
+            flows = np.stack(estimate_flow(make_frames(), self.method))
+            self._store(path, flows)
+        return flows[0], flows[1]

@@ -1,0 +1,257 @@
+"""Septuplets for training: Vimeo-90K's layout, and 189_vime7's with or without a list file.
+
+    python -m data.septuplets cut VIDEO_OR_FOLDER OUT    # make septuplets from one's own video
+
+A septuplet is a folder of seven HR frames, `im1.png` .. `im7.png` or `000.png` .. `006.png`.
+Layouts: ROOT/sep_trainlist.txt with ROOT/sequences/00001/0001/im1.png, and
+ROOT/189_vime7_train.txt with ROOT/train/<clip>/im1.png, where the list may be missing. The LR
+frames are `imresize(frame, 1/4)` of the frames at times 0, 2, 4 and 6, each of its own frame (the
+released loader makes all four from the last one).
+"""
+
+import numbers
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.augment import Augmentation, augment_flows, augment_frames, draw_augmentation
+from data.files import check_frames, list_folders, raise_problems
+from data.flow_cache import FlowCache
+from data.images import decode_image
+from data.resize import imresize
+from flow import FLOW_METHODS
+
+FRAMES = 7
+LIST_NAME = "189_vime7_train.txt"
+LIST_NAMES = ("sep_trainlist.txt", LIST_NAME)
+FRAME_NAMES = (
+    tuple(f"im{number}.png" for number in range(1, FRAMES + 1)),
+    tuple(f"{number:03d}.png" for number in range(FRAMES)),
+)
+# HR pixels around a patch that its LR pixels still depend on: 6.5 before and behind, in whole
+# LR pixels.
+LR_MARGIN = 2
+# A list of Vimeo-90K's 64,612 clips has 0.7 MB; more than this is no list.
+MAX_LIST_BYTES = 2**25
+# The smallest LR frame that the network takes, in pixels.
+MIN_LR_SIZE = 16
+
+
+def read_list(path):
+    """Names of clips in a list file: one per line, spaces around them and blank lines left out.
+
+    Args:
+        path: text file in UTF-8, with or without byte order mark, with any line ends.
+
+    Returns:
+        list of str, perhaps empty.
+
+    Raises:
+        ValueError: no text, or too large.
+        FileNotFoundError: no such file.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: not a regular file; give a list of clip names")
+    with path.open("rb") as file:
+        content = file.read(MAX_LIST_BYTES + 1)
+    if len(content) > MAX_LIST_BYTES:
+        raise ValueError(f"{path}: larger than {MAX_LIST_BYTES} bytes; give a list of clip names")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    lines = text.replace("\r", "\n").split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _holds_frames(folder):
+    return any((folder / names[i]).exists() for names in FRAME_NAMES for i in (0, FRAMES - 1))
+
+
+def _find_names(root, list_file):
+    """(folder that the names are relative to, names of the clips)."""
+    if list_file is None:
+        list_file = next((root / n for n in LIST_NAMES if (root / n).is_file()), None)
+    bases = [root / "sequences", root / "train", root]
+    bases = [base for base in bases if base.is_dir()]
+    if list_file is not None:
+        names = read_list(list_file)
+        if not names:
+            raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
+        inside = [base for base in bases if not Path(names[0]).is_absolute()]
+        return next((base for base in inside if _is_folder(base / names[0])), bases[0]), names
+    if bases[0].name == "sequences":
+        raise ValueError(
+            f"{root}: Vimeo-90K's clips without sep_trainlist.txt, which tells them from its test "
+            f"clips; put it into {root}"
+        )
+    folders = [folder for folder in list_folders(bases[0]) if _holds_frames(folder)]
+    if not folders:
+        raise ValueError(
+            f"{root}: no septuplets; it needs {LIST_NAME} or sep_trainlist.txt, or folders "
+            "train/<clip>/ with im1.png .. im7.png"
+        )
+    return bases[0], [folder.name for folder in folders]
+
+
+def _is_folder(path):
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name too long, or with a zero byte
+        return False
+
+
+def _check_clip(root, base, name, least):
+    """(paths of the 7 frames, LR size, problems) of one clip, by its headers."""
+    folder = base / name
+    # A list may be anybody's: no name in it may make us look outside the root.
+    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        return None, None, [f"{name}: leads out of {root}; give a folder below it"]
+    if not _is_folder(folder):
+        return None, None, [f"{folder}: no such clip folder; correct the list or restore it"]
+    names = max(FRAME_NAMES, key=lambda names: sum((folder / n).exists() for n in names))
+    if not any((folder / n).exists() for n in names):
+        return (
+            None,
+            None,
+            [f"{folder}: no frames; it needs im1.png .. im7.png or 000.png .. 006.png"],
+        )
+    paths = tuple(folder / n for n in names)
+    size, problems = check_frames(paths, root)
+    if size and min(size) < 4 * least:
+        problems.append(
+            f"{folder}: frames of {size[1]}x{size[0]}, smaller than {4 * least} pixels a side; "
+            "remove the clip or train with a smaller patch"
+        )
+    return paths, size and (size[0] // 4, size[1] // 4), problems
+
+
+def reduce_patch(frames, augmentation):
+    """LR patches, equal to the patches of the whole frames' `imresize(frames, 1/4)`.
+
+    Args:
+        frames: whole HR frames (N, H, W, 3) uint8.
+        augmentation: Augmentation, whose patch is cut and nothing turned.
+
+    Returns:
+        (N, height, width, 3) uint8.
+    """
+    a = augmentation
+    top, left = max(a.top - LR_MARGIN, 0), max(a.left - LR_MARGIN, 0)
+    rows = slice(4 * top, 4 * (a.top + a.height + LR_MARGIN))
+    columns = slice(4 * left, 4 * (a.left + a.width + LR_MARGIN))
+    small = imresize(np.stack([frame[rows, columns] for frame in frames]), 1 / 4)
+    y, x = a.top - top, a.left - left
+    return small[:, y : y + a.height, x : x + a.width]
+
+
+def _to_tensor(x):
+    """(T, C, H, W) uint8 -> float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(x)).float().div_(255)
+
+
+class SeptupletDataset(torch.utils.data.Dataset):
+    """Septuplets with LR frames, flow and augmentation.
+
+    `dataset[(epoch, index)]`, or `dataset[index]` for epoch 0, is a dict of
+        frames (4, 3, h, w), truth (7, 3, 4h, 4w): float32 RGB in [0, 1], of 8-bit values;
+        forward_flow, backward_flow (3, 2, h, w): float32 (dx, dy) in LR pixels, computed on the
+            whole LR frames and cut afterwards;
+        name: the clip's name in the list.
+    Patch and augmentation are a pure function of (seed, epoch, index), whatever the worker.
+
+    Args:
+        root: folder of the data set; the layouts are in the module's docstring.
+        list_file: list of clips, if not one of the known names in root.
+        patch: side of the LR patch, pixels; None gives whole frames (cut to a multiple of 4).
+        augment: draw patch, flips, transposition and time reversal at random; otherwise the
+            middle patch.
+        flow_method: method of `flow.estimate_flow`.
+        flow_cache: folder to keep flows in; None computes them for every sample.
+        seed: of the augmentation.
+
+    Raises:
+        FileNotFoundError: no such root or list.
+        ValueError: the problems of all clips together, by file.
+    """
+
+    def __init__(
+        self,
+        root,
+        list_file=None,
+        patch=80,
+        augment=True,
+        flow_method="dis",
+        flow_cache=None,
+        seed=123,
+    ):
+        root = Path(root)
+        if not root.is_dir():
+            raise FileNotFoundError(f"{root}: no such folder; give the folder of a data set")
+        if flow_method not in FLOW_METHODS:
+            raise ValueError(
+                f"unknown flow method {flow_method!r}; choose one of {', '.join(FLOW_METHODS)}"
+            )
+        if patch is not None and patch < MIN_LR_SIZE:
+            raise ValueError(f"patch is {patch}; the network needs at least {MIN_LR_SIZE} pixels")
+        base, self.names = _find_names(root, list_file)
+        # Threads, because slow disks and network drives answer many questions at a time.
+        with ThreadPoolExecutor(8) as pool:
+            least = patch or MIN_LR_SIZE
+            checks = list(pool.map(lambda n: _check_clip(root, base, n, least), self.names))
+        raise_problems(root, [problem for *_, problems in checks for problem in problems])
+        self.paths = [paths for paths, *_ in checks]
+        self.sizes = [size for _, size, _ in checks]
+        self.patch, self.augment, self.seed = patch, augment, seed
+        self.flow_cache = FlowCache(flow_cache, flow_method)
+
+    def __len__(self):
+        return len(self.names)
+
+    def augmentation(self, epoch, index):
+        """The Augmentation of a sample, a pure function of (seed, epoch, index)."""
+        height, width = self.sizes[index]
+        if self.augment:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            return draw_augmentation(rng, height, width, self.patch)
+        patch_height, patch_width = self.patch or height, self.patch or width
+        top, left = (height - patch_height) // 2, (width - patch_width) // 2
+        return Augmentation(top, left, patch_height, patch_width)
+
+    def __getitem__(self, key):
+        epoch, index = (0, key) if isinstance(key, numbers.Integral) else key
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} clips")
+        paths = self.paths[index]
+        contents = [path.read_bytes() for path in paths]
+        truth = [decode_image(path, content) for path, content in zip(paths, contents, strict=True)]
+        forward, backward = self.flow_cache.flows(
+            contents[::2], lambda: imresize(np.stack(truth[::2]), 1 / 4)
+        )
+
+        a = self.augmentation(epoch, index)
+        frames = reduce_patch(truth[::2], a)
+        rows, columns = slice(a.top, a.top + a.height), slice(a.left, a.left + a.width)
+        forward, backward = augment_flows(
+            forward[..., rows, columns], backward[..., rows, columns], a
+        )
+        rows = slice(4 * a.top, 4 * (a.top + a.height))
+        columns = slice(4 * a.left, 4 * (a.left + a.width))
+        truth = np.stack([frame[rows, columns] for frame in truth])
+        return {
+            "frames": _to_tensor(augment_frames(frames.transpose(0, 3, 1, 2), a)),
+            "truth": _to_tensor(augment_frames(truth.transpose(0, 3, 1, 2), a)),
+            "forward_flow": torch.from_numpy(np.ascontiguousarray(forward)),
+            "backward_flow": torch.from_numpy(np.ascontiguousarray(backward)),
+            "name": self.names[index],
+        }
+
+
+if __name__ == "__main__":
+    from data.cut import main
+    from utils.config import run_script
+
+    run_script(main)
