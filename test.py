@@ -1,0 +1,264 @@
+"""Evaluate a checkpoint and two baselines on test clips.
+
+    python test.py                                         the shipped weights
+    python test.py --data DIR --checkpoint FILE --out DIR
+    python test.py --checkpoint none                       the baselines alone
+    python test.py --no-save-frames --no-figures           only the table and results.json
+
+A test clip is a folder with truth/ (HR frames) and perhaps input4/ (LR frames); where there is
+none, LR is MATLAB's bicubic reduction of the truth. DIR holds such folders, or is one. Frames of
+any number: the network runs over windows of four given frames.
+
+    mstt            the network
+    bicubic+flow    given frames enlarged by bicubic; between them both neighbours, warped half-way
+                    along the flow between the enlarged frames, and averaged
+    bicubic+blend   the same without flow: the mean of both neighbours
+
+OUT then holds results.json (the figures of every frame, clip and method), METHOD/CLIP/*.png and
+figures/CLIP.png. Nothing is written before all input has been read and found good; after that,
+files of the same name are replaced, others are left alone. results.json comes last.
+The conventions of the figures are stated in utils/metrics.py.
+"""
+
+import dataclasses
+import itertools
+import shlex
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.clips import Clip, find_clips, read_clip
+from data.images import write_image
+from data.resize import imresize
+from data.scenes import make_scenes
+from flow import FLOW_METHODS, estimate_flow
+from utils.checkpoint import file_sha256, load_network
+from utils.config import parse_config, run_script
+from utils.inference import pick_device, super_resolve
+from utils.metrics import clip_metrics, mean_metrics
+from utils.plots import comparison_figure
+from utils.report import table, versions, write_results
+
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+SHIPPED = (CHECKPOINTS / "mstt.safetensors", CHECKPOINTS / "mstt_small.safetensors")  # best first
+RUNS = Path("runs")  # where main.py keeps its runs,
+SCENES = Path("trainset/scenes")  # and the built-in scenes
+TESTSET = Path("testset")
+
+Method = Callable[[np.ndarray], Iterable[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Config:
+    data: str = "auto"  # folder of test clips; auto: testset/, or else the built-in scenes
+    checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
+    out: str = "results"  # folder for results.json, frames and figures
+    flow_method: str = "auto"  # of the network: pyflow, dis; auto: what it was trained with
+    baseline_flow_method: str = "dis"  # of bicubic+flow; the same for all runs: a yardstick
+    baselines: bool = True  # measure bicubic+flow and bicubic+blend too
+    device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
+    precision: Literal["auto", "bfloat16", "float32"] = "float32"  # so that machines agree
+    save_frames: bool = True  # write the output frames as PNG
+    figures: bool = True  # draw one comparison figure per clip
+
+
+def bicubic_blend(given: np.ndarray) -> list[np.ndarray]:
+    """Enlarge the given frames by MATLAB's bicubic; between two of them take their mean.
+
+    Arguments:
+        given: (N, h, w, 3) uint8 RGB.
+
+    Returns: 2N-1 frames (4h, 4w, 3) uint8.
+    """
+    enlarged = [imresize(frame.astype(np.float32), 4) for frame in given]
+    frames = [to_levels(enlarged[0])]
+    for before, after in itertools.pairwise(enlarged):
+        frames += [to_levels((before + after) / 2), to_levels(after)]
+    return frames
+
+
+def bicubic_flow(given: np.ndarray, flow_method: str) -> list[np.ndarray]:
+    """Enlarge the given frames by MATLAB's bicubic, then interpolate the HR video along its flow.
+
+    What one gets from ready-made parts. Flow between enlarged frames sees vehicles of one LR pixel
+    that flow between LR frames misses: a harder baseline than that of the network's global skip.
+
+    Arguments:
+        given: (N, h, w, 3) uint8 RGB.
+        flow_method: see flow.estimate_flow.
+
+    Returns: 2N-1 frames (4h, 4w, 3) uint8.
+    """
+    enlarged = [imresize(frame, 4) for frame in given]
+    frames = [enlarged[0]]
+    for before, after in itertools.pairwise(enlarged):
+        forward, backward = estimate_flow(np.stack((before, after)), method=flow_method)
+        half_way = (sample(before, backward[0] / 2) + sample(after, forward[0] / 2)) / 2
+        frames += [to_levels(half_way), after]
+    return frames
+
+
+def sample(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Bicubic backward warping of (H, W, 3) by a flow (2, H, W), border repeated; float32."""
+    height, width = image.shape[:2]
+    xs = np.arange(width, dtype=np.float32) + flow[0]
+    ys = np.arange(height, dtype=np.float32)[:, None] + flow[1]
+    return cv2.remap(
+        image.astype(np.float32), xs, ys, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def to_levels(image: np.ndarray) -> np.ndarray:
+    """Levels 0..255 in float, rounded and clipped to uint8."""
+    return np.rint(image).clip(0, 255).astype(np.uint8)
+
+
+def find_checkpoint(config: Config) -> Path | None:
+    """The checkpoint that the command line asks for; None for none.
+
+    Raises:
+        FileNotFoundError: auto, and there is neither a shipped checkpoint nor a run.
+    """
+    if config.checkpoint is None:
+        return None
+    if config.checkpoint != "auto":
+        return Path(config.checkpoint)
+    for path in SHIPPED:
+        if path.is_file():
+            return path
+    for name in ("best.pt", "last.pt"):
+        if runs := list(RUNS.glob(f"*/{name}")):
+            return max(runs, key=lambda path: path.stat().st_mtime)
+    raise FileNotFoundError(
+        f"no checkpoint in {CHECKPOINTS} or {RUNS}; train one with `python main.py`, give "
+        "one with --checkpoint FILE, or measure the baselines alone with --checkpoint none"
+    )
+
+
+def trained_flow(information: dict) -> str:
+    """The flow method a network was trained with; the released ones with PyFlow."""
+    config = information.get("config", {})
+    return information.get("flow_method", config.get("flow_method", "pyflow"))
+
+
+def find_data(config: Config) -> Path:
+    """The folder of test clips that the command line asks for; makes the built-in scenes."""
+    if config.data != "auto":
+        return Path(config.data)
+    if TESTSET.is_dir():
+        return TESTSET
+    print(
+        f"NO TEST DATA in {TESTSET}/: evaluating on the built-in scenes, which are drawn, not "
+        "filmed.\nTheir figures say little about real satellite video. Give clips with --data DIR.",
+        flush=True,
+    )
+    return make_scenes(SCENES) / "test"
+
+
+def open_methods(
+    config: Config, checkpoint: Path | None, device: torch.device
+) -> tuple[Config, dict[str, Method]]:
+    """The methods to measure by name, and the Config with the flow method that "auto" means.
+
+    Raises:
+        FileNotFoundError, ValueError: a checkpoint that cannot be loaded, a flow method that does
+            not exist, or nothing to measure.
+    """
+    methods: dict[str, Method] = {}
+    if checkpoint is not None:
+        network, information = load_network(checkpoint, device)
+        if config.flow_method == "auto":
+            config = dataclasses.replace(config, flow_method=trained_flow(information))
+        methods["mstt"] = partial(
+            super_resolve,
+            network,
+            flow_method=config.flow_method,
+            device=device,
+            precision=config.precision,
+        )
+    if config.baselines:
+        methods["bicubic+flow"] = partial(bicubic_flow, flow_method=config.baseline_flow_method)
+        methods["bicubic+blend"] = bicubic_blend
+    if not methods:
+        raise ValueError("--checkpoint none with --no-baselines leaves nothing to measure")
+    for flow_method in (config.flow_method, config.baseline_flow_method):
+        if flow_method not in (*FLOW_METHODS, "auto"):
+            raise ValueError(
+                f"unknown flow method {flow_method!r}; choose one of {', '.join(FLOW_METHODS)}"
+            )
+    return config, methods
+
+
+def check_out(out: Path, data: Path) -> None:
+    """Refuse an OUT that is a file or lies among the test clips."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder with --out")
+    if out.resolve().is_relative_to(data.resolve()):
+        raise ValueError(f"{out} lies in the test data {data}; give another folder with --out")
+
+
+def evaluate(
+    clips: list[Clip], methods: dict[str, Method], out: Path, config: Config
+) -> dict[str, dict]:
+    """Run every method on every clip, measure, and write frames and figures.
+
+    Returns: {method: {"mean": {...}, "clips": {clip: {...}}}}, see utils.metrics.clip_metrics.
+    """
+    results = {name: {"mean": {}, "clips": {}} for name in methods}
+    for clip in tqdm(clips, desc="clips", unit="clip"):
+        given, truth = read_clip(clip)
+        outputs = {}
+        for name, method in methods.items():
+            outputs[name] = np.stack(list(method(given)))
+            results[name]["clips"][clip.name] = clip_metrics(outputs[name], truth)
+            if config.save_frames:
+                folder = out / name / clip.name
+                folder.mkdir(parents=True, exist_ok=True)
+                for time, frame in enumerate(outputs[name]):
+                    write_image(folder / f"{time:08d}.png", frame)
+        if config.figures:
+            (out / "figures").mkdir(parents=True, exist_ok=True)
+            shown = dict(list(reversed(outputs.items()))[-2:])  # the best baseline, then ours
+            comparison_figure(out / "figures" / f"{clip.name}.png", clip.name, given, truth, shown)
+    for result in results.values():
+        result["mean"] = mean_metrics(list(result["clips"].values()))
+    return results
+
+
+def main() -> None:
+    config = parse_config(Config, __doc__)
+    device = pick_device(config.device)
+    checkpoint = find_checkpoint(config)
+    config, methods = open_methods(config, checkpoint, device)
+
+    data, out = find_data(config), Path(config.out)
+    clips = find_clips(data)
+    check_out(out, data)
+    for clip in clips:
+        read_clip(clip)  # a damaged frame must show before the first file is written
+
+    print(f"{len(clips)} clips of {data}; checkpoint {checkpoint} with {config.flow_method} flow")
+    results = {
+        "checkpoint": None if checkpoint is None else str(checkpoint),
+        "checkpoint_sha256": None if checkpoint is None else file_sha256(checkpoint),
+        "data": str(data),
+        "command": f"python {shlex.join(sys.argv)}",
+        "versions": versions(),
+        "settings": dataclasses.asdict(config) | {"device": str(device)},
+        "methods": evaluate(clips, methods, out, config),
+    }
+    write_results(out / "results.json", results)
+    print(table(results["methods"]))
+    print(f"Everything is in {out}: results.json, frames by method, figures.")
+
+
+if __name__ == "__main__":
+    run_script(main)
