@@ -1,0 +1,220 @@
+"""Places where land meets runway or water: airport and harbour, painted in local metres."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data import scene_objects as paint
+from data.scene_blocks import Scene, blob, tank_farm, works
+from data.scene_canvas import Canvas, Material, arc_length, beside, box, curve, line, rectangle
+from data.scene_objects import ASPHALT, CONCRETE, DARK, WHITE, YELLOW, Rect
+from data.scene_streets import parcels, streets
+from data.scene_traffic import Mover, add_lane_traffic, aircraft_parts, ship_parts
+
+
+def airport(scene: Scene) -> None:
+    """Runway, parallel taxiway, apron with aircraft at a terminal, car parks behind."""
+    canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
+    ground = scene.ground
+    canvas.fill(box(-r, -r, r, r), ground.grass)
+    shift = rng.uniform(-70, 110)
+    runway_y, taxi_y = -70 + shift, 28 + shift
+    apron = (rng.uniform(-r, -60), 62 + shift, r if rng.random() < 0.6 else 170, 165 + shift)
+    tar = ASPHALT.varied(rng, 0.04)
+    hard = CONCRETE.varied(rng, 0.05)
+    _runway(canvas, runway_y, rng.uniform(45, 60), rng.choice([-1, 1]) * rng.uniform(60, 400), tar)
+    taxi_surface = hard if rng.random() < 0.4 else ASPHALT.varied(rng, 0.06)
+    ways = [line(-r, taxi_y, r, taxi_y)]
+    for x in np.arange(-r + rng.uniform(0, 150), r, rng.uniform(150, 260)):
+        turn = rng.choice([-70, 0, 70])
+        ways.append(curve((x, runway_y), (x + 0.8 * turn, taxi_y - 15), (x + turn, taxi_y)))
+        ways.append(line(x + turn, taxi_y, x + turn, apron[1] + 8))
+    for way in ways:
+        paint.road(canvas, way, 1, taxi_surface, shoulder=9.5 + 1.75)
+    canvas.fill(box(*apron), hard, occupy=True)
+    for x in np.arange(-r, r, 7.5):
+        canvas.stroke(line(x, apron[1], x, apron[3]), 0.3, DARK, 0.13)
+    for y in np.arange(apron[1], apron[3], 7.5):
+        canvas.stroke(line(apron[0], y, apron[2], y), 0.3, DARK, 0.13)
+    lead = line(-r, apron[1] + 22, r, apron[1] + 22)
+    for way in [*ways, lead]:
+        canvas.stroke(way, 0.4, YELLOW, 0.75)
+    for way in ways[:1]:
+        for side in (-11, 11):
+            canvas.stroke(beside(way, side), 0.3, YELLOW, 0.5)
+    _stands(scene, apron, lead)
+    _landside(scene, apron)
+    _far_side(scene, runway_y - 75)
+    span = rng.uniform(30, 38)
+    for path, speed in ((ways[0], rng.uniform(0.6, 1.4)), (lead, -rng.uniform(0.3, 0.8))):
+        parts, shadow = aircraft_parts(rng, span)
+        route = canvas.pixels(path if speed > 0 else path[::-1])
+        start = arc_length(path)[-1] * rng.uniform(0.3, 0.7)
+        scene.movers.append(Mover(parts, (shadow,), route, start, abs(speed), 4.0, 3.0))
+
+
+def _runway(canvas: Canvas, y: float, width: float, threshold: float, tar: Material) -> None:
+    """A runway along x with its markings, rubber and shoulders; its threshold at x."""
+    r, rng = canvas.reach, canvas.rng
+    shoulder = tar.varied(rng, 0.03)
+    canvas.fill(box(-r, y - width / 2 - 7, r, y + width / 2 + 7), shoulder, occupy=True)
+    canvas.fill(box(-r, y - width / 2, r, y + width / 2), tar)
+    sense = 1 if threshold < 0 else -1
+    for _ in range(40):
+        start = threshold + sense * rng.normal(260, 120)
+        wheel = y + rng.choice([-1, 1]) * rng.uniform(2, 6)
+        canvas.stroke(line(start - 60, wheel, start + 60, wheel), 0.9, DARK, 0.10)
+    middle = line(-r, y, r, y)
+    canvas.stroke(middle, 0.9, WHITE, 0.85, dash=(30, 20))
+    for side in (-1, 1):
+        canvas.stroke(beside(middle, side * (width / 2 - 1.5)), 0.9, WHITE, 0.8)
+    for place in np.linspace(-width / 2 + 4, width / 2 - 4, 14):
+        if abs(place) > 1.5:
+            bar = rectangle(threshold + sense * 18, y + place, 30, 1.7)
+            canvas.fill(bar, Material(WHITE, 0.03, 0.04, 0))
+    for distance, pairs in ((150, 3), (300, 1), (450, 2), (600, 2)):
+        for side in (-1, 1):
+            for k in range(pairs):
+                wide = 5.0 if pairs == 1 else 1.8
+                spot = (threshold + sense * distance, y + side * (9 + 3.0 * k))
+                canvas.fill(rectangle(*spot, 22.5, wide), Material(WHITE, 0.03, 0.04, 0), alpha=0.9)
+
+
+def _stands(scene: Scene, apron: Rect, lead: np.ndarray) -> None:
+    """Aircraft nose-in at a terminal with bridges, and the vehicles that serve them."""
+    canvas, rng = scene.canvas, scene.canvas.rng
+    x0, _, x1, y1 = apron
+    wall = y1 - 4
+    paint.flat_roof(canvas, (x0 + 20, wall, x1 - 20, wall + rng.uniform(24, 40)), 14, 2.5)
+    x = x0 + 40
+    while x < x1 - 40:
+        span = float(rng.choice([28, 34, 36, 48, 60], p=[0.2, 0.3, 0.3, 0.12, 0.08]))
+        x += span / 2 + 4
+        canvas.stroke(line(x, lead[0, 1], x, wall - 6), 0.4, YELLOW, 0.7)
+        canvas.stroke(
+            line(x - 0.4 * span, wall - 7, x + 0.4 * span, wall - 7), 0.4, (0.6, 0.2, 0.15), 0.5
+        )
+        oil = Material((0.33, 0.32, 0.30), 0.03, 0.05, 0)
+        canvas.fill(blob(rng, x, wall - 0.5 * span, 6), oil, alpha=0.25)
+        bridge = np.array(
+            [(x + 4, wall - 16), (x + 7, wall - 16), (x + 15, wall + 2), (x + 12, wall + 2)]
+        )
+        canvas.fill(bridge, Material((0.82, 0.82, 0.80)), height=6)
+        if rng.random() < 0.72:
+            paint.aircraft(canvas, x, wall - 0.56 * span - 8, np.pi / 2, span)
+        for _ in range(int(rng.integers(1, 7))):
+            spot = x + rng.uniform(-0.6, 0.6) * span, wall - rng.uniform(4, 0.9 * span)
+            (paint.car if rng.random() < 0.8 else paint.lorry)(canvas, *spot, rng.uniform(0, np.pi))
+        x += span / 2 + rng.uniform(3, 12)
+
+
+def _landside(scene: Scene, apron: Rect) -> None:
+    """Road, car parks and offices behind the terminal."""
+    canvas, r = scene.canvas, scene.canvas.reach
+    top = apron[3] + 52
+    if top > r - 20:
+        return
+    way = line(-r, top, r, top)
+    offsets = paint.road(canvas, way, 4)
+    paint.road_marks(canvas, way, 4)
+    scene.movers += add_lane_traffic(canvas, way, offsets, 1.3, 40)
+    shares = {"parking": 5.0, "offices": 2.0, "park": 1.0, "works": 1.0}
+    streets(scene, (-r, top + 12, r, r + 40), (170, 120), shares, (2,))
+
+
+def _far_side(scene: Scene, y: float) -> None:
+    """Beyond the runway: a perimeter road, then halls or fields."""
+    canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
+    if y < -r + 20:
+        return
+    way = line(-r, y, r, y)
+    scene.movers += add_lane_traffic(canvas, way, paint.road(canvas, way, 2), 1.2, 90)
+    paint.road_marks(canvas, way, 2)
+    if rng.random() < 0.5:
+        works(scene, (-r, -r - 30, r, y - 12))
+    else:
+        parcels(scene, (-r, -r, r, y - 8), 110)
+
+
+def harbour(scene: Scene) -> None:
+    """A quay with ships, containers, halls and tanks, or a natural shore with houses."""
+    canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
+    sea = (0.13, 0.19, 0.20) if rng.random() < 0.6 else (0.16, 0.26, 0.27)
+    shore = rng.uniform(-0.25, 0.3) * r
+    quay = rng.random() < 0.65
+    if quay:
+        _port(scene, shore)
+    else:
+        canvas.fill(box(-r, shore - 80, r, r), scene.ground.grass)
+        shares = {"houses": 7.0, "park": 1.5, "towers": 0.8}
+        streets(scene, (-r, shore + 62, r, r), (150, 66), shares, (2,))
+    paint.water(canvas, box(-r, -r, r, shore), sea)
+    if quay:
+        for x in np.arange(-r + rng.uniform(0, 100), r, rng.uniform(170, 260)):
+            wide, long = rng.uniform(18, 40), rng.uniform(60, 130)
+            canvas.fill(box(x, shore - long, x + wide, shore + 3), CONCRETE.varied(rng), height=2.5)
+            if wide > 28:
+                paint.warehouse(canvas, (x + 6, shore - long + 8, x + wide - 6, shore - 6))
+            for side in (x - 7, x + wide + 7):
+                if rng.random() < 0.7:
+                    _moored(canvas, side, shore - long / 2, np.pi / 2, rng.uniform(30, 60))
+        canvas.stroke(line(-r, shore + 0.6, r, shore + 0.6), 1.2, (0.66, 0.64, 0.6), 0.9)
+    else:
+        _beach(scene, shore, sea)
+    for _ in range(int(rng.integers(2, 5))):
+        y = rng.uniform(-r, shore - 150 if quay else shore - 40)
+        path = line(-r, y, r, y + rng.uniform(-120, 60))
+        path = path if rng.random() < 0.5 else path[::-1]
+        length = rng.uniform(9, 45)
+        mover = (ship_parts(rng, length, True), (), canvas.pixels(path))
+        start = rng.uniform(0.25, 0.75) * arc_length(path)[-1]
+        scene.movers.append(Mover(*mover, start, rng.uniform(0.4, 1.3), 4.0))
+
+
+def _port(scene: Scene, shore: float) -> None:
+    canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
+    yard = CONCRETE.varied(rng, 0.05) if rng.random() < 0.6 else ASPHALT.varied(rng, 0.05)
+    canvas.fill(box(-r, shore, r, r), yard, height=2.5, occupy=True)
+    for x in np.arange(-r, r, 130):
+        if rng.random() < 0.6:
+            paint.containers(canvas, (x + 6, shore + 24, x + 122, shore + 24 + rng.uniform(40, 75)))
+        elif rng.random() < 0.5:
+            tank_farm(scene, (x + 6, shore + 22, x + 120, shore + 95))
+        else:
+            paint.warehouse(canvas, (x + 8, shore + 24, x + 118, shore + 80))
+        crane = x + rng.uniform(20, 100)
+        for part in (rectangle(crane, shore + 2, 2, 52, 0), rectangle(crane, shore + 12, 14, 2.2)):
+            canvas.fill(part, Material((0.62, 0.40, 0.22)), height=26)
+    _moored(canvas, rng.uniform(-0.4, 0.4) * r, shore - 12, 0, rng.uniform(90, 150))
+    paint.railway(canvas, line(-r, shore + 108, r, shore + 108), int(rng.integers(1, 4)))
+    streets(scene, (-r, shore + 124, r, r), (190, 130), {"works": 6, "parking": 1}, (2, 4))
+
+
+def _moored(canvas: Canvas, x: float, y: float, angle: float, length: float) -> None:
+    parts = ship_parts(canvas.rng, length, False)
+    paint.raise_outline(canvas, parts[0].outline, x, y, angle, 5)
+    paint.park(canvas, parts, x, y, angle)
+
+
+def _beach(scene: Scene, shore: float, sea: tuple) -> None:
+    """A natural shore: sea over an uneven line, a strip of wet and dry sand, a road behind."""
+    canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
+    path = line(-r, shore, r, shore, 4)
+    for wave in range(1, 40):
+        path[:, 1] += rng.normal(0, 9 / wave) * np.sin(wave * path[:, 0] / 90 + rng.uniform(0, 6))
+    for away, tone in ((-7, (0.30, 0.36, 0.34)), (0, (0.46, 0.42, 0.35)), (5, (0.68, 0.62, 0.50))):
+        strip = np.concatenate([_down(path, away), _down(path, 26)[::-1]])
+        canvas.fill(strip, Material(tone, 0.03, 0.05, 0.04), alpha=0.55 if away < 0 else 1)
+    canvas.stroke(_down(path, -2), 1.4, (0.8, 0.83, 0.82), 0.6)
+    canvas.stroke(_down(path, -7), 0.8, (0.7, 0.75, 0.74), 0.3)
+    back = np.concatenate([_down(path, 20), _down(path, 34)[::-1]])
+    canvas.fill(back, scene.ground.grass)
+    way = line(-r, shore + 52, r, shore + 52)
+    scene.movers += add_lane_traffic(canvas, way, paint.road(canvas, way, 2), 1.2, 45)
+    paint.road_marks(canvas, way, 2)
+    paint.wood(canvas, (-r, shore + 30, r, shore + 48), 7, 0.2)
+
+
+def _down(path: np.ndarray, distance: float) -> np.ndarray:
+    """The path moved away from the sea."""
+    return np.add(path, (0, distance))
