@@ -5,40 +5,57 @@ A to frame B holds, at each pixel (x, y) of A, where in B its content is found:
 B at (x + dx, y + dy) looks like A at (x, y).
 """
 
+import importlib
 import itertools
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 
-__all__ = ["FLOW_METHODS", "estimate_flow"]
+from flow.coarse2fine import coarse2fine_flow, plan_levels
 
-FLOW_METHODS = ("dis",)
+__all__ = ["FLOW_METHODS", "coarse2fine_flow", "estimate_flow"]
 
-# The smallest side the network takes; OpenCV's DIS works from 12 pixels on.
-MIN_SIDE = 16
+FLOW_METHODS = ("pyflow", "dis", "pyflow-original")
+# alpha, ratio, minWidth, outer, inner and SOR iterations, colType of the released code
+PYFLOW_PARAMETERS = (0.012, 0.75, 20, 7, 1, 30, 0)
+MIN_SIDE = 16  # the network's; OpenCV's DIS works from 12 pixels on
 
 
-def estimate_flow(frames, method="dis"):
+def estimate_flow(frames, method="pyflow", threads=None):
     """Optical flow between neighbouring frames, in both directions of time.
 
     Args:
         frames: (N, H, W, 3) uint8 RGB array, N >= 2, H and W >= 16.
-        method: one of `FLOW_METHODS`. "dis" is OpenCV's DIS (Kroeger et al., ECCV 2016),
-            medium preset, finest scale 0, on BT.601 grey.
+        method: "pyflow", PyFlow's method with the parameters of the released code, W >= 27;
+            "dis", OpenCV's DIS (Kroeger et al., ECCV 2016), medium preset, finest scale 0,
+            on BT.601 grey; "pyflow-original", the PyFlow that the user has installed.
+        threads: pairs that "pyflow" works on at the same time; None takes every core.
 
     Returns:
         (forward, backward), each (N - 1, 2, H, W) float32, (dx, dy) in pixels. forward[i]
         leads from frame i to frame i + 1, backward[i] from frame i + 1 to frame i.
 
     Raises:
-        ValueError: unknown method, or frames of another shape or type.
+        ValueError: unknown method, frames of another shape or type or too small for the
+            method, or "pyflow-original" without PyFlow.
     """
     if method not in FLOW_METHODS:
         raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(FLOW_METHODS)}")
     _check_frames(frames)
     pairs = list(itertools.pairwise(frames))
     pairs += [(b, a) for a, b in pairs]
-    flows = np.ascontiguousarray(_dis_flows(pairs))
+    if method == "dis":
+        flows = _dis_flows(pairs)
+    elif method == "pyflow":
+        plan_levels(*frames.shape[1:3])
+        flows = _pyflow_flows(pairs, threads)
+    else:
+        plan_levels(*frames.shape[1:3])  # the original crashes the process instead
+        compute = _original_pyflow()
+        flows = [_pyflow_flow(pair, compute) for pair in pairs]
+    flows = np.stack(flows)
     return flows[: len(frames) - 1], flows[len(frames) - 1 :]
 
 
@@ -62,8 +79,40 @@ def _dis_flows(pairs):
     """DIS flow of each (a, b) of (H, W, 3) uint8: a list of (2, H, W) float32."""
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
-    return [dis.calc(_grey(a), _grey(b), None).transpose(2, 0, 1) for a, b in pairs]
+    flows = (dis.calc(_grey(a), _grey(b), None) for a, b in pairs)
+    return [np.ascontiguousarray(flow.transpose(2, 0, 1)) for flow in flows]
 
 
 def _grey(image):
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+
+
+def _pyflow_flows(pairs, threads):
+    if threads is None:
+        threads = (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        )
+    with ThreadPoolExecutor(max_workers=threads) as pool:
+        return list(pool.map(_pyflow_flow, pairs))
+
+
+def _pyflow_flow(pair, compute=coarse2fine_flow):
+    im1, im2 = (np.ascontiguousarray(image) / 255 for image in pair)
+    u, v, _ = compute(im1, im2, *PYFLOW_PARAMETERS)
+    return np.stack([u, v]).astype(np.float32)
+
+
+def _original_pyflow():
+    """`coarse2fine_flow` of pathak22/pyflow, as its clone (a folder) or its built module."""
+    for name in ("pyflow.pyflow", "pyflow"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        if hasattr(module, "coarse2fine_flow"):
+            return module.coarse2fine_flow
+    raise ValueError(
+        'flow method "pyflow-original" needs PyFlow (github.com/pathak22/pyflow) built and on '
+        "the Python path; the package named pyflow on PyPI is something else. "
+        'Method "pyflow" computes the same without it'
+    )

@@ -1,0 +1,206 @@
+"""PyFlow's method (pathak22/pyflow), computed by our own native core.
+
+`coarse2fine_reference.py` explains and defines the method, `coarse2fine.cpp` computes it in
+float32 and many times faster; the flows differ by less than 0.001 px. The core is compiled
+on first use; where that is impossible, the definition itself runs, after one warning.
+"""
+
+import ctypes
+import functools
+import math
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from flow import coarse2fine_reference as reference
+from utils.native import NativeBuildError, load_library
+
+SOURCE = Path(__file__).with_name("coarse2fine.cpp")
+# Neither changes a result that is a number, and loops with square roots and choices need
+# both to be vectorised.
+FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
+
+RATIO_RANGE = (0.4, 0.98)  # PyFlow replaces a ratio outside of it ...
+DEFAULT_RATIO = 0.75  # ... by this one
+
+
+def coarse2fine_flow(
+    im1,
+    im2,
+    alpha=0.012,
+    ratio=0.75,
+    minWidth=20,
+    nOuterFPIterations=7,
+    nInnerFPIterations=1,
+    nSORIterations=30,
+    colType=0,
+):
+    """Dense optical flow from im1 to im2, with the signature and the results of PyFlow.
+
+    The method is Brox et al., ECCV 2004, as implemented by C. Liu (thesis, MIT 2009,
+    appendix A). Silent, and releases Python's lock.
+
+    Args:
+        im1, im2: (H, W, C) float64 or float32 in [0, 1], equal shapes.
+        alpha: weight of the smoothness term, > 0.
+        ratio: size of a pyramid level relative to the next finer one; outside of
+            [0.4, 0.98] it becomes 0.75, as in PyFlow.
+        minWidth: width of the coarsest level in pixels, approximately.
+        nOuterFPIterations: warps on the finest level; level k does k more.
+        nInnerFPIterations: updates of the robust weights per warp.
+        nSORIterations: SOR sweeps on the finest level; level k does 3k more.
+        colType: 0 for RGB (C = 3), 1 for grey (C = 1).
+
+    Returns:
+        (u, v, warped), float64: u and v (H, W) in pixels, im2 at (x + u, y + v) looks like
+        im1 at (x, y); warped (H, W, C), im2 interpolated there (im1 where outside).
+
+    Raises:
+        ValueError: images of another shape, type or range, not finite, or too small for one
+            pyramid level (narrower than minWidth / ratio); parameters out of range.
+    """
+    alpha, ratio = _positive("alpha", alpha), _positive("ratio", ratio)
+    iterations = (
+        _count("nOuterFPIterations", nOuterFPIterations),
+        _count("nInnerFPIterations", nInnerFPIterations),
+        _count("nSORIterations", nSORIterations),
+    )
+    _check_images(im1, im2, colType)
+    levels, ratio = plan_levels(*im1.shape[:2], ratio, _count("minWidth", minWidth))
+    library = _native_library()
+    if library is None:
+        im1, im2 = (np.asarray(image, np.float64) for image in (im1, im2))
+        return reference.coarse2fine_flow(im1, im2, levels, alpha, ratio, *iterations)
+    return _native_flow(library, im1, im2, levels, alpha, ratio, *iterations)
+
+
+def plan_levels(height, width, ratio=0.75, min_width=20):
+    """(levels of the pyramid, ratio in use). ValueError where not even one level is left."""
+    if not RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1]:
+        ratio = DEFAULT_RATIO
+    levels = reference.pyramid_levels(height, width, ratio, min_width)
+    if not levels:
+        raise ValueError(
+            f"images of {height} x {width} (height x width) are too small for PyFlow's pyramid: "
+            f"with minWidth {min_width} and ratio {ratio} they must be at least "
+            f"{math.ceil(min_width / ratio)} pixels wide, and not many times less high; use "
+            f'larger images, a smaller minWidth, or estimate_flow(frames, method="dis")'
+        )
+    return levels, ratio
+
+
+def _check_images(im1, im2, col_type):
+    if col_type not in (0, 1):
+        raise ValueError(f"colType must be 0 (RGB) or 1 (grey), not {col_type!r}")
+    channels = 1 if col_type == 1 else 3
+    for name, image in (("im1", im1), ("im2", im2)):
+        if not isinstance(image, np.ndarray) or image.dtype not in (np.float64, np.float32):
+            kind = getattr(image, "dtype", type(image).__name__)
+            raise ValueError(
+                f"{name} must be a float64 or float32 array in [0, 1], not {kind}; "
+                "divide 8-bit images by 255"
+            )
+        if image.ndim != 3 or image.shape[2] != channels or 0 in image.shape:
+            raise ValueError(
+                f"{name} must be (H, W, {channels}) with colType {col_type}, not {image.shape}"
+            )
+        if not np.isfinite(image).all():
+            raise ValueError(f"{name} holds NaN or infinity; replace these pixels first")
+        low, high = image.min(), image.max()
+        if low < 0 or high > 1:
+            raise ValueError(f"{name} must be in [0, 1], not [{low:g}, {high:g}]; scale or clip it")
+    if im1.shape != im2.shape:
+        raise ValueError(f"im1 {im1.shape} and im2 {im2.shape} must have the same shape")
+
+
+def _positive(name, value):
+    try:
+        value = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, not {value!r}") from None
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be above 0, not {value:g}")
+    return value
+
+
+def _count(name, value):
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+    return int(value)
+
+
+class _Level(ctypes.Structure):
+    _fields_ = (
+        ("source", ctypes.c_int32),
+        ("radius", ctypes.c_int32),
+        ("sigma", ctypes.c_double),
+        ("ratio", ctypes.c_double),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+    )
+
+
+class _Parameters(ctypes.Structure):
+    _fields_ = (
+        ("alpha", ctypes.c_double),
+        ("ratio", ctypes.c_double),
+        ("outer", ctypes.c_int32),
+        ("inner", ctypes.c_int32),
+        ("sweeps", ctypes.c_int32),
+    )
+
+
+_lock = threading.Lock()
+
+
+def _native_library():
+    with _lock:  # threads that come first together must not warn twice
+        return _load_native_library()
+
+
+@functools.cache
+def _load_native_library():
+    try:
+        library = load_library(SOURCE, FLAGS)
+    except NativeBuildError as error:
+        warnings.warn(
+            f"PyFlow's method runs in NumPy, same results but many times slower: {error}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return None
+    planes = np.ctypeslib.ndpointer(np.float32, ndim=3, flags="C_CONTIGUOUS")
+    library.coarse2fine_flow.restype = ctypes.c_int
+    library.coarse2fine_flow.argtypes = (
+        planes,
+        planes,
+        ctypes.c_int32,
+        ctypes.POINTER(_Level),
+        ctypes.c_int32,
+        ctypes.POINTER(_Parameters),
+        planes,
+        planes,
+    )
+    return library
+
+
+def _native_flow(library, im1, im2, levels, alpha, ratio, outer, inner, sweeps):
+    im1, im2 = (np.ascontiguousarray(im.transpose(2, 0, 1), np.float32) for im in (im1, im2))
+    flow = np.empty((2, *im1.shape[1:]), np.float32)
+    warped = np.empty_like(im1)
+    status = library.coarse2fine_flow(
+        im1,
+        im2,
+        len(im1),
+        (_Level * len(levels))(*levels),
+        len(levels),
+        _Parameters(alpha, ratio, outer, inner, sweeps),
+        flow,
+        warped,
+    )
+    if status != 0:
+        raise MemoryError(f"no memory for the flow of {im1.shape[1]} x {im1.shape[2]} images")
+    u, v = flow.astype(np.float64)
+    return u, v, warped.transpose(1, 2, 0).astype(np.float64, order="C")
