@@ -46,9 +46,9 @@ def _sampling_positions(
     def steps(count: int, step: int) -> Tensor:
         return torch.arange(count, device=offset.device, dtype=offset.dtype) * step
 
-    tap_y = steps(kernel[0], dilation[0]).repeat_interleave(kernel[1]).view(taps, 1, 1)
-    tap_x = steps(kernel[1], dilation[1]).repeat(kernel[0]).view(taps, 1, 1)
-    y = offset[:, :, :, 0] + (tap_y + (steps(out_height, stride[0]) - padding[0]).view(-1, 1))
+    tap_y = steps(kernel[0], dilation[0]).repeat_interleave(kernel[1]).reshape(taps, 1, 1)
+    tap_x = steps(kernel[1], dilation[1]).repeat(kernel[0]).reshape(taps, 1, 1)
+    y = offset[:, :, :, 0] + (tap_y + (steps(out_height, stride[0]) - padding[0]).reshape(-1, 1))
     x = offset[:, :, :, 1] + (tap_x + (steps(out_width, stride[1]) - padding[1]))
     inside = (y > -1) & (y < size[0]) & (x > -1) & (x < size[1])
     return torch.where(inside, y, -2), torch.where(inside, x, -2)
@@ -60,8 +60,8 @@ def _multiply_columns(columns: Tensor, weight: Tensor, bias: Tensor | None) -> T
     weight_groups = channels // weight.shape[1]
     columns = columns.reshape(batch, weight_groups, -1, out_height * out_width)
     weight = weight.reshape(weight_groups, weight.shape[0] // weight_groups, -1)
-    output = torch.matmul(weight, columns).view(batch, -1, out_height, out_width)
-    return output if bias is None else output + bias.view(-1, 1, 1)
+    output = torch.matmul(weight, columns).reshape(batch, -1, out_height, out_width)
+    return output if bias is None else output + bias.reshape(-1, 1, 1)
 
 
 def deform_conv2d_gather(
@@ -81,7 +81,7 @@ def deform_conv2d_gather(
     _, groups, taps, out_height, out_width = y.shape
     y0, x0 = y.detach().floor(), x.detach().floor()
     fraction_y, fraction_x = y - y0, x - x0
-    modulation = 1 if mask is None else mask.view_as(y)
+    modulation = 1 if mask is None else mask.reshape(y.shape)
     pixels = input.reshape(batch, groups, channels // groups, height * width)
 
     columns = 0
@@ -90,11 +90,11 @@ def deform_conv2d_gather(
             inside_y = (corner_y >= 0) & (corner_y < height)
             inside_x = (corner_x >= 0) & (corner_x < width)
             index = corner_y.clamp(0, height - 1) * width + corner_x.clamp(0, width - 1)
-            index = index.long().view(batch, groups, 1, -1).expand(-1, -1, pixels.shape[2], -1)
+            index = index.long().reshape(batch, groups, 1, -1).expand(-1, -1, pixels.shape[2], -1)
             corner_weight = weight_y * weight_x * modulation * (inside_y & inside_x)
-            corner_weight = corner_weight.view(batch, groups, 1, -1)
+            corner_weight = corner_weight.reshape(batch, groups, 1, -1)
             columns = columns + pixels.gather(3, index) * corner_weight
-    columns = columns.view(batch, channels, taps, out_height, out_width)
+    columns = columns.reshape(batch, channels, taps, out_height, out_width)
     return _multiply_columns(columns, weight, bias)
 
 
@@ -129,10 +129,10 @@ def deform_conv2d_grid_sample(
     padded = padded.reshape(batch * groups, channels // groups, *padded.shape[2:])
     grid = torch.stack(
         (x * (2 / (width + extra_x - 1)) - 1, y * (2 / (height + extra_y - 1)) - 1), -1
-    ).view(batch * groups, taps * out_height, out_width, 2)
+    ).reshape(batch * groups, taps * out_height, out_width, 2)
     columns = F.grid_sample(padded, grid, align_corners=True, padding_mode="zeros")
-    columns = columns.view(batch, groups, -1, taps, out_height, out_width)
+    columns = columns.reshape(batch, groups, -1, taps, out_height, out_width)
     if mask is not None:
-        columns = columns * mask.view(batch, groups, 1, taps, out_height, out_width)
-    columns = columns.view(batch, channels, taps, out_height, out_width)
+        columns = columns * mask.reshape(batch, groups, 1, taps, out_height, out_width)
+    columns = columns.reshape(batch, channels, taps, out_height, out_width)
     return _multiply_columns(columns, weight, bias)
