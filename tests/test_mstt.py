@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from models import MSTT, build_network
-from utils.checkpoint import load_network
+from models.blocks import bicubic_flow_baseline, flow_warp, interleave
+from models.transformer import patch_attention
+from utils.checkpoint import load_network, save_network
 
 REFERENCE = Path(__file__).parent / "data"
 
@@ -91,3 +93,192 @@ def test_output_and_intermediate_maps_equal_the_released_network(
     }
     for name, value in seen.items():
         np.testing.assert_allclose(value, reference[name], atol=1e-4, rtol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("coupling", ["released", "symmetric"])
+@pytest.mark.parametrize("size", [(16, 16), (33, 47), (50, 85)])
+def test_any_size_gives_four_times_the_size(size, coupling):
+    network = MSTT(8, 2, 1, 1, coupling=coupling, global_skip=True).eval()
+    with torch.inference_mode():
+        output = network(*random_inputs(*size))
+    assert output.shape == (1, 7, 3, 4 * size[0], 4 * size[1])
+    assert torch.isfinite(output).all()
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_n_given_frames_give_twice_minus_one(count):
+    output = MSTT(8, 2, 1, 1)(*random_inputs(16, 20, count=count, batch=2))
+    assert output.shape == (2, 2 * count - 1, 3, 64, 80)
+
+
+def test_items_of_a_batch_do_not_see_each_other():
+    network = MSTT(8, 2, 1, 1, coupling="symmetric", global_skip=True).eval()
+    both = random_inputs(24, 24, batch=2)
+    with torch.inference_mode():
+        together = network(*both)
+        alone = torch.cat([network(*(x[i : i + 1] for x in both)) for i in range(2)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_every_parameter_gets_a_gradient():
+    for coupling in ("released", "symmetric"):
+        network = MSTT(8, 2, 1, 1, coupling=coupling, midpoint_flow=True)
+        network(*random_inputs(20, 20)).square().mean().backward()
+        without = [name for name, p in network.named_parameters() if p.grad is None]
+        assert not without
+        assert all(torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_frame_by_frame_reconstruction_equals_all_at_once():
+    network = MSTT(8, 2, 1, 2).eval()
+    inputs = random_inputs(16, 16)
+    with torch.no_grad():
+        one_by_one = network(*inputs)
+    torch.testing.assert_close(network(*inputs).detach(), one_by_one, atol=1e-5, rtol=0)
+
+
+def test_training_with_the_skip_starts_at_the_baseline():
+    inputs = random_inputs(24, 24)
+    network = build_network("small", global_skip=True)
+    difference = network(*inputs) - bicubic_flow_baseline(*inputs)
+    assert difference.abs().mean() < 0.01
+
+
+def test_coupling_and_midpoint_change_the_result():
+    inputs = random_inputs(20, 20)
+    outputs = []
+    for options in ({}, {"coupling": "symmetric"}, {"midpoint_flow": True}):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            outputs.append(MSTT(8, 2, 1, 1, **options)(*inputs))
+    assert not torch.allclose(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((1, 4, 3, 12, 20), (1, 3, 2, 12, 20)), "12x20"),
+        (((1, 1, 3, 20, 20), (1, 0, 2, 20, 20)), "N of at least 2"),
+        (((1, 4, 1, 20, 20), (1, 3, 2, 20, 20)), "1, 20, 20"),
+        (((1, 4, 3, 20, 20), (1, 4, 2, 20, 20)), "(1, 3, 2, 20, 20)"),
+    ],
+)
+def test_wrong_shapes_are_named(shapes, message):
+    frames, flow = (torch.zeros(shape) for shape in shapes)
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        MSTT(8, 2, 1, 1)(frames, flow, flow)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="coupling is 'both'"):
+        MSTT(8, 2, 1, 1, coupling="both")
+    with pytest.raises(ValueError, match="large"):
+        build_network("large")
+
+
+class TestFlowWarp:
+    def test_whole_pixels_shift_exactly(self):
+        x = torch.rand(1, 2, 6, 7)
+        flow = torch.zeros(1, 2, 6, 7)
+        flow[:, 0], flow[:, 1] = 2, 1
+        warped = flow_warp(x, flow)
+        torch.testing.assert_close(warped[:, :, :-1, :-2], x[:, :, 1:, 2:])
+        assert warped[:, :, -1].abs().max() < 1e-6
+
+    def test_released_warp_equals_the_formula(self):
+        x, flow = torch.rand(1, 1, 9, 12), torch.randn(1, 2, 9, 12)
+        warped = flow_warp(x, flow, released=True)
+        expected = torch.zeros_like(warped)
+        for row in range(9):
+            for column in range(12):
+                # normalised by size - 1, read with align_corners=False
+                px = (column + flow[0, 0, row, column].item()) * 12 / 11 - 0.5
+                py = (row + flow[0, 1, row, column].item()) * 9 / 8 - 0.5
+                for qy in (np.floor(py), np.floor(py) + 1):
+                    for qx in (np.floor(px), np.floor(px) + 1):
+                        if 0 <= qy < 9 and 0 <= qx < 12:
+                            share = (1 - abs(px - qx)) * (1 - abs(py - qy))
+                            expected[0, 0, row, column] += share * x[0, 0, int(qy), int(qx)]
+        torch.testing.assert_close(warped, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_baseline_moves_a_pattern_half_way():
+    ys, xs = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+
+    def frame(shift):  # a smooth pattern that moves by `shift` to the right
+        return (0.5 + 0.3 * torch.sin((xs - shift) / 3) * torch.cos(ys / 4)).expand(3, 32, 32)
+
+    frames = torch.stack((frame(0), frame(2)))[None]
+    flow = torch.zeros(1, 1, 2, 32, 32)
+    flow[:, :, 0] = 2
+    output = bicubic_flow_baseline(frames, flow, -flow)
+    enlarged = bicubic_flow_baseline(torch.stack((frame(1), frame(1)))[None], 0 * flow, 0 * flow)
+    inner = (..., slice(24, -24), slice(24, -24))
+    assert (output[0, 1][inner] - enlarged[0, 1][inner]).abs().max() < 2e-3
+    assert (output[0, 0][inner] - enlarged[0, 1][inner]).abs().max() > 0.05
+
+
+def test_interleave_keeps_time_order():
+    given, between = torch.tensor([[0, 2, 4]]), torch.tensor([[1, 3]])
+    assert interleave(given, between).tolist() == [[0, 1, 2, 3, 4]]
+
+
+class TestPatchAttention:
+    def slow(self, query, key, value, patch, frames):
+        """Token by token, over real content only."""
+        batch, channels, height, width = value.shape
+        out = torch.zeros_like(value)
+        corners = [
+            (t, y, x)
+            for t in range(frames)
+            for y in range(0, height, patch)
+            for x in range(0, width, patch)
+        ]
+
+        def cut(x, corner):
+            t, row, column = corner
+            piece = x[t, :, row : row + patch, column : column + patch]
+            whole = x.new_zeros(piece.shape[0], patch, patch)
+            whole[:, : piece.shape[1], : piece.shape[2]] = piece
+            return whole
+
+        real = torch.ones(batch, 1, height, width)
+        for here in corners:
+            scores = torch.stack([(cut(query, here) * cut(key, there)).sum() for there in corners])
+            weights = torch.softmax(scores / (channels * patch * patch) ** 0.5, dim=0)
+            total = sum(w * cut(value, c) for w, c in zip(weights, corners, strict=True))
+            count = sum(w * cut(real, c) for w, c in zip(weights, corners, strict=True))
+            t, row, column = here
+            target = out[t, :, row : row + patch, column : column + patch]
+            target += (total / count)[:, : target.shape[1], : target.shape[2]]
+        return out
+
+    @pytest.mark.parametrize("size", [(10, 15), (7, 12), (4, 3)])
+    def test_equals_the_slow_formula(self, size):
+        parts = [
+            torch.randn(3, 2, *size, generator=torch.Generator().manual_seed(i)) for i in (1, 2, 3)
+        ]
+        fast = patch_attention(*parts, patch=5, frames=3)
+        torch.testing.assert_close(fast, self.slow(*parts, patch=5, frames=3), atol=1e-5, rtol=1e-4)
+
+    def test_padding_does_not_leak(self):
+        # Attention averages: constant values must stay constant, up to the border of the map.
+        query, key = torch.randn(2, 2, 13, 9), torch.randn(2, 2, 13, 9)
+        attended = patch_attention(query, key, torch.ones(2, 2, 13, 9), patch=5, frames=2)
+        torch.testing.assert_close(attended, torch.ones_like(attended))
+
+    def test_gradients_with_padding_are_right(self):
+        parts = [torch.randn(2, 1, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+        assert torch.autograd.gradcheck(lambda *p: patch_attention(*p, patch=3, frames=2), parts)
+
+
+def test_saved_weights_load_again(tmp_path):
+    network = MSTT(8, 2, 1, 1, coupling="symmetric", midpoint_flow=True, global_skip=True).eval()
+    save_network(tmp_path / "small.safetensors", network, {"recipe": "none"})
+    loaded, information = load_network(tmp_path / "small.safetensors")
+    assert information["recipe"] == "none"
+    assert loaded.options == network.options
+    inputs = random_inputs(16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(*inputs), network(*inputs), atol=0, rtol=0)
