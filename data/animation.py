@@ -24,11 +24,13 @@ from tqdm import tqdm
 from data import degrade, traffic
 from data.images import write_image
 from data.resize import imresize
-from data.stills import find_stills, read_still
+from data.stills import Stills
 from flow import estimate_flow
 from utils.config import parse_config, run_script
 
 FRAMES = 7
+LEAST = 64  # smallest side of a clip in pixels, 16 of the given frames
+CACHE_BYTES = 4 * 10**9  # decoded stills kept in memory
 MARGIN = 8  # pixels a still must be larger than a clip on each axis, for the camera to move in
 
 
@@ -61,8 +63,17 @@ class Animation:
     def __post_init__(self):
         if not 0 <= self.blur_min <= self.blur_max:
             raise ValueError(f"blur from {self.blur_min} to {self.blur_max}: want 0 <= min <= max")
-        if self.reduction_max < 1:
-            raise ValueError(f"reduction_max is {self.reduction_max}, want at least 1")
+        if not 0 < self.drift_usual <= self.drift_max:
+            raise ValueError(
+                f"drift of {self.drift_usual} to {self.drift_max}: want 0 < usual <= max"
+            )
+        if not 0 <= self.speed_split <= self.speed_max:
+            raise ValueError(f"speed of {self.speed_split} to {self.speed_max}: want split <= max")
+        if self.reduction_max < 1 or self.roads_max < 1:
+            raise ValueError("reduction_max and roads_max must be at least 1")
+        for name, value in vars(self).items():
+            if name.endswith("_share") and not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}, want a share between 0 and 1")
 
 
 def draw_camera(
@@ -78,7 +89,7 @@ def draw_camera(
 
     Arguments:
         still: (H, W) of the still.
-        size: (H, W) of the clip, at most the still's less MARGIN.
+        size: (H, W) of the clip, less than the still's by MARGIN or more, one way round.
 
     Returns: (T, 2, 3) affine maps from (x, y) in each frame to (x, y) in the still, and the factor
     by which the still is reduced.
@@ -87,9 +98,9 @@ def draw_camera(
     turn = np.array([[0.0, 1.0], [1.0, 0.0]]) if rng.random() < 0.5 else np.eye(2)
     turn *= rng.choice([-1.0, 1.0], (2, 1))
     room = np.array([still[1], still[0]]) / 2 - 1
+    if (np.abs(turn) @ reach + 2 > room).any():  # a long clip fits a long still one way only
+        turn = turn[:, ::-1]
     extent = np.abs(turn) @ reach
-    if (extent + 2 > room).any():  # a transposed clip may not fit a still that is not square
-        turn, extent = np.abs(turn @ turn), reach
     reduction = min(
         math.exp(rng.uniform(0, math.log(animation.reduction_max))),
         float((room / (extent + MARGIN / 2 - 1)).min()),
@@ -128,7 +139,7 @@ def animate(
     """Make a clip of seven frames from a still.
 
     Arguments:
-        still: (H, W, 3) uint8, at least MARGIN larger than the clip on both axes.
+        still: (H, W, 3) uint8, larger than the clip by MARGIN or more, one way round.
         size: (H, W) of the clip.
         rng: source of everything random.
 
@@ -216,7 +227,7 @@ class StillsDataset(Dataset):
         flow_method: one of flow.FLOW_METHODS.
         seed: of all random choices.
         animation: how the clips move and look, by default Animation().
-        cache_gigabytes: decoded stills kept in memory; those beyond it are read every time.
+        cache_bytes: limit of the decoded stills in memory; those beyond it are read every time.
 
     Raises:
         FileNotFoundError: no stills under root.
@@ -230,54 +241,18 @@ class StillsDataset(Dataset):
         flow_method: str = "dis",
         seed: int = 123,
         animation: Animation | None = None,
-        cache_gigabytes: float = 4.0,
+        cache_bytes: int = CACHE_BYTES,
     ):
         self.root = Path(root)
         self.size = (4 * patch, 4 * patch)
         self.flow_method = flow_method
         self.seed = seed
         self.animation = animation or Animation()
-        self.cache_bytes = int(cache_gigabytes * 1e9)
-        self.paths = find_stills(root)
-        self._cache: dict[int, np.ndarray] = {}
-        shapes = self._read_all(4 * patch + MARGIN)
-        repeats = [max(1, round(math.sqrt(h * w) / (4 * patch))) for h, w in shapes]
-        self._still_of = np.repeat(np.arange(len(self.paths)), repeats)
-
-    def _read_all(self, least: int) -> list[tuple[int, int]]:
-        """Read every still once: check it, fill the cache, and return the sizes (H, W)."""
-        shapes, problems = [], []
-        for number, path in enumerate(self.paths):
-            try:
-                still = read_still(path)
-            except ValueError as error:
-                problems.append(str(error))
-                continue
-            shapes.append(still.shape[:2])
-            if min(shapes[-1]) < least:
-                problems.append(f"{path}: {still.shape[1]}x{still.shape[0]} pixels, too small")
-            self._keep(number, still)
-        if problems:
-            raise ValueError(
-                f"{len(problems)} of {len(self.paths)} stills cannot be used (side of at least "
-                f"{least} pixels needed); remove them:\n  " + "\n  ".join(problems)
-            )
-        return shapes
-
-    def _keep(self, number: int, still: np.ndarray) -> None:
-        if still.nbytes + sum(kept.nbytes for kept in self._cache.values()) <= self.cache_bytes:
-            self._cache[number] = still
-
-    def _still(self, number: int) -> np.ndarray:
-        if number not in self._cache:
-            still = read_still(self.paths[number])
-            self._keep(number, still)
-            return still
-        return self._cache[number]
-
-    def __getstate__(self) -> dict:
-        # Workers that are not forked read the stills again instead of receiving gigabytes.
-        return self.__dict__ | {"_cache": {}}
+        least = (4 * patch + MARGIN, 4 * patch + MARGIN)
+        self.stills = Stills(root, least, cache_bytes)
+        sides = [math.sqrt(height * width) for height, width in self.stills.shapes]
+        repeats = [max(1, round(side / (4 * patch))) for side in sides]
+        self._still_of = np.repeat(np.arange(len(self.stills)), repeats)
 
     def __len__(self) -> int:
         return len(self._still_of)
@@ -288,7 +263,7 @@ class StillsDataset(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(self._still_of[index])
         rng = np.random.default_rng((self.seed, epoch, index))
-        truth = animate(self._still(number), self.size, rng, self.animation)
+        truth = animate(self.stills[number], self.size, rng, self.animation)
         given = degrade_given(imresize(truth[::2], 1 / 4), rng, self.animation)
         forward, backward = estimate_flow(given, self.flow_method)
         return {
@@ -296,7 +271,7 @@ class StillsDataset(Dataset):
             "truth": to_tensor(truth),
             "forward_flow": torch.from_numpy(forward),
             "backward_flow": torch.from_numpy(backward),
-            "name": f"{self.paths[number].relative_to(self.root)}:{index}",
+            "name": f"{self.stills.paths[number].relative_to(self.root)}:{index}",
         }
 
 
@@ -320,39 +295,57 @@ def to_tensor(images: np.ndarray) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Animation):
-    stills: str  # folder of stills
+    stills: str  # folder of stills, searched with its sub-folders
     out: str  # folder to write to
     clips: int = 200  # number of clips
     height: int = 256  # height of the clips in pixels, a multiple of 4
     width: int = 256  # width of the clips in pixels, a multiple of 4
+    fit: bool = False  # make smaller clips of stills that are too small, instead of refusing them
     seed: int = 123  # of all random choices
     test: bool = False  # write test clips instead of septuplets for training
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.clips < 1:
+            raise ValueError(f"clips is {self.clips}, want at least 1")
+        if min(self.height, self.width) < LEAST or self.height % 4 or self.width % 4:
+            raise ValueError(
+                f"clips of {self.height}x{self.width} pixels: want multiples of 4 from {LEAST} on"
+            )
 
-def write_clips(config: Config) -> None:
-    """Animate stills, each in turn until there are enough clips, and write the clips as PNG."""
-    if config.height % 4 or config.width % 4 or config.clips < 1:
-        raise ValueError(
-            f"{config.clips} clips of {config.height}x{config.width}: want at least one, and "
-            "multiples of 4"
-        )
-    paths, out = find_stills(config.stills), Path(config.out)
-    names = []
+
+def write_clips(config: Config) -> list[str]:
+    """Animate the stills of a folder, each in turn until there are enough clips, and write PNGs.
+
+    Returns: the names of the clips.
+
+    Raises:
+        FileNotFoundError, ValueError: as StillsDataset.
+    """
+    wanted = (config.height, config.width)
+    least = (LEAST, LEAST) if config.fit else wanted
+    stills = Stills(config.stills, (least[0] + MARGIN, least[1] + MARGIN), CACHE_BYTES)
+    out, names = Path(config.out), []
     for number in tqdm(range(config.clips), unit="clip"):
-        path = paths[number % len(paths)]
+        still = stills[number % len(stills)]
+        room = [(side - MARGIN) // 4 * 4 for side in still.shape[:2]]
+        size = (min(wanted[0], room[0]), min(wanted[1], room[1])) if config.fit else wanted
         rng = np.random.default_rng((config.seed, 0, number))
-        clip = animate(read_still(path), (config.height, config.width), rng, config)
-        names.append(f"{number:04d}_{path.stem}")
+        clip = animate(still, size, rng, config)
+        names.append(f"{number:05d}_{stills.paths[number % len(stills)].stem}")
         folder = out / names[-1] / "truth" if config.test else out / "train" / names[-1]
         folder.mkdir(parents=True, exist_ok=True)
         for t, frame in enumerate(clip):
             write_image(folder / (f"{t:08d}.png" if config.test else f"im{t + 1}.png"), frame)
     if not config.test:
         (out / "189_vime7_train.txt").write_text("".join(f"{name}\n" for name in names))
+    return names
 
 
 def main() -> None:
-    write_clips(parse_config(Config, __doc__, positional=("stills", "out")))
+    config = parse_config(Config, __doc__, positional=("stills", "out"))
+    names = write_clips(config)
+    print(f"{len(names)} clips of {FRAMES} frames in {config.out}")
 
 
 if __name__ == "__main__":

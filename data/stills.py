@@ -5,6 +5,7 @@ values fill a small part of their range, so everything but 8 bits is stretched b
 percentiles.
 """
 
+import warnings
 from pathlib import Path
 
 import cv2
@@ -70,8 +71,73 @@ def read_still(path: str | Path) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+class Stills:
+    """The stills of a folder: `stills[number]` is (H, W, 3) uint8.
+
+    All are read once at the start, which finds those that cannot be used. Decoded stills stay in
+    memory up to a limit; forked workers share that memory, others read on their own.
+
+    Arguments:
+        root: folder, searched with its sub-folders.
+        least: (H, W) that every still must have, either way round.
+        cache_bytes: limit of the decoded stills in memory; those beyond it are read every time.
+
+    Raises:
+        FileNotFoundError: no stills under root.
+        ValueError: stills that cannot be read or are too small, all of them named.
+    """
+
+    def __init__(self, root: str | Path, least: tuple[int, int], cache_bytes: int):
+        self.paths = find_stills(root)
+        self.shapes: list[tuple[int, int]] = []
+        self._cache: dict[int, np.ndarray] = {}
+        self._room = cache_bytes
+        problems = []
+        for number, path in enumerate(self.paths):
+            try:
+                still = read_still(path)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            self.shapes.append(still.shape[:2])
+            if (np.sort(still.shape[:2]) < np.sort(least)).any():
+                problems.append(f"{path}: {still.shape[0]}x{still.shape[1]} pixels, too small")
+            self._keep(number, still)
+        if problems:
+            raise ValueError(
+                f"{len(problems)} of {len(self.paths)} stills cannot be used; remove them (at "
+                f"least {least[0]}x{least[1]} pixels are needed):\n  " + "\n  ".join(problems)
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        if number in self._cache:
+            return self._cache[number]
+        still = read_still(self.paths[number])
+        self._keep(number, still)
+        return still
+
+    def _keep(self, number: int, still: np.ndarray) -> None:
+        if still.nbytes <= self._room:
+            self._room -= still.nbytes
+            self._cache[number] = still
+
+    def __getstate__(self) -> dict:
+        kept = sum(still.nbytes for still in self._cache.values())
+        return self.__dict__ | {"_cache": {}, "_room": self._room + kept}
+
+
 def _read_picture(path: Path) -> np.ndarray:
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    content = path.read_bytes()
+    # The decoder fills up a truncated file with grey, so its end marker is looked for.
+    end = b"\xff\xd9" if content.startswith(b"\xff\xd8") else b"IEND"
+    if content.startswith((b"\xff\xd8", b"\x89PNG")) and end not in content[-1024:]:
+        raise ValueError(f"{path}: truncated image")
+    image = (
+        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
+    )
     if image is None:
         raise ValueError(f"{path}: not a readable image")
     if image.ndim == 3 and image.shape[2] >= 3:
@@ -80,10 +146,10 @@ def _read_picture(path: Path) -> np.ndarray:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    """Bands in file order by rasterio where it is installed, else what OpenCV can read."""
+    """The first three bands in file order, by rasterio where it is installed, else by OpenCV."""
     try:
         import rasterio
-        from rasterio.errors import RasterioIOError
+        from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
     except ImportError:
         try:
             return _read_picture(path)
@@ -92,7 +158,10 @@ def _read_tiff(path: Path) -> np.ndarray:
                 f"{error}; GeoTIFFs need rasterio: pip install -r requirements-geotiff.txt"
             ) from None
     try:
-        with rasterio.open(path) as file:
-            return np.moveaxis(file.read(list(range(1, min(file.count, 3) + 1))), 0, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
     except RasterioIOError as error:
         raise ValueError(f"{path}: not a readable TIFF ({error})") from None
+    return np.moveaxis(bands.filled(0), 0, 2)

@@ -89,8 +89,7 @@ def draw_colours(
     rng: np.random.Generator, count: int, scene: np.ndarray, saturation: float
 ) -> np.ndarray:
     """Colours of vehicles, (count, 3) in levels: bright, dark, grey and coloured ones."""
-    low, high = np.percentile(scene[::8, ::8], [2, 98])
-    span = max(high - low, 60.0)
+    low, span = _levels(scene)
     kind = rng.choice(4, count, p=[0.45, 0.25, 0.15, 0.15])
     value = np.choose(
         kind,
@@ -103,6 +102,12 @@ def draw_colours(
     )
     tint = rng.uniform(-0.5, 0.5, (count, 3)) * saturation * (kind == 3)[:, None]
     return (np.clip(low + (value[:, None] + tint) * span, 0, 255)).astype(np.float32)
+
+
+def _levels(scene: np.ndarray) -> tuple[float, float]:
+    """The darkest level of a scene and its range, at least 60, which vehicles have too."""
+    low, high = np.percentile(scene[::8, ::8], [2, 98])
+    return low, max(high - low, 60.0)
 
 
 def plan_vehicles(
@@ -152,6 +157,7 @@ def plan_vehicles(
 def plan_aircraft(rng: np.random.Generator, scene: np.ndarray, speed_max: float) -> Aircraft:
     """One aircraft, on the ground or low above it, along something that looks like a runway."""
     position, heading = find_road(scene, rng)
+    low, span = _levels(scene)
     flying = rng.random() < 0.3
     speed = rng.uniform(0.3, 1.0) * speed_max if flying else rng.uniform(0.1, 0.4) * speed_max
     return Aircraft(
@@ -159,7 +165,7 @@ def plan_aircraft(rng: np.random.Generator, scene: np.ndarray, speed_max: float)
         velocity=_polar(speed, heading),
         heading=heading,
         length=rng.uniform(16, 45),
-        colour=np.percentile(scene[::8, ::8], 98) * rng.uniform(0.85, 1.1) * np.ones(3, np.float32),
+        colour=np.full(3, min(low + rng.uniform(0.85, 1.2) * span, 255), np.float32),
         shadow=_polar(rng.uniform(10, 40) if flying else rng.uniform(1, 4), rng.uniform(0, 6.28)),
         shade=rng.uniform(0.3, 0.6),
     )
@@ -184,7 +190,7 @@ def draw_vehicles(
     corner, dx, dy = _patches(vehicles.position, vehicles.velocity, motion, reach)
 
     def per_vehicle(values: np.ndarray) -> np.ndarray:
-        return values[None, :, None, None]
+        return values.astype(np.float32)[None, :, None, None]
 
     cos, sin = per_vehicle(np.cos(vehicles.heading)), per_vehicle(np.sin(vehicles.heading))
     length, width = per_vehicle(vehicles.length), per_vehicle(vehicles.width)
@@ -192,7 +198,7 @@ def draw_vehicles(
     body = coverage(u, length, spread) * coverage(v, width, spread)
     glass = coverage(u - 0.18 * length, 0.25 * length, spread)
     glass *= coverage(v, 0.8 * width, spread) * per_vehicle(vehicles.glass)
-    x, y = dx - vehicles.shadow[0], dy - vehicles.shadow[1]
+    x, y = dx - float(vehicles.shadow[0]), dy - float(vehicles.shadow[1])
     shadow = coverage(x * cos + y * sin, length, spread)
     shadow *= coverage(y * cos - x * sin, width, spread)
     keep = (1 - vehicles.shade * shadow) * (1 - body)
@@ -218,7 +224,9 @@ def draw_aircraft(
     spread = math.sqrt(sigma**2 + PIXEL_VARIANCE)
     reach = 0.6 * aircraft.length + np.abs(aircraft.shadow).max() + 3 * spread
     corner, dx, dy = _patches(aircraft.position[None], aircraft.velocity[None], motion, reach)
-    shadow = _airframe(dx - aircraft.shadow[0], dy - aircraft.shadow[1], aircraft, spread)
+    shadow = _airframe(
+        dx - float(aircraft.shadow[0]), dy - float(aircraft.shadow[1]), aircraft, spread
+    )
     body = _airframe(dx, dy, aircraft, spread)
     keep = (1 - aircraft.shade * shadow) * (1 - body)
     _blend_all(frames, corner, keep, body[..., None] * aircraft.colour)
@@ -229,7 +237,7 @@ def _airframe(dx: np.ndarray, dy: np.ndarray, aircraft: Aircraft, spread: float)
     free = 1.0
     cos, sin = math.cos(aircraft.heading), math.sin(aircraft.heading)
     forward, sideways = dx * cos + dy * sin, dy * cos - dx * sin
-    for u, v, length, width, turn in np.array(AIRFRAME) * (*[aircraft.length] * 4, 1):
+    for u, v, length, width, turn in (np.array(AIRFRAME) * (*[aircraft.length] * 4, 1)).tolist():
         cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
         along = (forward - u) * cos + (sideways - v) * sin
         across = (sideways - v) * cos - (forward - u) * sin
@@ -256,10 +264,10 @@ def _patches(
 
 def coverage(distance: np.ndarray, length: np.ndarray | float, spread: float) -> np.ndarray:
     """Share of a strip seen by a Gaussian of width spread at a distance from the strip's middle."""
-    scale = 1 / (math.sqrt(2) * spread)
-    high = torch.from_numpy(((distance + length / 2) * scale).astype(np.float32))
-    low = torch.from_numpy(((distance - length / 2) * scale).astype(np.float32))
-    return (high.erf_() - low.erf_()).mul_(0.5).numpy()
+    scale = math.sqrt(0.5) / spread
+    high = torch.from_numpy((distance + length / 2) * scale).erf_()
+    low = torch.from_numpy((distance - length / 2) * scale).erf_()
+    return (high - low).mul_(0.5).numpy()
 
 
 def _blend_all(

@@ -1,0 +1,350 @@
+"""Clips from stills: determinism, camera, traffic, odd stills, and the command's folders."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data import traffic
+from data.animation import (
+    FRAMES,
+    Animation,
+    Config,
+    StillsDataset,
+    animate,
+    draw_camera,
+    ground_to_frames,
+    write_clips,
+)
+from data.resize import imresize
+from data.septuplets import SeptupletDataset
+from data.stills import Stills, read_still, stretch_to_8_bits
+
+PATCH = 16
+QUIET = Animation(traffic_share=0, aircraft_share=0, stretch_share=0)
+
+
+def texture(height, width, seed=0, low=60, high=200):
+    """A smooth random RGB image, (H, W, 3) uint8."""
+    noise = np.random.default_rng(seed).standard_normal((height, width, 3)).astype(np.float32)
+    smooth = cv2.GaussianBlur(noise, (0, 0), 2)
+    return cv2.normalize(smooth, None, low, high, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+@pytest.fixture
+def stills(tmp_path):
+    """Three stills in two folders, one of them large enough to count several times."""
+    (tmp_path / "stills" / "more").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "stills" / "a.png"), texture(80, 96, 1))
+    cv2.imwrite(str(tmp_path / "stills" / "b.jpg"), texture(72, 72, 2))
+    cv2.imwrite(str(tmp_path / "stills" / "more" / "c.png"), texture(200, 190, 3))
+    return tmp_path / "stills"
+
+
+def same(a, b):
+    return all(torch.equal(a[key], b[key]) for key in a if key != "name") and a["name"] == b["name"]
+
+
+def test_sample_shapes_and_length(stills):
+    dataset = StillsDataset(stills, patch=PATCH)
+    assert len(dataset) == 1 + 1 + 3
+    sample = dataset[0]
+    assert sample["frames"].shape == (4, 3, 16, 16)
+    assert sample["truth"].shape == (7, 3, 64, 64)
+    assert sample["forward_flow"].shape == sample["backward_flow"].shape == (3, 2, 16, 16)
+    assert {value.dtype for key, value in sample.items() if key != "name"} == {torch.float32}
+    assert dataset[4]["name"] == "more/c.png:4"
+    with pytest.raises(IndexError):
+        dataset[5]
+
+
+def test_given_frames_are_the_reduced_truth(stills):
+    sample = StillsDataset(stills, patch=PATCH)[3]
+    truth = (sample["truth"] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    given = (sample["frames"] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(given, imresize(truth[::2], 1 / 4))
+
+
+def test_samples_depend_on_seed_epoch_and_index_only(stills):
+    first, second = StillsDataset(stills, patch=PATCH), StillsDataset(stills, patch=PATCH)
+    wanted = first[(2, 3)]
+    second[0], second[(1, 4)]
+    assert same(second[(2, 3)], wanted)
+    assert same(first[3], first[(0, 3)])
+    for other in (first[(1, 3)], first[(2, 4)], StillsDataset(stills, PATCH, seed=5)[(2, 3)]):
+        assert not torch.equal(other["truth"], wanted["truth"])
+
+
+def test_workers_change_nothing(stills):
+    dataset = StillsDataset(stills, patch=PATCH, cache_bytes=30_000)
+    keys = [(epoch, index) for epoch in (0, 1) for index in range(len(dataset))]
+    alone = list(DataLoader(dataset, batch_size=None, sampler=keys))
+    shared = list(DataLoader(dataset, batch_size=None, sampler=keys, num_workers=2))
+    assert all(same(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+@pytest.mark.parametrize(("still", "size"), [((300, 280), (64, 96)), ((72, 104), (96, 64))])
+def test_camera_stays_on_the_still_and_below_its_speed(still, size):
+    animation = Animation(drift_fast_share=0.5)
+    corners = np.array([[0, 0, 1], [0, size[0] - 1, 1], [size[1] - 1, 0, 1]])
+    corners = np.concatenate([corners, [[size[1] - 1, size[0] - 1, 1]]])
+    for seed in range(200):
+        camera, reduction = draw_camera(np.random.default_rng(seed), still, size, animation)
+        seen = np.einsum("tij,kj->tki", camera, corners)
+        assert seen.min() >= 0
+        assert (seen <= (still[1] - 1, still[0] - 1)).all()
+        assert 1 <= reduction <= animation.reduction_max
+        step = np.linalg.norm(np.diff(seen, axis=0), axis=-1) / reduction
+        assert step.max() < animation.drift_max + 8 * animation.jitter + 0.2
+
+
+def test_most_clips_drift_below_a_tenth_of_a_pixel():
+    speeds = []
+    for seed in range(200):
+        camera, reduction = draw_camera(
+            np.random.default_rng(seed), (400, 400), (64, 64), Animation(jitter=0)
+        )
+        centre = camera @ (31.5, 31.5, 1)
+        speeds.append(np.linalg.norm(centre[-1] - centre[0]) / 6 / reduction)
+    assert 0.6 < np.mean(np.array(speeds) < 0.1) < 0.8
+    assert 1 < max(speeds) <= 2
+
+
+def test_frames_are_the_still_where_the_camera_looks(monkeypatch):
+    """Against the definition: the blurred still sampled at the camera's positions."""
+    still = texture(120, 110)
+    monkeypatch.setattr("data.degrade.tone", lambda image, *_: image.astype(np.float32))
+    monkeypatch.setattr("data.degrade.brightness_drift", lambda *_: (np.ones(7), np.zeros(7)))
+    for seed in range(4):
+        clip = animate(still, (64, 64), np.random.default_rng(seed), QUIET)
+        rng = np.random.default_rng(seed)
+        camera, reduction = draw_camera(rng, still.shape[:2], (64, 64), QUIET)
+        sigma = reduction * rng.uniform(QUIET.blur_min, QUIET.blur_max)
+        blurred = cv2.GaussianBlur(still.astype(np.float32), (0, 0), sigma)
+        y, x = np.mgrid[:64, :64]
+        for frame, matrix in zip(clip, camera, strict=True):
+            place = (matrix @ np.stack([x, y, np.ones_like(x)]).reshape(3, -1)).astype(np.float32)
+            wanted = cv2.remap(blurred, *place.reshape(2, 64, 64), cv2.INTER_LINEAR)
+            assert np.abs(wanted - frame).max() < 6
+            assert np.abs(wanted - frame).mean() < 0.8
+
+
+def test_no_black_border_at_the_highest_speed(monkeypatch):
+    monkeypatch.setattr("data.degrade.tone", lambda image, *_: image.astype(np.float32))
+    animation = Animation(
+        traffic_share=0,
+        aircraft_share=0,
+        drift_usual=2,
+        drift_fast_share=1,
+        rotation=0.2,
+        zoom=0.01,
+    )
+    still = np.full((80, 72, 3), 150, np.uint8)
+    for seed in range(20):
+        clip = animate(still, (64, 64), np.random.default_rng(seed), animation)
+        assert clip.min() > 140
+
+
+def one_vehicle(position, velocity, shade=0.0):
+    return traffic.Vehicles(
+        position=np.array([position]),
+        velocity=np.array([velocity]),
+        heading=np.array([np.arctan2(velocity[1], velocity[0])]),
+        length=np.array([5.0]),
+        width=np.array([2.0]),
+        colour=np.array([[200, 100, 50]], np.float32),
+        glass=np.zeros(1),
+        shadow=np.array([3.0, 3.0]),
+        shade=shade,
+    )
+
+
+def still_camera():
+    return np.broadcast_to(np.eye(2, 3), (FRAMES, 2, 3))
+
+
+def test_a_vehicle_keeps_its_area_and_moves_with_its_velocity():
+    frames = [np.zeros((48, 48, 3), np.float32) for _ in range(FRAMES)]
+    velocity = np.array([1.3, -0.7])
+    traffic.draw_vehicles(frames, one_vehicle((22.3, 25.6), velocity), still_camera(), 0.8)
+    y, x = np.mgrid[:48, :48]
+    for t, frame in enumerate(frames):
+        mass = frame.sum((0, 1))
+        assert mass == pytest.approx(10 * np.array([200, 100, 50]), rel=0.01)
+        centre = np.array([(frame[..., 0] * x).sum(), (frame[..., 0] * y).sum()]) / mass[0]
+        assert centre == pytest.approx((22.3, 25.6) + (t - 3) * velocity, abs=0.02)
+
+
+def test_a_vehicle_matches_supersampled_drawing():
+    frames = [np.full((32, 32, 3), 90, np.float32) for _ in range(FRAMES)]
+    vehicle = one_vehicle((15.4, 16.2), (0.9, 0.5), shade=0.5)
+    traffic.draw_vehicles(frames, vehicle, still_camera(), 0.8)
+    fine = np.full((32 * 16, 32 * 16, 3), 90, np.float32)
+    middle = (np.array([15.4, 16.2]) + 0.5) * 16 - 0.5
+    y, x = np.mgrid[: 32 * 16, : 32 * 16]
+    for shift, colour in (((3, 3), (45, 45, 45)), ((0, 0), (200, 100, 50))):
+        dx, dy = x - middle[0] - 16 * shift[0], y - middle[1] - 16 * shift[1]
+        cos, sin = np.cos(vehicle.heading[0]), np.sin(vehicle.heading[0])
+        inside = (np.abs(dx * cos + dy * sin) < 40) & (np.abs(dy * cos - dx * sin) < 16)
+        fine[inside] = colour
+    wanted = cv2.resize(
+        cv2.GaussianBlur(fine, (0, 0), 0.8 * 16), (32, 32), interpolation=cv2.INTER_AREA
+    )
+    # Where body and shadow overlap, blurring each by itself is not quite blurring both.
+    assert np.abs(wanted - frames[3]).max() < 8
+    assert np.abs(wanted - frames[3]).mean() < 0.2
+
+
+def test_vehicles_at_and_beyond_the_border_are_clipped():
+    for position in ((0.2, 20.0), (47.8, 47.5), (-30.0, 5.0), (5.0, 90.0)):
+        frames = [np.zeros((48, 48, 3), np.float32) for _ in range(FRAMES)]
+        traffic.draw_vehicles(frames, one_vehicle(position, (1.0, 0.0)), still_camera(), 0.6)
+        assert (frames[3].sum() > 0) == (min(position) >= 0 and max(position) < 48)
+
+
+def test_ground_moves_with_the_camera():
+    """A point of the still is where ground_to_frames says, in every frame."""
+    camera, _ = draw_camera(np.random.default_rng(3), (200, 200), (64, 64), Animation())
+    point = np.array([20.0, 40.0, 1.0])
+    on_still = camera[3] @ point
+    for motion, matrix in zip(ground_to_frames(camera), camera, strict=True):
+        assert matrix @ np.append(motion @ point, 1) == pytest.approx(on_still)
+
+
+@pytest.mark.parametrize("share", ["traffic_share", "aircraft_share"])
+def test_traffic_moves_over_ground_at_rest(share):
+    rest = {"drift_fast_share": 0, "drift_usual": 1e-6, "jitter": 0, "rotation": 0, "zoom": 0}
+    none = {"traffic_share": 0, "aircraft_share": 0, "fast_share": 1}
+    still = texture(160, 160, low=80, high=120)
+    moving = 0
+    for seed in range(6):
+        changes = [
+            np.abs(np.diff(clip.astype(int), axis=0)).max(axis=(0, 3))
+            for clip in (
+                animate(still, (128, 128), np.random.default_rng(seed), Animation(**rest | none)),
+                animate(
+                    still,
+                    (128, 128),
+                    np.random.default_rng(seed),
+                    Animation(**rest | none | {share: 1}),
+                ),
+            )
+        ]
+        assert changes[0].max() <= 6
+        assert np.mean(changes[1] > 12) < 0.3
+        moving += (changes[1] > 12).sum() > 20
+    assert moving >= 5
+
+
+def test_noise_and_compression_touch_the_given_frames_only(stills):
+    clean = StillsDataset(stills, PATCH)[2]
+    for animation in (Animation(noise_share=1), Animation(compression_share=1)):
+        degraded = StillsDataset(stills, PATCH, animation=animation)[2]
+        assert torch.equal(degraded["truth"], clean["truth"])
+        difference = (degraded["frames"] - clean["frames"]).abs()
+        assert 0 < difference.mean() < 0.05
+
+
+def test_grey_alpha_and_16_bit_stills(tmp_path):
+    image = texture(40, 50)
+    cv2.imwrite(str(tmp_path / "grey.png"), image[..., 0])
+    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([image, image[..., :1]]))
+    cv2.imwrite(str(tmp_path / "deep.png"), image.astype(np.uint16) * 9 + 500)
+    grey = read_still(tmp_path / "grey.png")
+    assert np.array_equal(grey, np.repeat(image[..., :1], 3, axis=2))
+    assert np.array_equal(read_still(tmp_path / "alpha.png"), image[..., ::-1])
+    deep = read_still(tmp_path / "deep.png")
+    assert np.array_equal(deep, stretch_to_8_bits(image[..., ::-1].astype(np.uint16) * 9 + 500))
+    assert deep.min() == 0
+    assert deep.max() == 255
+
+
+def test_geotiff_keeps_the_order_of_bands_and_ignores_missing_pixels(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    bands = np.arange(4, dtype=np.int16)[:, None, None] * 1000 + texture(40, 50)[..., 0]
+    bands[:, :5] = -9999
+    with rasterio.open(
+        tmp_path / "scene.tif",
+        "w",
+        driver="GTiff",
+        width=50,
+        height=40,
+        count=4,
+        dtype="int16",
+        nodata=-9999,
+        transform=rasterio.Affine(2, 0, 500, 0, -2, 900),
+    ) as file:
+        file.write(bands)
+    still = read_still(tmp_path / "scene.tif")
+    assert still.shape == (40, 50, 3)
+    red, green, blue = still[5:].mean((0, 1))
+    assert red < 30 < green < 200 < blue
+    assert still[:5].max() == 0
+
+
+def test_stretch_ignores_outliers_and_zeros():
+    image = np.linspace(1000, 2000, 10_000).reshape(100, 100)
+    image[0, :10], image[1, 0] = 0, 60_000
+    stretched = stretch_to_8_bits(image)
+    assert int(stretched[50, 50]) == pytest.approx(128, abs=2)
+    assert stretched[0, 0] == 0
+    assert not stretch_to_8_bits(np.zeros((4, 4))).any()
+
+
+def test_bad_stills_are_named_together(stills):
+    (stills / "broken.jpg").write_bytes(b"not a picture")
+    (stills / "cut.jpg").write_bytes((stills / "b.jpg").read_bytes()[:800])
+    (stills / "empty.png").touch()
+    (stills / "cut.tif").write_bytes(b"II*\0 no more")
+    cv2.imwrite(str(stills / "small.png"), texture(60, 200))
+    with pytest.raises(ValueError, match="5 of 8 stills cannot be used") as error:
+        StillsDataset(stills, patch=PATCH)
+    for name in ("broken.jpg", "cut.jpg", "empty.png", "cut.tif", "small.png"):
+        assert name in str(error.value)
+
+
+def test_no_stills(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no stills"):
+        StillsDataset(tmp_path)
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        StillsDataset(tmp_path / "nowhere")
+
+
+def test_stills_beyond_the_limit_are_read_again(stills):
+    kept = Stills(stills, (64, 64), cache_bytes=10**9)
+    read = Stills(stills, (64, 64), cache_bytes=20_000)
+    assert all(np.array_equal(kept[number], read[number]) for number in range(3))
+    assert kept[2] is kept[2]
+    assert read[2] is not read[2]
+
+
+@pytest.mark.parametrize(
+    "setting", [{"blur_min": 2}, {"traffic_share": 1.5}, {"drift_usual": 3}, {"reduction_max": 0.5}]
+)
+def test_impossible_settings(setting):
+    with pytest.raises(ValueError, match=next(iter(setting)).split("_")[0]):
+        Animation(**setting)
+
+
+def test_command_writes_septuplets_that_the_dataset_reads(stills, tmp_path):
+    out = tmp_path / "out"
+    names = write_clips(Config(stills=str(stills), out=str(out), clips=4, height=64, width=64))
+    assert (out / "189_vime7_train.txt").read_text().split() == names
+    for name in names:
+        folder = out / "train" / name
+        assert sorted(path.name for path in folder.iterdir()) == [f"im{t}.png" for t in range(1, 8)]
+    dataset = SeptupletDataset(out, patch=PATCH, flow_method="dis")
+    assert len(dataset) == 4
+    assert dataset[0]["truth"].shape == (7, 3, 64, 64)
+
+
+def test_command_fits_test_clips_to_small_stills(stills, tmp_path):
+    settings = {"stills": str(stills), "out": str(tmp_path / "out"), "clips": 3, "test": True}
+    with pytest.raises(ValueError, match="2 of 3 stills"):
+        write_clips(Config(**settings, height=128, width=128))
+    names = write_clips(Config(**settings, height=128, width=128, fit=True))
+    folders = [tmp_path / "out" / name / "truth" for name in names]
+    assert sorted(path.name for path in folders[0].iterdir()) == [f"{t:08d}.png" for t in range(7)]
+    shapes = [cv2.imread(str(folder / "00000000.png")).shape[:2] for folder in folders]
+    assert shapes == [(72, 88), (64, 64), (128, 128)]
