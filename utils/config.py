@@ -106,7 +106,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's main function and leave the process with its exit status.
 
     A ValueError or OSError (a missing file, a full disk) is the user's to mend: it prints as one
-    line and ends with status 2. Ctrl-C ends with status 130. Set MSTT_TRACEBACK=1 to see where an
+    line and ends with status 2. A computation that went astray (FloatingPointError) ends with
+    status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an
     error came from.
     """
     try:
@@ -116,6 +117,9 @@ def run_script(main: Callable[[], int | None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except FloatingPointError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -1,0 +1,92 @@
+"""Flags from a Config, and a user's mistakes as one line."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from utils.config import describe_config, parse_config, run_script
+
+
+@dataclass(frozen=True)
+class Config:
+    source: str  # what to read
+    out_folder: str = "out"  # where to write, 100% of it
+    steps: int | None = None  # none: as many as there are
+    rate: float = 1e-3  # learning rate
+    size: Literal["small", "large"] = "small"  # which network
+    resume: bool = False  # go on
+
+    def __post_init__(self):
+        if self.rate <= 0:
+            raise ValueError(f"rate is {self.rate}")
+
+
+def parse(*argv):
+    return parse_config(Config, "A script.", positional=("source",), argv=argv)
+
+
+def test_defaults_and_flags():
+    assert parse("in") == Config("in")
+    given = parse("in", "--out-folder", "x", "--steps", "3", "--rate", "2e-4", "--size", "large")
+    assert given == Config("in", "x", 3, 2e-4, "large")
+    assert parse("in", "--out_folder", "x", "--steps", "none", "--resume") == Config(
+        "in", "x", resume=True
+    )
+    assert parse("in", "--no-resume") == Config("in")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["in", "--unknown", "1"],
+        [],
+        ["in", "--steps", "many"],
+        ["in", "--size", "huge"],
+        ["in", "--st", "1"],
+    ],
+)
+def test_mistakes_exit_with_2(argv, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(*argv)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_comments_become_help(capsys):
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = capsys.readouterr().out
+    assert "where to write, 100% of it (default: out)" in " ".join(text.split())
+
+
+def test_describe_names_every_field():
+    lines = describe_config(Config("in")).splitlines()
+    assert [line.split()[0] for line in lines] == list(Config.__dataclass_fields__)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "text"),
+    [
+        (ValueError("rate is 0"), 2, "error: rate is 0\n"),
+        (FileNotFoundError("no folder x"), 2, "error: no folder x\n"),
+        (FloatingPointError("loss is nan"), 1, "stopped: loss is nan\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_run_script_turns_errors_into_a_line_and_a_status(error, status, text, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        run_script(main)
+    assert stop.value.code == status
+    assert capsys.readouterr().err == text
+
+
+def test_run_script_keeps_our_own_faults_visible():
+    def main():
+        raise AssertionError("ours")
+
+    with pytest.raises(AssertionError):
+        run_script(main)
