@@ -163,6 +163,13 @@ def find_data(config: Config) -> Path:
     return make_scenes(SCENES) / "test"
 
 
+def known_flow(method: str) -> str:
+    """The flow method itself, checked before the first clip is read."""
+    if method not in FLOW_METHODS:
+        raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(FLOW_METHODS)}")
+    return method
+
+
 def open_methods(
     config: Config, checkpoint: Path | None, device: torch.device
 ) -> tuple[Config, dict[str, Method]]:
@@ -180,20 +187,16 @@ def open_methods(
         methods["mstt"] = partial(
             super_resolve,
             network,
-            flow_method=config.flow_method,
+            flow_method=known_flow(config.flow_method),
             device=device,
             precision=config.precision,
         )
     if config.baselines:
-        methods["bicubic+flow"] = partial(bicubic_flow, flow_method=config.baseline_flow_method)
+        flow_method = known_flow(config.baseline_flow_method)
+        methods["bicubic+flow"] = partial(bicubic_flow, flow_method=flow_method)
         methods["bicubic+blend"] = bicubic_blend
     if not methods:
         raise ValueError("--checkpoint none with --no-baselines leaves nothing to measure")
-    for flow_method in (config.flow_method, config.baseline_flow_method):
-        if flow_method not in (*FLOW_METHODS, "auto"):
-            raise ValueError(
-                f"unknown flow method {flow_method!r}; choose one of {', '.join(FLOW_METHODS)}"
-            )
     return config, methods
 
 
@@ -245,7 +248,8 @@ def main() -> None:
     for clip in clips:
         read_clip(clip)  # a damaged frame must show before the first file is written
 
-    print(f"{len(clips)} clips of {data}; checkpoint {checkpoint} with {config.flow_method} flow")
+    what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
+    print(f"{len(clips)} clips of {data}; {what}")
     results = {
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "checkpoint_sha256": None if checkpoint is None else file_sha256(checkpoint),

@@ -170,7 +170,7 @@ def _draw(path: Path, title: str, panels: list[Panel], crop: tuple[slice, slice]
         shown, cax=place(x + panel_w + GAP, GAP, 0.14, 2 * panel_h + GAP), extend="max"
     )
     bar.set_ticks(range(0, ERROR_LEVELS + 1, 8))
-    bar.set_label(f"mean |error| of R, G, B\n(0 to {ERROR_LEVELS} levels of 255)", fontsize=11)
+    bar.set_label(f"mean |error|\n0 to {ERROR_LEVELS} of 255", fontsize=11)
     figure.text(GAP / figure_w, 1 - 0.07 / figure_h, title, fontsize=13, va="top")
     figure.savefig(path, format="png")
 

@@ -1,0 +1,269 @@
+"""test.py from end to end: the methods, results.json, and what it says to bad input."""
+
+import hashlib
+import importlib.util
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.images import read_image, write_image
+from data.resize import imresize
+from models import MSTT
+from utils.checkpoint import save_network
+from utils.inference import super_resolve
+from utils.metrics import clip_metrics, psnr
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT / ".." / "shared" / "data" / "test"
+KEYS = {f"{figure}_{colour}" for figure in ("psnr", "ssim") for colour in ("rgb", "y")}
+CLIP_KEYS = {key + part for key in KEYS for part in ("", "_given", "_interpolated")} | {
+    "psnr_rgb_moving",
+    "moving_fraction",
+}
+
+# By path: `import test` may find the standard library's package of that name.
+specification = importlib.util.spec_from_file_location("evaluation", ROOT / "test.py")
+evaluation = importlib.util.module_from_spec(specification)
+sys.modules["evaluation"] = evaluation
+specification.loader.exec_module(evaluation)
+
+
+def make_clip(folder, frames, seed=0, height=64, width=80, step=4):
+    """A textured ground with a vehicle, as a test clip without LR frames."""
+    rng = np.random.default_rng(seed)
+    ground = imresize(rng.integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8), 4)
+    for t in range(frames):
+        frame = ground.copy()
+        frame[24:32, step * t : step * t + 12] = 250
+        (folder / "truth").mkdir(parents=True, exist_ok=True)
+        write_image(folder / "truth" / f"{t:08d}.png", frame)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    network = MSTT(channels=8, groups=2, front_blocks=1, back_blocks=1, global_skip=True)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_network(path, network, {"flow_method": "dis"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Two clips, one over two windows whose tail is covered, one shorter than a window."""
+    root = tmp_path_factory.mktemp("clips")
+    make_clip(root / "long", frames=9)
+    make_clip(root / "short", frames=5, seed=1, step=0)
+    return root
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["test.py", *map(str, arguments)])
+    evaluation.main()
+
+
+def test_results_frames_and_figures(tmp_path, monkeypatch, capsys, checkpoint, clips):
+    out = tmp_path / "out"
+    run(monkeypatch, "--data", clips, "--checkpoint", checkpoint, "--out", out, "--device", "cpu")
+
+    def no_constants(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    results = json.loads((out / "results.json").read_text(), parse_constant=no_constants)
+    assert results["checkpoint"] == str(checkpoint)
+    assert results["checkpoint_sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert results["data"] == str(clips)
+    assert results["command"].startswith("python test.py --data")
+    assert set(results["versions"]) == {"python", "torch", "numpy", "scikit-image", "opencv"}
+    assert results["settings"]["flow_method"] == "dis"
+    assert list(results["methods"]) == ["mstt", "bicubic+flow", "bicubic+blend"]
+
+    for name, method in results["methods"].items():
+        assert set(method) == {"mean", "clips"}
+        assert list(method["clips"]) == ["long", "short"]
+        assert set(method["mean"]) == CLIP_KEYS
+        for clip, metrics in method["clips"].items():
+            assert set(metrics) == CLIP_KEYS | {"frames"}
+            written = sorted((out / name / clip).iterdir())
+            assert [path.name for path in written] == [
+                f"{t:08d}.png" for t in range({"long": 9, "short": 5}[clip])
+            ]
+            assert [set(frame) for frame in metrics["frames"]] == [KEYS] * len(written)
+            # What is on disk is what was measured.
+            output = np.stack([read_image(path) for path in written])
+            truth = [read_image(path) for path in sorted((clips / clip / "truth").iterdir())]
+            assert clip_metrics(output, np.stack(truth)) == metrics
+        pair = [method["clips"][clip] for clip in ("long", "short")]
+        for key in KEYS:
+            assert method["mean"][key] == pytest.approx((pair[0][key] + pair[1][key]) / 2)
+        # Only one of the clips moves: the mean over those that have the figure.
+        assert pair[1]["psnr_rgb_moving"] is None
+        assert method["mean"]["psnr_rgb_moving"] == pair[0]["psnr_rgb_moving"] > 0
+
+    assert sorted(path.name for path in (out / "figures").iterdir()) == ["long.png", "short.png"]
+    printed = capsys.readouterr().out
+    mean = results["methods"]["mstt"]["mean"]
+    row = next(line for line in printed.splitlines() if line.startswith("mean of 2  mstt"))
+    assert row.split()[4:] == [
+        f"{mean['psnr_rgb']:.2f}",
+        f"{mean['ssim_rgb']:.4f}",
+        f"{mean['psnr_y']:.2f}",
+        f"{mean['ssim_y']:.4f}",
+        f"{mean['psnr_rgb_given']:.2f}",
+        f"{mean['psnr_rgb_interpolated']:.2f}",
+        f"{mean['psnr_rgb_moving']:.2f}",
+    ]
+
+
+def test_baselines_alone_write_only_the_table(tmp_path, monkeypatch, clips):
+    out = tmp_path / "out"
+    flags = ("--checkpoint", "none", "--no-save-frames", "--no-figures")
+    run(monkeypatch, "--data", clips / "short", "--out", out, *flags)
+    results = json.loads((out / "results.json").read_text())
+    assert results["checkpoint"] is None
+    assert results["checkpoint_sha256"] is None
+    assert list(results["methods"]) == ["bicubic+flow", "bicubic+blend"]
+    assert [path.name for path in out.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("frames", [9, 13])
+def test_windows_cover_every_frame_once(frames):
+    """A stand-in network interpolates frames that hold their time: none is missing or doubled."""
+    given = np.stack([np.full((16, 16, 3), 10 * i, np.uint8) for i in range((frames + 1) // 2)])
+
+    def copy_times(images, forward_flow, backward_flow):
+        middle = (images[:, 1:] + images[:, :-1]) / 2
+        output = [images[:, :1]]
+        for i in range(middle.shape[1]):
+            output += [middle[:, i : i + 1], images[:, i + 1 : i + 2]]
+        return torch.cat(output, dim=1).repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+    output = list(super_resolve(copy_times, given, "dis"))
+    assert [frame[0, 0, 0] for frame in output] == [5 * t for t in range(frames)]
+
+
+def test_bicubic_blend_is_the_mean_of_the_enlarged_neighbours():
+    given = np.random.default_rng(0).integers(0, 256, (3, 16, 20, 3), dtype=np.uint8)
+    output = evaluation.bicubic_blend(given)
+    enlarged = imresize(given.astype(np.float32), 4)
+    expected = [enlarged[0], (enlarged[0] + enlarged[1]) / 2, enlarged[1]]
+    expected += [(enlarged[1] + enlarged[2]) / 2, enlarged[2]]
+    for frame, exact in zip(output, expected, strict=True):
+        np.testing.assert_array_equal(frame, np.rint(exact).clip(0, 255))
+
+
+def test_bicubic_flow_follows_a_drift_that_blending_smears():
+    rng = np.random.default_rng(0)
+    ground = imresize(imresize(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8), 4), 4)
+    truth = np.stack([ground[:, 4 * t : 4 * t + 128] for t in range(5)])
+    given = imresize(truth[::2], 1 / 4)
+    flow, blend = evaluation.bicubic_flow(given, "dis"), evaluation.bicubic_blend(given)
+    inner = np.s_[16:-16, 16:-16]
+    for t in (1, 3):
+        assert psnr(flow[t][inner], truth[t][inner]) > psnr(blend[t][inner], truth[t][inner]) + 5
+
+
+def test_sample_reads_the_image_where_the_flow_points():
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    flow = np.stack([np.full((20, 24), 2, np.float32), np.full((20, 24), -3, np.float32)])
+    warped = evaluation.sample(image, flow)
+    np.testing.assert_allclose(warped[3:, :-2], image[:-3, 2:], atol=1e-3)
+    np.testing.assert_allclose(warped[0, 0], image[0, 2], atol=1e-3)  # the border is repeated
+
+
+def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = (tmp_path / "mstt.safetensors", tmp_path / "mstt_small.safetensors")
+    monkeypatch.setattr(evaluation, "SHIPPED", shipped)
+    config = evaluation.Config()
+    with pytest.raises(FileNotFoundError, match=r"python main\.py"):
+        evaluation.find_checkpoint(config)
+    for name in ("runs/a/last.pt", "runs/a/best.pt", "mstt_small.safetensors", "mstt.safetensors"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        assert evaluation.find_checkpoint(config).resolve() == path
+
+
+def test_trained_flow():
+    assert evaluation.trained_flow({"flow_method": "dis"}) == "dis"
+    assert evaluation.trained_flow({"config": {"flow_method": "dis"}}) == "dis"
+    assert evaluation.trained_flow({"origin": "released code"}) == "pyflow"
+
+
+def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoint, clips):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.json").write_text("old")
+    bad = tmp_path / "bad"
+    make_clip(bad / "a", frames=3)
+    make_clip(bad / "b", frames=3)
+    damaged = bad / "b" / "truth" / "00000001.png"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    damaged.write_bytes(content)
+    truncated = tmp_path / "truncated.safetensors"
+    truncated.write_bytes(checkpoint.read_bytes()[:1000])
+    truncated.with_suffix(".json").write_text(checkpoint.with_suffix(".json").read_text())
+
+    good = {"--data": clips, "--checkpoint": checkpoint, "--out": out, "--device": "cpu"}
+    for change, message in (
+        ({"--data": bad}, "00000001.png: damaged"),
+        ({"--data": tmp_path / "missing"}, "missing: no such folder"),
+        ({"--checkpoint": truncated}, "truncated.safetensors is no complete"),
+        ({"--checkpoint": tmp_path / "none.pt"}, "no checkpoint at"),
+        ({"--out": clips / "results"}, "lies in the test data"),
+        ({"--out": checkpoint}, "is a file"),
+        ({"--flow-method": "farneback"}, "unknown flow method 'farneback'"),
+        ({"--baseline-flow-method": "auto"}, "unknown flow method 'auto'"),
+        ({"--device": "tpu"}, "device is 'tpu'"),
+    ):
+        arguments = [part for pair in (good | change).items() for part in pair]
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            run(monkeypatch, *arguments)
+    with pytest.raises(ValueError, match="nothing to measure"):
+        run(monkeypatch, "--data", clips, "--checkpoint", "none", "--no-baselines", "--out", out)
+    assert (out / "results.json").read_text() == "old"
+    assert [path.name for path in out.iterdir()] == ["results.json"]
+
+
+def test_bad_input_ends_with_one_line_and_status_2(tmp_path):
+    process = subprocess.run(
+        [sys.executable, ROOT / "test.py", "--data", "missing", "--checkpoint", "none"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: missing: no such folder")
+    assert process.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_flag_that_does_not_exist_ends_with_status_2(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(monkeypatch, "--border", "4")
+    assert stop.value.code == 2
+    assert "unrecognized arguments: --border" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared test clips")
+def test_baselines_of_jilin_001_are_the_published_ones(tmp_path, monkeypatch):
+    flags = ("--checkpoint", "none", "--no-save-frames", "--no-figures", "--out", tmp_path)
+    run(monkeypatch, "--data", SHARED / "jilin_001", *flags)
+    methods = json.loads((tmp_path / "results.json").read_text())["methods"]
+    published = {"bicubic+blend": (29.02, 0.877, 30.36, 0.888)}
+    published["bicubic+flow"] = (29.03, 0.878, 30.37, 0.889)
+    for name, figures in published.items():
+        mean = methods[name]["mean"]
+        for key, digits, figure in zip(
+            ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y"), (2, 3, 2, 3), figures, strict=True
+        ):
+            assert math.isclose(round(mean[key], digits), figure), (name, key, mean[key])
