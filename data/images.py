@@ -5,6 +5,7 @@ training and metrics without a trace, so nothing is converted here. Sizes are re
 before any pixel is decoded.
 """
 
+import io
 import os
 import struct
 import zlib
@@ -18,13 +19,8 @@ MAX_PIXELS = 2**27
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_PNG_COLOURS = {
-    0: ("grey", "RGB"),
-    2: ("RGB", ""),
-    3: ("palette", "RGB"),
-    4: ("grey with alpha", "RGB"),
-    6: ("RGB with alpha", "RGB without alpha"),
-}
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 # JPEG start-of-frame markers; C4, C8 and CC in their range mean something else.
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -43,7 +39,7 @@ def _png_size(path, head):
     if zlib.crc32(head[12:29]) != int.from_bytes(head[29:33], "big"):
         _broken(path, "damaged PNG (header checksum)")
     width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
-    kind = _PNG_COLOURS.get(colour, (f"colour type {colour}", "RGB"))[0]
+    kind = _PNG_COLOURS.get(colour, f"colour type {colour}")
     if colour != 2 or depth != 8:
         _refuse(path, f"{depth}-bit {kind} PNG", "convert it to 8-bit RGB without alpha")
     return height, width
@@ -74,6 +70,39 @@ def _jpeg_size(path, file):
         return height, width
 
 
+def _read_size(path, file):
+    """`image_size` of an open file."""
+    head = file.read(33)
+    end = file.seek(0, os.SEEK_END)
+    if end > 4 * MAX_PIXELS:
+        _refuse(path, f"{end} bytes, more than any frame", "restore or remove the file")
+    file.seek(max(end - 1024, 0))
+    tail = file.read(1024)
+    if head.startswith(_PNG_MAGIC):
+        height, width = _png_size(path, head)
+        complete = b"IEND" in tail
+    elif head.startswith(_JPEG_MAGIC):
+        height, width = _jpeg_size(path, file)
+        complete = b"\xff\xd9" in tail
+    else:
+        problem = "neither PNG nor JPEG" if head else "empty file"
+        _refuse(path, problem, "give 8-bit RGB PNG frames")
+    if height == 0 or width == 0:
+        _broken(path, f"image of {width}x{height} pixels")
+    if height * width > MAX_PIXELS:
+        _refuse(path, f"{width}x{height} pixels, over the limit of {MAX_PIXELS}", "cut it smaller")
+    if not complete:
+        _broken(path, "truncated image")
+    return height, width
+
+
+def _open(path):
+    # A pipe or a device would block for ever or never end.
+    if path.exists() and not path.is_file():
+        _refuse(path, "not a regular file", "give an image file")
+    return path.open("rb")
+
+
 def image_size(path):
     """Size of a frame by its header, without decoding it.
 
@@ -88,33 +117,8 @@ def image_size(path):
         FileNotFoundError: no such file.
     """
     path = Path(path)
-    # A pipe or a device would block for ever or never end.
-    if path.exists() and not path.is_file():
-        _refuse(path, "not a regular file", "give an image file")
-    with path.open("rb") as file:
-        head = file.read(33)
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(end - 1024, 0))
-        tail = file.read(1024)
-        if head.startswith(_PNG_MAGIC):
-            size = _png_size(path, head)
-            complete = b"IEND" in tail
-        elif head.startswith(b"\xff\xd8\xff"):
-            size = _jpeg_size(path, file)
-            complete = b"\xff\xd9" in tail
-        else:
-            problem = "empty file" if not head else "neither PNG nor JPEG"
-            _refuse(path, problem, "convert the frames to 8-bit RGB PNG")
-    height, width = size
-    if height == 0 or width == 0:
-        _broken(path, f"image of {width}x{height} pixels")
-    if height * width > MAX_PIXELS:
-        _refuse(path, f"{width}x{height} pixels, over the limit of {MAX_PIXELS}", "cut it smaller")
-    if not complete:
-        _broken(path, "truncated image")
-    if end > 4 * MAX_PIXELS:
-        _refuse(path, f"{end} bytes, too many for its pixels", "restore or remove the file")
-    return size
+    with _open(path) as file:
+        return _read_size(path, file)
 
 
 def _check_png_chunks(path, content):
@@ -135,7 +139,7 @@ def _check_png_chunks(path, content):
 
 
 def decode_image(path, content):
-    """Pixels of a frame whose bytes are read already and whose header `image_size` has passed.
+    """Pixels of a frame whose bytes are read already.
 
     Args:
         path: the file, for messages.
@@ -145,8 +149,9 @@ def decode_image(path, content):
         uint8 array (H, W, 3), RGB.
 
     Raises:
-        ValueError: damaged.
+        ValueError: as `read_image`.
     """
+    _read_size(path, io.BytesIO(content))
     if content.startswith(_PNG_MAGIC):
         _check_png_chunks(path, content)
     try:
@@ -174,8 +179,11 @@ def read_image(path):
         ValueError: 16-bit, grey, palette or alpha, damaged, truncated, or more than MAX_PIXELS.
         FileNotFoundError: no such file.
     """
-    image_size(path)
-    return decode_image(path, Path(path).read_bytes())
+    path = Path(path)
+    with _open(path) as file:
+        _read_size(path, file)
+        file.seek(0)
+        return decode_image(path, file.read())
 
 
 def write_image(path, image):

@@ -31,8 +31,8 @@ def symmetric_indices(size, before, after):
     return torch.minimum(index, 2 * size - 1 - index)
 
 
-def _resize(x, scale):
-    """`imresize` of a float32 or float64 tensor (B, C, H, W)."""
+def _resize(x, scale, dtype):
+    """`imresize` of a tensor (B, C, H, W), computed in float32 or float64."""
     height, width = x.shape[-2:]
     if scale < 1:
         border, factor = REDUCTION_BORDER, 0.25
@@ -43,7 +43,7 @@ def _resize(x, scale):
         end = [border, border]
     rows = symmetric_indices(height, border, end[0]).to(x.device)
     columns = symmetric_indices(width, border, end[1]).to(x.device)
-    x = x.index_select(-2, rows).index_select(-1, columns)
+    x = x.index_select(-2, rows).index_select(-1, columns).to(dtype)
     x = F.interpolate(x, scale_factor=factor, mode="bicubic", antialias=True)
     margin = int(border * factor)
     return x[..., margin:-margin, margin:-margin]
@@ -74,8 +74,8 @@ def imresize(image, scale):
                 f"not {image.dtype} {tuple(image.shape)}"
             )
         # Half precision has too few digits for 256 grey levels times the kernel's weights.
-        wide = image if image.dtype in (torch.float32, torch.float64) else image.float()
-        out = _resize(wide.reshape(-1, *image.shape[-3:]), scale)
+        dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+        out = _resize(image.reshape(-1, *image.shape[-3:]), scale, dtype)
         return out.to(image.dtype).reshape(*image.shape[:-2], *out.shape[-2:])
 
     image = np.asarray(image)
@@ -88,8 +88,10 @@ def imresize(image, scale):
     full = image[..., None] if image.ndim == 2 else image
     # In double precision sums of bytes times the kernel's weights, multiples of 2**-12, are exact:
     # a part of a frame gives the very pixels of the whole frame, ties of rounding included.
-    x = torch.from_numpy(full.astype(np.float64 if is_uint8 else np.float32))
-    out = _resize(x.reshape(-1, *full.shape[-3:]).permute(0, 3, 1, 2).contiguous(), scale)
+    dtype = torch.float64 if is_uint8 else torch.float32
+    x = torch.from_numpy(np.ascontiguousarray(full if is_uint8 else full.astype(np.float32)))
+    x = x.reshape(-1, *full.shape[-3:]).permute(0, 3, 1, 2).contiguous()
+    out = _resize(x, scale, dtype)
     out = out.permute(0, 2, 3, 1).reshape(*full.shape[:-3], *out.shape[-2:], full.shape[-1])
     if is_uint8:
         out = out.add(0.5).floor().clamp(0, 255).to(torch.uint8)
