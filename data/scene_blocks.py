@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from data import scene_nature as nature
 from data import scene_objects as paint
 from data.scene_canvas import Canvas, Material, box, line, rectangle
-from data.scene_objects import ASPHALT, CONCRETE, PAVING, WHITE, Ground, Rect
+from data.scene_nature import Ground, Rect
+from data.scene_objects import ASPHALT, CONCRETE, PAVING, WHITE
 from data.scene_traffic import Mover
 
 
@@ -63,7 +65,7 @@ def towers(scene: Scene, rect: Rect) -> None:
             canvas.fill(box(*court), CONCRETE.varied(rng))
         tall = (x - length / 2, y - width / 2, x + length / 2, y + width / 2)
         paint.flat_roof(canvas, tall, rng.uniform(14, 36), 1.5)
-    paint.wood(canvas, rect, 7, 0.2)
+    nature.wood(canvas, rect, 7, 0.2)
 
 
 def perimeter(scene: Scene, rect: Rect) -> None:
@@ -96,7 +98,7 @@ def perimeter(scene: Scene, rect: Rect) -> None:
                 paint.flat_roof(canvas, part, rng.uniform(8, 20))
     yard = inset((x0, y0, x1, y1), deep + 4)
     if min(yard[2] - yard[0], yard[3] - yard[1]) > 8:
-        paint.wood(canvas, yard, 7, -0.2)
+        nature.wood(canvas, yard, 7, -0.2)
         if rng.random() < 0.5:
             paint.flat_roof(canvas, inset(yard, rng.uniform(2, 6)), rng.uniform(3, 8), 0.7)
 
@@ -126,22 +128,22 @@ def offices(scene: Scene, rect: Rect) -> None:
             park_block(scene, lot)
         else:
             paint.flat_roof(canvas, lot, rng.uniform(5, 24), 1.4)
-    paint.wood(canvas, rect, 8, 0.5)
+    nature.wood(canvas, rect, 8, 0.5)
 
 
 def park_block(scene: Scene, rect: Rect) -> None:
     """A green with paths, trees and sometimes a pond."""
     canvas, rng = scene.canvas, scene.canvas.rng
     x0, y0, x1, y1 = rect
-    canvas.fill(box(*rect), scene.ground.grass.varied(rng))
+    nature.meadow(canvas, box(*rect), scene.ground)
     centre = np.array(
         [rng.uniform(0.35, 0.65) * (x1 - x0) + x0, rng.uniform(0.35, 0.65) * (y1 - y0) + y0]
     )
     for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1)):
         canvas.stroke(line(*corner, *centre), 2.2, (0.6, 0.57, 0.5), 0.9)
     if min(x1 - x0, y1 - y0) > 60 and rng.random() < 0.6:
-        paint.water(canvas, blob(rng, *centre, rng.uniform(10, 20)), (0.14, 0.20, 0.19))
-    paint.wood(canvas, rect, 7.5, float(rng.uniform(-0.6, 0.4)))
+        nature.water(canvas, blob(rng, *centre, rng.uniform(10, 20)), (0.14, 0.20, 0.19))
+    nature.wood(canvas, rect, 7.5, float(rng.uniform(-0.6, 0.4)))
 
 
 def blob(rng: np.random.Generator, x: float, y: float, radius: float) -> np.ndarray:
@@ -156,23 +158,23 @@ def blob(rng: np.random.Generator, x: float, y: float, radius: float) -> np.ndar
 def parking_block(scene: Scene, rect: Rect) -> None:
     """A car park between rows of trees, sometimes with a shop."""
     canvas, rng = scene.canvas, scene.canvas.rng
-    canvas.fill(box(*rect), scene.ground.grass)
+    nature.meadow(canvas, box(*rect), scene.ground)
     x0, y0, x1, y1 = inset(rect, 4)
     if y1 - y0 > 75 and rng.random() < 0.6:
         split = y0 + rng.uniform(0.3, 0.45) * (y1 - y0)
         paint.flat_roof(canvas, (x0 + 5, y0, x1 - 5, split), rng.uniform(7, 11), 1.6)
         y0 = split + 4
     paint.car_park(canvas, (x0, y0, x1, y1))
-    paint.tree_row(canvas, line(x0, y1 + 2, x1, y1 + 2), 9, 2.6)
-    paint.tree_row(canvas, line(x0 - 2, y0, x0 - 2, y1), 9, 2.6)
+    nature.tree_row(canvas, line(x0, y1 + 2, x1, y1 + 2), 9, 2.6)
+    nature.tree_row(canvas, line(x0 - 2, y0, x0 - 2, y1), 9, 2.6)
 
 
 def houses(scene: Scene, rect: Rect) -> None:
     """Two rows of houses back to back with drives, gardens, trees and pools."""
     canvas, rng = scene.canvas, scene.canvas.rng
     x0, y0, x1, y1 = rect
-    canvas.fill(box(*rect), scene.ground.grass.varied(rng))
-    width = rng.uniform(17, 24)
+    nature.meadow(canvas, box(*rect), scene.ground)
+    width = rng.uniform(18, 24)
     for side, front in ((1, y0), (-1, y1)):
         for x in np.arange(x0 + width / 2, x1 - width / 2 + 0.1, width):
             x = x + rng.uniform(-1.5, 1.5)
@@ -194,16 +196,17 @@ def houses(scene: Scene, rect: Rect) -> None:
             if rng.random() < 0.35:
                 shed = rectangle(x + rng.uniform(-6, 6), y + side * rng.uniform(10, 13), 3.4, 2.6)
                 canvas.fill(shed, Material((0.5, 0.48, 0.45)), height=2.3, occupy=True)
-    paint.tree_row(canvas, line(x0, y0 + 3, x1, y0 + 3), 10, 3)
-    paint.tree_row(canvas, line(x0, y1 - 3, x1, y1 - 3), 10, 3)
-    paint.wood(canvas, rect, 7.5, 0.3)
+    nature.tree_row(canvas, line(x0, y0 + 3, x1, y0 + 3), 10, 3)
+    nature.tree_row(canvas, line(x0, y1 - 3, x1, y1 - 3), 10, 3)
+    nature.wood(canvas, rect, 7.5, 0.3)
 
 
 def works(scene: Scene, rect: Rect) -> None:
     """Halls on a yard with lorries and stored goods."""
     canvas, rng = scene.canvas, scene.canvas.rng
-    yard = CONCRETE if rng.random() < 0.5 else ASPHALT
+    yard = (CONCRETE, ASPHALT, scene.ground.soil)[rng.integers(3)]
     canvas.fill(box(*rect), yard.varied(rng, 0.05))
+    paint.clutter(canvas, rect, 0.6)
     for lot in lots(rng, inset(rect, 5), rng.uniform(55, 95), rng.uniform(12, 24)):
         choice = rng.random()
         width, depth = lot[2] - lot[0], lot[3] - lot[1]
@@ -218,7 +221,7 @@ def works(scene: Scene, rect: Rect) -> None:
             paint.car_park(canvas, lot)
         else:
             paint.containers(canvas, lot)
-    paint.wood(canvas, rect, 8, 1.4)
+    nature.wood(canvas, rect, 8, 1.4)
 
 
 def tank_farm(scene: Scene, rect: Rect) -> None:
@@ -238,7 +241,7 @@ def tank_farm(scene: Scene, rect: Rect) -> None:
 def stadium(scene: Scene, rect: Rect) -> None:
     """An oval track round a pitch with a stand on either side."""
     canvas, rng = scene.canvas, scene.canvas.rng
-    canvas.fill(box(*rect), scene.ground.grass)
+    nature.meadow(canvas, box(*rect), scene.ground)
     x, y = (rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2
     scale = min(1.0, (rect[2] - rect[0]) / 196, (rect[3] - rect[1]) / 130)
     turn = np.linspace(0, 2 * np.pi, 120, endpoint=False)

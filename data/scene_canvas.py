@@ -30,9 +30,10 @@ class Material:
     patch: float = 0.02  # thirty metres and more
 
     def varied(self, rng: np.random.Generator, amount: float = 0.03) -> Material:
-        """The same material, its brightness and, less, its hue changed at random."""
-        shift = rng.normal(0, amount) + rng.normal(0, amount / 4, 3)
-        return replace(self, colour=tuple(np.clip(np.add(self.colour, shift), 0.01, 0.99)))
+        """The same material, brighter or darker and, less, warmer or cooler."""
+        warm = rng.normal(0, amount / 5) * np.array([1.0, 0.2, -1.0])
+        colour = np.multiply(self.colour, 1 + 2 * (rng.normal(0, amount) + warm))
+        return replace(self, colour=tuple(np.clip(colour, 0.01, 0.99)))
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,12 @@ class Canvas:
         number = label[trees[:, 1].astype(int), trees[:, 0].astype(int)]
         radius[number] = trees[:, 2]
         tone = self.rng.normal(0, 1, (len(radius), 3)).astype(np.float32) * (0.03, 0.02, 0.015)
-        tone += self.rng.normal(0, 0.14, (len(radius), 1))
+        tone += self.rng.normal(0, 0.17, (len(radius), 1))
         own = radius[label]
-        ratio = (distance + 0.9 * self.grain + 0.5 * self.mottle) / own
+        ratio = (distance + 0.17 * own * self.grain + 0.5 * self.mottle) / own
         mask = np.clip((1 - ratio) * own, 0, 1).astype(np.float32)
-        dome = np.sqrt(np.clip(1 - ratio * ratio, 0, 1)) * own * (1.1 / DENSITY)
-        dome += 0.25 * self.grain * mask
+        dome = np.sqrt(np.clip(1 - ratio * ratio, 0, 1)) * own * (0.9 / DENSITY)
+        dome += 0.35 * self.grain * mask
         np.maximum(self.height, (2.0 + dome) * (mask > 0.3), out=self.height)
         relief = 1 + 2 * (leaf.grain * self.grain + leaf.mottle * self.mottle)
         target = np.array(leaf.colour, np.float32) * relief[..., None] * (1 + tone[label])

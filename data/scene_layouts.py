@@ -10,29 +10,31 @@ from collections.abc import Callable
 
 import numpy as np
 
+from data import scene_nature as nature
 from data import scene_objects as paint
 from data.scene_blocks import Scene, houses
 from data.scene_canvas import Canvas, Material, beside, box, curve, line
-from data.scene_objects import ASPHALT, CONCRETE, WHITE, Ground
+from data.scene_nature import Ground
+from data.scene_objects import ASPHALT, CONCRETE, WHITE
 from data.scene_ports import airport, harbour
 from data.scene_streets import parcels, streets
 from data.scene_traffic import add_lane_traffic
 
 GROUNDS = (
     Ground(  # temperate
-        Material((0.36, 0.39, 0.27), 0.05, 0.07, 0.07),
-        Material((0.45, 0.39, 0.32), 0.04, 0.06, 0.06),
-        Material((0.19, 0.25, 0.13), 0.10, 0.06, 0),
+        Material((0.35, 0.38, 0.27), 0.05, 0.025, 0.03),
+        Material((0.47, 0.42, 0.35), 0.04, 0.03, 0.03),
+        Material((0.19, 0.23, 0.14), 0.12, 0.05, 0),
     ),
     Ground(  # dry
-        Material((0.50, 0.46, 0.36), 0.05, 0.08, 0.08),
-        Material((0.62, 0.53, 0.42), 0.04, 0.06, 0.06),
-        Material((0.24, 0.28, 0.17), 0.10, 0.06, 0),
+        Material((0.48, 0.45, 0.36), 0.05, 0.03, 0.03),
+        Material((0.62, 0.55, 0.45), 0.04, 0.03, 0.03),
+        Material((0.22, 0.25, 0.17), 0.12, 0.05, 0),
     ),
     Ground(  # humid
-        Material((0.26, 0.34, 0.19), 0.06, 0.08, 0.07),
-        Material((0.46, 0.35, 0.28), 0.04, 0.06, 0.06),
-        Material((0.14, 0.22, 0.11), 0.10, 0.06, 0),
+        Material((0.26, 0.33, 0.20), 0.05, 0.03, 0.03),
+        Material((0.46, 0.37, 0.30), 0.04, 0.03, 0.03),
+        Material((0.14, 0.20, 0.12), 0.12, 0.05, 0),
     ),
 )
 
@@ -42,25 +44,25 @@ def city(scene: Scene) -> None:
     r = scene.canvas.reach
     shares = {"perimeter": 3.0, "offices": 3.0, "towers": 2.0, "park": 0.6, "parking": 0.7}
     pitch = tuple(scene.canvas.rng.uniform(75, 130, 2))
-    streets(scene, (-r, -r, r, r), pitch, shares, (2, 2, 4, 6))
+    streets(scene, (-r, -r, r, r), pitch, shares, ((2, 2, 4, 6), (2, 2, 4)))
 
 
 def suburb(scene: Scene) -> None:
     """Detached houses in gardens along bending streets, a school with its stadium."""
     r = scene.canvas.reach
     shares = {"houses": 9.0, "park": 0.8, "parking": 0.4, "stadium": 0.5}
-    streets(scene, (-r, -r, r, r), (190, 66), shares, (2, 2, 2, 2, 4))
+    streets(scene, (-r, -r, r, r), (190, 66), shares, ((2, 4), (2,)), quiet=True)
 
 
 def industry(scene: Scene) -> None:
     """Halls, tanks and yards, with a railway along one side."""
     canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
     at = rng.uniform(-0.4, 0.4) * r
-    streets(scene, (-r, -r, r, at - 14), (210, 150), {"works": 8, "parking": 1}, (2, 2, 4))
+    streets(scene, (-r, -r, r, at - 14), (210, 150), {"works": 8, "parking": 1}, ((2,), (2, 4)))
     canvas.fill(box(-r, at - 18, r, at + 18), scene.ground.soil)
     paint.railway(canvas, line(-r, at, r, at), int(rng.integers(2, 6)))
-    streets(scene, (-r, at + 14, r, r), (180, 130), {"works": 7, "offices": 1.5}, (2, 2, 4))
-    paint.tree_row(canvas, line(-r, at + 16, r, at + 16), 7, 2.8)
+    streets(scene, (-r, at + 14, r, r), (180, 130), {"works": 7, "offices": 1.5}, ((2,), (2, 4)))
+    nature.tree_row(canvas, line(-r, at + 16, r, at + 16), 7, 2.8)
 
 
 def farmland(scene: Scene) -> None:
@@ -76,9 +78,9 @@ def farmland(scene: Scene) -> None:
         bank = np.concatenate([beside(stream, -half - 5), beside(stream, half + 5)[::-1]])
         canvas.fill(bank, scene.ground.grass, occupy=False)
         bed = np.concatenate([beside(stream, -half), beside(stream, half)[::-1]])
-        paint.water(canvas, bed, (0.17, 0.20, 0.16))
+        nature.water(canvas, bed, (0.17, 0.20, 0.16))
         for side in (-half - 3, half + 3):
-            paint.tree_row(canvas, beside(stream, side), 5, 3.0)
+            nature.tree_row(canvas, beside(stream, side), 5, 3.0)
     x = rng.uniform(-0.5, 0.5) * r
     houses(scene, (x, 12, x + 70, 62))
     way = line(-r, 0, r, 0)
@@ -89,13 +91,13 @@ def farmland(scene: Scene) -> None:
         canvas, way, offsets, rng.uniform(1.6, 2.4), rng.uniform(35, 70)
     )
     if rng.random() < 0.7:
-        paint.tree_row(canvas, beside(way, 1.75 * lanes + 5), 9, 3)
+        nature.tree_row(canvas, beside(way, 1.75 * lanes + 5), 9, 3)
 
 
 def junction(scene: Scene) -> None:
     """A motorway under a road bridge, with slip roads and loops."""
     canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
-    canvas.fill(box(-r, -r, r, r), scene.ground.grass)
+    nature.meadow(canvas, box(-r, -r, r, r), scene.ground)
     lanes = int(rng.choice([4, 6, 8]))
     half = 1.75 * lanes + 8
     for sx in (-1, 1):
@@ -106,7 +108,7 @@ def junction(scene: Scene) -> None:
             if rng.random() < 0.35:
                 parcels(scene, area, 120)
             else:
-                streets(scene, area, (150, 70), shares, (2,))
+                streets(scene, area, (150, 70), shares, ((2,), (2,)), quiet=True)
     motorway, cross = line(-r, 0, r, 0), line(0, -r, 0, r)
     tar = ASPHALT.varied(rng, 0.06)
     ramps = []
@@ -120,7 +122,7 @@ def junction(scene: Scene) -> None:
                 angle = np.arctan2(start[1], start[0]) - sx * sy * turn[::-1]
                 loop = middle + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
                 ramps.append(loop)
-                paint.wood(canvas, (*(middle - 18), *(middle + 18)), 7, 0.0)
+                nature.wood(canvas, (*(middle - 18), *(middle + 18)), 7, 0.0)
             side = np.array([sx, sy])
             ramps.append(curve(side * (190, half - 8), side * (70, 40), side * (8, 180)))
     for ramp in ramps:
@@ -140,8 +142,8 @@ def junction(scene: Scene) -> None:
     paint.road(canvas, bridge, 4, CONCRETE.varied(rng), shoulder=2, deck=7.0)
     paint.road(canvas, bridge, 4, tar, shoulder=0.8, deck=7.0)
     paint.road_marks(canvas, cross, 4)
-    scene.movers += add_lane_traffic(canvas, cross, offsets, 1.5, 40, deck=7.0)
-    paint.wood(canvas, (-130, -130, 130, 130), 8, 0.7)
+    scene.movers += add_lane_traffic(canvas, cross, offsets, 1.5, 70, deck=7.0)
+    nature.wood(canvas, (-130, -130, 130, 130), 8, 0.7)
 
 
 KINDS: dict[str, Callable[[Scene], None]] = {
@@ -162,7 +164,7 @@ def paint_scene(kind: str, size: tuple[int, int], rng: np.random.Generator) -> S
     ground = GROUNDS[rng.integers(len(GROUNDS))]
     ground = Ground(*(material.varied(rng, 0.02) for material in vars(ground).values()))
     scene = Scene(canvas, ground)
-    canvas.fill(box(*2 * (-canvas.reach,), *2 * (canvas.reach,)), ground.grass)
+    nature.meadow(canvas, box(*2 * (-canvas.reach,), *2 * (canvas.reach,)), scene.ground)
     KINDS[kind](scene)
     canvas.grow(ground.leaf)
     scene.light = canvas.light()

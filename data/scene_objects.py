@@ -7,7 +7,6 @@ height: ground, roads, markings, buildings, then trees, which `Canvas.grow` adds
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from data.scene_canvas import (
     rectangle,
     turned,
 )
+from data.scene_nature import Rect
 from data.scene_traffic import aircraft_parts, park, raise_outline, vehicle_parts
 
 WHITE = (0.86, 0.86, 0.84)
@@ -38,30 +38,18 @@ ROOFS = (
     ((0.56, 0.55, 0.53), 0.18),
     ((0.38, 0.38, 0.38), 0.12),
     ((0.66, 0.60, 0.50), 0.14),
-    ((0.52, 0.40, 0.32), 0.08),
-    ((0.38, 0.48, 0.58), 0.07),
-    ((0.34, 0.44, 0.38), 0.04),
+    ((0.48, 0.40, 0.34), 0.07),
+    ((0.44, 0.50, 0.55), 0.05),
+    ((0.42, 0.47, 0.43), 0.02),
 )
 HOUSE_ROOFS = (
-    ((0.55, 0.34, 0.25), 0.24),
-    ((0.44, 0.32, 0.26), 0.16),
-    ((0.42, 0.41, 0.40), 0.26),
-    ((0.55, 0.53, 0.49), 0.18),
-    ((0.30, 0.30, 0.31), 0.10),
-    ((0.75, 0.73, 0.70), 0.06),
+    ((0.50, 0.37, 0.30), 0.16),
+    ((0.42, 0.35, 0.30), 0.22),
+    ((0.43, 0.42, 0.41), 0.26),
+    ((0.54, 0.52, 0.48), 0.18),
+    ((0.32, 0.32, 0.33), 0.10),
+    ((0.78, 0.77, 0.75), 0.08),
 )
-
-
-@dataclass(frozen=True)
-class Ground:
-    """The land's own materials, which differ from clip to clip."""
-
-    grass: Material
-    soil: Material
-    leaf: Material
-
-
-Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in local metres
 
 
 def pick(rng: np.random.Generator, table: tuple) -> tuple[float, float, float]:
@@ -150,6 +138,30 @@ def roof_clutter(canvas: Canvas, rect: Rect, height: float, count: int) -> None:
         )
 
 
+def roof_panels(canvas: Canvas, rect: Rect, base: Material) -> None:
+    """Parts of a roof that were laid, mended or soiled at other times."""
+    rng = canvas.rng
+    x0, y0, x1, y1 = rect
+    for _ in range(int(rng.integers(0, 2 + (x1 - x0) * (y1 - y0) / 350))):
+        left, right = np.sort(rng.uniform(x0, x1, 2))
+        top, low = np.sort(rng.uniform(y0, y1, 2))
+        if rng.random() < 0.4:
+            top, low = y0, y1
+        canvas.fill(box(left, top, right, low), base.varied(rng, 0.07), alpha=0.7)
+
+
+def clutter(canvas: Canvas, rect: Rect, density: float) -> None:
+    """What lies about in yards: crates, heaps, sheds; `density` per 100 square metres."""
+    rng = canvas.rng
+    x0, y0, x1, y1 = rect
+    count = int(max(x1 - x0, 0) * max(y1 - y0, 0) * density / 100)
+    for x, y in rng.uniform((x0, y0), (x1, y1), (count, 2)):
+        tone = rng.uniform(0.25, 0.8) * np.array([1, 1, 0.96]) + rng.normal(0, 0.03, 3)
+        size = rng.uniform(0.8, 3.5, 2)
+        thing = rectangle(x, y, *size, rng.choice([0.0, 0.0, rng.uniform(0, np.pi)]))
+        canvas.fill(thing, Material(tuple(np.clip(tone, 0.1, 0.9))), height=rng.uniform(0.5, 2.8))
+
+
 def flat_roof(canvas: Canvas, rect: Rect, height: float, clutter: float = 1.0) -> None:
     """A block with a flat roof, a parapet and what stands on it."""
     rng = canvas.rng
@@ -159,6 +171,7 @@ def flat_roof(canvas: Canvas, rect: Rect, height: float, clutter: float = 1.0) -
     canvas.fill(box(x0, y0, x1, y1), rim, height=height + 0.9, occupy=True)
     canvas.fill(box(x0 + 0.7, y0 + 0.7, x1 - 0.7, y1 - 0.7), base, height=height)
     area = (x1 - x0) * (y1 - y0)
+    roof_panels(canvas, (x0 + 0.7, y0 + 0.7, x1 - 0.7, y1 - 0.7), base)
     if area > 500 and rng.random() < 0.5:
         seams = tuple(0.85 * np.array(base.colour))
         for x in np.arange(x0 + 4, x1 - 3, rng.uniform(4, 9)):
@@ -199,13 +212,14 @@ def pitched_roof(
 def house(canvas: Canvas, x: float, y: float, angle: float) -> None:
     """A detached house of 8 to 20 metres, sometimes with a wing and a chimney."""
     rng = canvas.rng
-    length, width = rng.uniform(11, 17), rng.uniform(7.5, 10)
+    length, width = rng.uniform(12, 17), rng.uniform(8.5, 12)
     material = Material(pick(rng, HOUSE_ROOFS), 0.04, 0.03, 0).varied(rng)
     eaves, rise = rng.uniform(3, 5.5), rng.uniform(1.5, 3)
     hip = bool(rng.random() < 0.5)
-    if rng.random() < 0.5:
+    for _ in range(int(rng.integers(0, 3))):
         side = rng.choice([-1, 1]) * rng.uniform(0.2, 0.3) * length
-        wing = turned(rectangle(side, 0.45 * width, 0.95 * width, 0.6 * width, np.pi / 2), angle)
+        front = rng.choice([-0.45, 0.45]) * width
+        wing = turned(rectangle(side, front, 0.95 * width, 0.6 * width, np.pi / 2), angle)
         pitched_roof(canvas, np.add(wing, (x, y)), eaves - 0.3, 0.8 * rise, material, hip)
     pitched_roof(canvas, rectangle(x, y, length, width, angle), eaves, rise, material, hip)
     if rng.random() < 0.6:
@@ -224,7 +238,8 @@ def warehouse(canvas: Canvas, rect: Rect) -> None:
     edges = np.linspace(y0, y1, bays + 1)
     for low, high in itertools.pairwise(edges):
         corners = np.array([(x0, low), (x1, low), (x1, high), (x0, high)])
-        pitched_roof(canvas, corners, height, rng.uniform(1.5, 2.5), base.varied(rng, 0.012), False)
+        pitched_roof(canvas, corners, height, rng.uniform(1.5, 2.5), base.varied(rng, 0.02), False)
+    roof_panels(canvas, rect, base)
     light = rng.random() < 0.5
     tone = (0.82, 0.85, 0.86) if light else tuple(0.86 * np.array(base.colour))
     step = rng.uniform(5, 10)
@@ -322,79 +337,6 @@ def containers(canvas: Canvas, rect: Rect) -> None:
             if tiers:
                 hue = Material(tuple(hues[rng.integers(len(hues))])).varied(rng)
                 canvas.fill(rectangle(x, y, 12.2, 2.3), hue, height=2.6 * tiers, occupy=True)
-
-
-def field(canvas: Canvas, outline: np.ndarray, ground: Ground) -> None:
-    """A parcel: crop or bare soil with rows near the resolution limit, tramlines and patches."""
-    rng = canvas.rng
-    found = canvas.coverage(canvas.pixels(outline))
-    if found is None:
-        return
-    where, mask = found
-    tones = ((0.24, 0.34, 0.17), (0.33, 0.38, 0.22), (0.55, 0.49, 0.33), (0.44, 0.35, 0.27))
-    soil = ground.soil.colour
-    base = np.array((*tones, soil, soil)[rng.integers(6)])
-    base = np.clip(base * rng.uniform(0.85, 1.15) + rng.normal(0, 0.012, 3), 0.03, 0.9)
-    edge = outline[1] - outline[0] if rng.random() < 0.6 else outline[-1] - outline[0]
-    direction = canvas.pixels(np.array([[0.0, 0.0], edge]))
-    along = (direction[1] - direction[0]) / np.linalg.norm(direction[1] - direction[0])
-    rows, columns = np.mgrid[where].astype(np.float32) / 2
-    across = columns * -along[1] + rows * along[0]
-    across += 0.25 * canvas.mottle[where]
-    period = rng.uniform(2.2, 6.0)
-    strength = rng.uniform(0.02, 0.11) * (0.6 + 0.4 * np.tanh(canvas.mottle[where]))
-    texture = strength * np.sin(2 * np.pi / period * across)
-    wide = rng.uniform(18, 30)
-    texture -= rng.uniform(0.0, 0.2) * (np.abs((across % wide) - wide / 2) < 0.4)
-    texture += 0.04 * np.sin(2 * np.pi / wide * across + canvas.patch[where])
-    uneven = rng.uniform(0.03, 0.12)
-    texture += (
-        uneven * canvas.patch[where] + 0.04 * canvas.mottle[where] + 0.05 * canvas.grain[where]
-    )
-    target = base * (1 + texture[..., None]) + uneven * 0.3 * canvas.patch[where][..., None] * soil
-    canvas.colour[where] += mask[..., None] * (target.astype(np.float32) - canvas.colour[where])
-    canvas.occupied[where] |= mask > 0.5
-
-
-def water(canvas: Canvas, outline: np.ndarray, colour: tuple[float, float, float]) -> None:
-    """Open water: slight waves in the wind's direction, paler and greener over shallows."""
-    found = canvas.coverage(canvas.pixels(outline))
-    if found is None:
-        return
-    where, mask = found
-    wind = canvas.rng.uniform(0, np.pi)
-    rows, columns = np.mgrid[where].astype(np.float32) / 2
-    phase = np.cos(wind) * columns + np.sin(wind) * rows
-    swell = np.sin(2 * np.pi * phase / 7 + 2.2 * canvas.mottle[where] + 0.8 * canvas.grain[where])
-    waves = 0.025 * swell + 0.05 * canvas.grain[where] + 0.05 * canvas.patch[where]
-    target = np.array(colour, np.float32) * (1 + waves[..., None])
-    canvas.colour[where] += mask[..., None] * (target - canvas.colour[where])
-    canvas.height[where] += mask * (0 - canvas.height[where])
-    canvas.occupied[where] |= mask > 0.2
-
-
-def wood(canvas: Canvas, rect: Rect, spacing: float = 6.5, cover: float = 0.3) -> None:
-    """A forest or grove: trees on a jittered grid where the slow noise exceeds `cover`."""
-    rng = canvas.rng
-    x0, y0, x1, y1 = rect
-    grid = np.mgrid[x0:x1:spacing, y0:y1:spacing].reshape(2, -1).T
-    points = grid + rng.uniform(-0.45, 0.45, grid.shape) * spacing
-    pixels = canvas.pixels(points).astype(int)
-    inside = ((pixels >= 0) & (pixels < canvas.shape[::-1])).all(1)
-    points, pixels = points[inside], pixels[inside]
-    dense = canvas.mottle[pixels[:, 1], pixels[:, 0]] + canvas.patch[pixels[:, 1], pixels[:, 0]]
-    points = points[dense + rng.normal(0, 0.3, len(points)) > cover]
-    canvas.plant(points, rng.uniform(0.42, 0.75, len(points)) * spacing)
-
-
-def tree_row(canvas: Canvas, path: np.ndarray, spacing: float, radius: float) -> None:
-    """An avenue: trees along a path with gaps."""
-    rng = canvas.rng
-    length = float(np.linalg.norm(np.diff(path, axis=0), axis=1).sum())
-    places = np.arange(rng.uniform(0, spacing), length, spacing)
-    places = places[rng.random(len(places)) < 0.8]
-    points = points_at(path, places + rng.normal(0, 0.6, len(places)))
-    canvas.plant(points, radius * rng.uniform(0.7, 1.3, len(points)))
 
 
 def railway(canvas: Canvas, path: np.ndarray, tracks: int, trains: float = 0.3) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from data import scene_nature as nature
 from data import scene_objects as paint
 from data.scene_blocks import Scene, blob, tank_farm, works
 from data.scene_canvas import Canvas, Material, arc_length, beside, box, curve, line, rectangle
-from data.scene_objects import ASPHALT, CONCRETE, DARK, WHITE, YELLOW, Rect
+from data.scene_nature import Rect
+from data.scene_objects import ASPHALT, CONCRETE, DARK, WHITE, YELLOW
 from data.scene_streets import parcels, streets
 from data.scene_traffic import Mover, add_lane_traffic, aircraft_parts, ship_parts
 
@@ -15,27 +17,26 @@ from data.scene_traffic import Mover, add_lane_traffic, aircraft_parts, ship_par
 def airport(scene: Scene) -> None:
     """Runway, parallel taxiway, apron with aircraft at a terminal, car parks behind."""
     canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
-    ground = scene.ground
-    canvas.fill(box(-r, -r, r, r), ground.grass)
+    nature.meadow(canvas, box(-r, -r, r, r), scene.ground)
     shift = rng.uniform(-70, 110)
     runway_y, taxi_y = -70 + shift, 28 + shift
     apron = (rng.uniform(-r, -60), 62 + shift, r if rng.random() < 0.6 else 170, 165 + shift)
     tar = ASPHALT.varied(rng, 0.04)
     hard = CONCRETE.varied(rng, 0.05)
-    _runway(canvas, runway_y, rng.uniform(45, 60), rng.choice([-1, 1]) * rng.uniform(60, 400), tar)
     taxi_surface = hard if rng.random() < 0.4 else ASPHALT.varied(rng, 0.06)
     ways = [line(-r, taxi_y, r, taxi_y)]
     for x in np.arange(-r + rng.uniform(0, 150), r, rng.uniform(150, 260)):
         turn = rng.choice([-70, 0, 70])
         ways.append(curve((x, runway_y), (x + 0.8 * turn, taxi_y - 15), (x + turn, taxi_y)))
         ways.append(line(x + turn, taxi_y, x + turn, apron[1] + 8))
-    for way in ways:
-        paint.road(canvas, way, 1, taxi_surface, shoulder=9.5 + 1.75)
-    canvas.fill(box(*apron), hard, occupy=True)
-    for x in np.arange(-r, r, 7.5):
-        canvas.stroke(line(x, apron[1], x, apron[3]), 0.3, DARK, 0.13)
-    for y in np.arange(apron[1], apron[3], 7.5):
-        canvas.stroke(line(apron[0], y, apron[2], y), 0.3, DARK, 0.13)
+    edge = taxi_surface.varied(rng, 0.06)
+    for surface, half in ((edge, 15.0), (taxi_surface, 11.5)):
+        canvas.fill(flared(ways[0], half, 0), surface, occupy=True)
+        for way in ways[1:]:
+            canvas.fill(flared(way, half, 26), surface, occupy=True)
+    threshold = rng.choice([-1, 1]) * rng.uniform(60, 400)
+    _runway(canvas, runway_y, rng.uniform(45, 60), threshold, tar)
+    _slabs(canvas, apron, hard)
     lead = line(-r, apron[1] + 22, r, apron[1] + 22)
     for way in [*ways, lead]:
         canvas.stroke(way, 0.4, YELLOW, 0.75)
@@ -60,10 +61,11 @@ def _runway(canvas: Canvas, y: float, width: float, threshold: float, tar: Mater
     canvas.fill(box(-r, y - width / 2 - 7, r, y + width / 2 + 7), shoulder, occupy=True)
     canvas.fill(box(-r, y - width / 2, r, y + width / 2), tar)
     sense = 1 if threshold < 0 else -1
-    for _ in range(40):
-        start = threshold + sense * rng.normal(260, 120)
-        wheel = y + rng.choice([-1, 1]) * rng.uniform(2, 6)
-        canvas.stroke(line(start - 60, wheel, start + 60, wheel), 0.9, DARK, 0.10)
+    for _ in range(70):
+        start = threshold + sense * rng.normal(300, 140)
+        wheel = y + rng.choice([-1, 1]) * rng.uniform(1.5, 7)
+        reach = rng.uniform(30, 90)
+        canvas.stroke(line(start - reach, wheel, start + reach, wheel), 0.9, DARK, 0.13)
     middle = line(-r, y, r, y)
     canvas.stroke(middle, 0.9, WHITE, 0.85, dash=(30, 20))
     for side in (-1, 1):
@@ -78,6 +80,33 @@ def _runway(canvas: Canvas, y: float, width: float, threshold: float, tar: Mater
                 wide = 5.0 if pairs == 1 else 1.8
                 spot = (threshold + sense * distance, y + side * (9 + 3.0 * k))
                 canvas.fill(rectangle(*spot, 22.5, wide), Material(WHITE, 0.03, 0.04, 0), alpha=0.9)
+
+
+def flared(path: np.ndarray, half: float, flare: float) -> np.ndarray:
+    """Outline of a taxiway that widens by `flare` metres into the fillets at its ends."""
+    place = arc_length(path)
+    ends = np.minimum(place, place[-1] - place)
+    width = half + flare * np.exp(-ends / 16)
+    along = np.gradient(path, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    across = width[:, None] * np.stack([-along[:, 1], along[:, 0]], axis=1)
+    return np.concatenate([path - across, (path + across)[::-1]])
+
+
+def _slabs(canvas: Canvas, rect: Rect, hard: Material) -> None:
+    """An apron of concrete slabs: joints, renewed slabs and stains."""
+    rng = canvas.rng
+    x0, y0, x1, y1 = rect
+    canvas.fill(box(*rect), hard, occupy=True)
+    for _ in range(60):
+        x, y = x0 + 7.5 * rng.integers(0, (x1 - x0) / 7.5), y0 + 7.5 * rng.integers(0, 13)
+        wide, deep = 7.5 * rng.integers(1, 9), 7.5 * rng.integers(1, 4)
+        patch = (x, y, min(x + wide, x1), min(y + deep, y1))
+        canvas.fill(box(*patch), hard.varied(rng, 0.035), alpha=0.6)
+    for x in np.arange(x0, x1, 7.5):
+        canvas.stroke(line(x, y0, x, y1), 0.3, DARK, 0.16)
+    for y in np.arange(y0, y1, 7.5):
+        canvas.stroke(line(x0, y, x1, y), 0.3, DARK, 0.16)
 
 
 def _stands(scene: Scene, apron: Rect, lead: np.ndarray) -> None:
@@ -119,7 +148,7 @@ def _landside(scene: Scene, apron: Rect) -> None:
     paint.road_marks(canvas, way, 4)
     scene.movers += add_lane_traffic(canvas, way, offsets, 1.3, 40)
     shares = {"parking": 5.0, "offices": 2.0, "park": 1.0, "works": 1.0}
-    streets(scene, (-r, top + 12, r, r + 40), (170, 120), shares, (2,))
+    streets(scene, (-r, top + 12, r, r + 40), (170, 120), shares, ((2,), (2,)))
 
 
 def _far_side(scene: Scene, y: float) -> None:
@@ -145,10 +174,10 @@ def harbour(scene: Scene) -> None:
     if quay:
         _port(scene, shore)
     else:
-        canvas.fill(box(-r, shore - 80, r, r), scene.ground.grass)
+        nature.meadow(canvas, box(-r, shore - 80, r, r), scene.ground)
         shares = {"houses": 7.0, "park": 1.5, "towers": 0.8}
-        streets(scene, (-r, shore + 62, r, r), (150, 66), shares, (2,))
-    paint.water(canvas, box(-r, -r, r, shore), sea)
+        streets(scene, (-r, shore + 62, r, r), (150, 66), shares, ((2,), (2,)), quiet=True)
+    nature.water(canvas, box(-r, -r, r, shore), sea)
     if quay:
         for x in np.arange(-r + rng.uniform(0, 100), r, rng.uniform(170, 260)):
             wide, long = rng.uniform(18, 40), rng.uniform(60, 130)
@@ -187,7 +216,7 @@ def _port(scene: Scene, shore: float) -> None:
             canvas.fill(part, Material((0.62, 0.40, 0.22)), height=26)
     _moored(canvas, rng.uniform(-0.4, 0.4) * r, shore - 12, 0, rng.uniform(90, 150))
     paint.railway(canvas, line(-r, shore + 108, r, shore + 108), int(rng.integers(1, 4)))
-    streets(scene, (-r, shore + 124, r, r), (190, 130), {"works": 6, "parking": 1}, (2, 4))
+    streets(scene, (-r, shore + 124, r, r), (190, 130), {"works": 6, "parking": 1}, ((2,), (2, 4)))
 
 
 def _moored(canvas: Canvas, x: float, y: float, angle: float, length: float) -> None:
@@ -212,7 +241,7 @@ def _beach(scene: Scene, shore: float, sea: tuple) -> None:
     way = line(-r, shore + 52, r, shore + 52)
     scene.movers += add_lane_traffic(canvas, way, paint.road(canvas, way, 2), 1.2, 45)
     paint.road_marks(canvas, way, 2)
-    paint.wood(canvas, (-r, shore + 30, r, shore + 48), 7, 0.2)
+    nature.wood(canvas, (-r, shore + 30, r, shore + 48), 7, 0.2)
 
 
 def _down(path: np.ndarray, distance: float) -> np.ndarray:

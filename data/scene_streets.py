@@ -6,25 +6,40 @@ import itertools
 
 import numpy as np
 
+from data import scene_nature as nature
 from data import scene_objects as paint
 from data.scene_blocks import BLOCKS, Scene, houses, inset, park_block
-from data.scene_canvas import Canvas, arc_length, beside, box, line
+from data.scene_canvas import Canvas, Material, arc_length, beside, box, line
 from data.scene_objects import ASPHALT, Rect
 from data.scene_traffic import add_lane_traffic
 
 
 def streets(
-    scene: Scene, area: Rect, pitch: tuple[float, float], blocks: dict[str, float], lanes: tuple
+    scene: Scene,
+    area: Rect,
+    pitch: tuple[float, float],
+    blocks: dict[str, float],
+    lanes: tuple[tuple[int, ...], tuple[int, ...]],
+    quiet: bool = False,
 ) -> None:
-    """A street grid over an area with traffic, and blocks of the given shares between."""
+    """A street grid over an area with traffic, and blocks of the given shares between.
+
+    Args:
+        scene: the place.
+        area: the land it covers.
+        pitch: mean distance of the streets along x and y in metres.
+        blocks: names in `BLOCKS` and their shares.
+        lanes: numbers of lanes to choose from, for streets across x and across y.
+        quiet: little traffic, and no markings on streets of two lanes.
+    """
     canvas, rng = scene.canvas, scene.canvas.rng
     x0, y0, x1, y1 = area
     canvas.fill(box(*area), paint.PAVING)
     cuts = []
-    for low, high, step in ((x0, x1, pitch[0]), (y0, y1, pitch[1])):
+    for low, high, step, choice in ((x0, x1, pitch[0], lanes[0]), (y0, y1, pitch[1], lanes[1])):
         places, at = [], low + rng.uniform(0.1, 0.9) * step
         while at < high - 20:
-            places.append((at, int(rng.choice(lanes))))
+            places.append((at, int(rng.choice(choice))))
             at += step * rng.uniform(0.75, 1.3)
         cuts.append(places)
 
@@ -41,6 +56,8 @@ def streets(
             if min(rect[2] - rect[0], rect[3] - rect[1]) > 14:
                 BLOCKS[names[rng.choice(len(names), p=shares / shares.sum())]](scene, rect)
     surface = ASPHALT.varied(rng, 0.05)
+    if quiet:
+        surface = Material((0.45, 0.45, 0.43), 0.02, 0.03, 0.04).varied(rng, 0.04)
     paths = []
     for flat, at, count in runs:
         path = line(x0, at, x1, at) if flat else line(at, y0, at, y1)
@@ -51,10 +68,10 @@ def streets(
         start, end = (x0, x1) if flat else (y0, y1)
         stops = [start, *(s for c, w in crossings for s in (c - w, c + w)), end]
         for a, b in zip(stops[::2], stops[1::2], strict=True):
-            if b - a > 12 and count > 1:
+            if b - a > 12 and (count > 2 or not quiet):
                 piece = line(a, at, b, at) if flat else line(at, a, at, b)
                 paint.road_marks(canvas, piece, count, edges=False)
-        if count > 1:
+        if count > 2 or not quiet:
             for c, w in crossings:
                 for side in (-1, 1):
                     spot = (c + side * (w - 2), at) if flat else (at, c + side * (w - 2))
@@ -63,9 +80,10 @@ def streets(
         offsets = [s * (k + 0.5) * 3.5 for s in (-1, 1) for k in range(count // 2)]
         pace = rng.uniform(0.5, 1.6)
         length = arc_length(path)[-1]
+        spacing = rng.uniform(80, 200) if quiet and count == 2 else rng.uniform(25, 70)
         gaps = blocked + [(length - b, length - a) for a, b in blocked]
         scene.movers += add_lane_traffic(
-            canvas, path, offsets, pace, rng.uniform(22, 60), gaps=gaps
+            canvas, path, offsets, pace, spacing, gaps=gaps, lorries=0.04 if quiet else 0.1
         )
         if count <= 2 and rng.random() < 0.6:
             _kerb_cars(canvas, path, half(count) - 0.9, crossings, start)
@@ -91,7 +109,7 @@ def _kerb_cars(
 def parcels(scene: Scene, area: Rect, size: float) -> None:
     """Fields of about `size` metres with tracks, hedges and woods between."""
     canvas, rng = scene.canvas, scene.canvas.rng
-    canvas.fill(box(*area), scene.ground.grass)
+    nature.meadow(canvas, box(*area), scene.ground)
     stack = [area]
     while stack:
         x0, y0, x1, y1 = stack.pop()
@@ -106,12 +124,12 @@ def parcels(scene: Scene, area: Rect, size: float) -> None:
         rect = inset((x0, y0, x1, y1), rng.uniform(0.7, 2.5))
         choice = rng.random()
         if choice < 0.08:
-            paint.wood(canvas, rect, 6, -1.5)
+            nature.wood(canvas, rect, 6, -1.5)
         elif choice < 0.12:
             houses(scene, inset(rect, 6)) if min(wide, tall) > 70 else park_block(scene, rect)
         else:
-            paint.field(canvas, box(*rect), scene.ground)
+            nature.field(canvas, box(*rect), scene.ground)
         if rng.random() < 0.25:
-            paint.tree_row(canvas, line(x0, y0, x1, y0), 5.5, 2.6)
+            nature.tree_row(canvas, line(x0, y0, x1, y0), 5.5, 2.6)
         if rng.random() < 0.2:
             canvas.stroke(line(x0, y0, x0, y1), 3.0, (0.62, 0.56, 0.47), 0.8)

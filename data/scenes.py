@@ -234,9 +234,10 @@ def _sample(
 def _grade(scene: Scene, rng: np.random.Generator):
     """The sensor's and the air's colours: exposure, contrast, haze and saturation of a clip."""
     haze = rng.uniform(0.02, 0.14)
-    air = np.array([0.62, 0.66, 0.68], np.float32) + rng.normal(0, 0.03, 3).astype(np.float32)
-    gain = rng.uniform(0.95, 1.2) * (1 + rng.normal(0, 0.025, 3)).astype(np.float32)
-    saturation = np.float32(rng.uniform(0.65, 1.0))
+    air = np.array([0.62, 0.65, 0.66], np.float32)
+    warm = rng.normal(0.015, 0.025) * np.array([1, 0.2, -1])
+    gain = (rng.uniform(0.95, 1.2) * (1 + warm)).astype(np.float32)
+    saturation = np.float32(rng.uniform(0.6, 0.9))
     gamma = np.float32(rng.uniform(0.9, 1.1))
 
     def apply(frame: np.ndarray) -> np.ndarray:
