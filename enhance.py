@@ -1,0 +1,249 @@
+"""Enhance one's own satellite video: four times sharper, twice as many frames.
+
+    python enhance.py input.mp4 output.mp4               a video (needs requirements-video.txt)
+    python enhance.py frames/ enhanced/                  a folder of PNG, JPEG or TIFF frames
+    python enhance.py stack.tif stack_x4.tif             a TIFF with one page per frame
+    python enhance.py scenes/ scenes_x4/                 GeoTIFFs (needs requirements-geotiff.txt)
+    python enhance.py stack.tif out.tif --bands-per-frame 1    a GeoTIFF whose bands are frames
+
+    python enhance.py frames/ output.mp4 --fps 10        kinds can be mixed
+    python enhance.py input.mp4 slow.mp4 --slow-motion   the rate of the input, twice as long
+    python enhance.py input.mp4 output.mp4 --times 4     two passes in time
+    python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, output_compare.png
+    python enhance.py input.mp4 output.mp4 --resume      go on after Ctrl-C
+
+Frames are enhanced in windows of four that share their end frame, tile by tile where the memory
+does not hold a whole frame; any length and any size work. Work goes on in OUTPUT.partial, where
+finished frames can be looked at, and becomes OUTPUT when all of it is complete.
+
+N frames become 2N - 1. With --times 4 (or 8) the frames that a pass puts between the given ones
+are reduced to their size again, and the next pass starts from the denser sequence. The scale in
+space is 4, the only one the network is trained for. utils/video.py, utils/raster.py and
+utils/frames.py say what is kept of each kind of file: frame rate, colours, depth, coordinates,
+missing data. Sound is not carried over.
+"""
+
+import sys
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from flow import FLOW_METHODS
+from models.blocks import SCALE
+from utils import tiling
+from utils.checkpoint import file_sha256, load_network
+from utils.compare import compare
+from utils.config import parse_config, run_script
+from utils.enhancer import Enhancer
+from utils.frames import (
+    IMAGE_SUFFIXES,
+    JPEG_SUFFIXES,
+    TIFF_SUFFIXES,
+    VIDEO_SUFFIXES,
+    ImageSink,
+    Sink,
+    Source,
+    free_of,
+    open_source,
+)
+from utils.inference import pick_device
+from utils.job import Job
+from utils.sequence import (
+    Bridged,
+    Denser,
+    Levels,
+    LowResolutionSink,
+    denser_times,
+    full_scale,
+    survey,
+)
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+MODELS = {"mstt": CHECKPOINTS / "mstt.safetensors", "small": CHECKPOINTS / "mstt_small.safetensors"}
+# Fields of Config that leave the frames as they are; all others have to be the same on --resume.
+NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite")
+
+
+@dataclass(frozen=True)
+class Config:
+    input: str  # a video, a folder of frames, or a TIFF
+    output: str  # a video, a .tif, or any other name: a folder of frames of the input's kind
+    model: str = "small"  # mstt, small, or the path of a checkpoint
+    times: int = 2  # frames per given frame: 2, or 4 and 8 in two and three passes
+    scale: int = 4  # enlargement in space; the network has no other
+    slow_motion: bool = False  # keep the input's frame rate, so that the video gets longer
+    fps: float = 25.0  # given frames per second, for frames without times that become a video
+    lossless: bool = False  # FFV1 (.mkv, .avi), H.264 on RGB, and PNG for JPEG
+    bands_per_frame: int = 0  # of a GeoTIFF whose bands are frames; 0: all bands are one frame
+    white: float | None = None  # the value that is white; none: from type, depth and values
+    tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
+    overlap: int = 32  # of neighbouring tiles, LR pixels
+    flow: str = FLOW_METHODS[0]  # method of the optical flow, see flow/
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
+    precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is built for it
+    compare: bool = False  # also write a split-screen video (bicubic | enhanced), a sheet of crops
+    skip_bad: bool = False  # make damaged frames from their neighbours instead of stopping
+    resume: bool = False  # go on with the unfinished work of an interrupted run
+    overwrite: bool = False  # replace an existing output or unfinished work
+
+    def __post_init__(self):
+        if self.scale != SCALE:
+            raise ValueError(f"scale is {self.scale}; the network enlarges by {SCALE} only")
+        if self.times not in (2, 4, 8):
+            raise ValueError(f"times is {self.times}; it can be 2, 4 or 8")
+        if not 0 < self.fps < 10_000:
+            raise ValueError(f"fps is {self.fps}; give the frames per second of the input")
+        if self.flow not in FLOW_METHODS:
+            raise ValueError(f"flow is {self.flow!r}; choose one of {', '.join(FLOW_METHODS)}")
+        tiling.check_tile(self.tile or tiling.PATCH, self.overlap)
+        suffix = Path(self.output).suffix.lower()
+        if suffix in IMAGE_SUFFIXES and suffix not in TIFF_SUFFIXES:
+            raise ValueError(f"{self.output} is one image; name a folder, a video or a .tif")
+
+
+def main() -> None:
+    config = parse_config(Config, __doc__, positional=("input", "output"))
+    output = Path(config.output)
+    given = open_source(config.input, config.bands_per_frame)
+    extras = check_outputs(config, output)
+    device = pick_device(config.device)
+    checkpoint = MODELS.get(config.model, Path(config.model))
+    network, _ = load_network(checkpoint, device)
+    levels, damaged = survey(given, config.white)
+    source = bridge(given, levels, damaged, config)
+
+    settings = {name: value for name, value in asdict(config).items() if name not in NO_INFLUENCE}
+    settings |= {
+        "input": str(Path(config.input).resolve()),
+        "frames": given.count,
+        "model": file_sha256(checkpoint),
+        "device": device.type,
+    }
+    job = Job(output, settings, config.resume, config.overwrite)
+    tiles = (config.tile, config.overlap)
+    enhancer = Enhancer(network, device, config.precision, config.flow, *tiles, levels, job)
+    try:
+        passes = config.times.bit_length() - 1
+        for number in range(1, passes):
+            folder = job.folder / f"pass{number}"
+            title = f"pass {number} of {passes}"
+            enhancer.run(source, LowResolutionSink(folder), levels, given.dtype, title)
+            source = Denser(source, folder)
+        sink = open_sink(config, given, source, job.folder / "frames")
+        title = f"pass {passes} of {passes}" if passes > 1 else "enhancing"
+        enhancer.run(source, sink, *levels_of_output(config, given, levels), title)
+    except KeyboardInterrupt:
+        print(f"\nfinished frames are in {job.folder}; go on with --resume", file=sys.stderr)
+        raise
+    joined = job.folder / f"joined{output.suffix}"
+    sink.join(joined)
+    job.finish(joined)
+    print(
+        f"{output}: {2 * source.count - 1} frames of {SCALE * given.width}x{SCALE * given.height}"
+    )
+    if extras:
+        compare(given, levels, output, config.times, config.bands_per_frame, config.fps, *extras)
+
+
+def check_outputs(config: Config, output: Path) -> list[Path]:
+    """The paths of the comparison, if there is to be one.
+
+    Raises:
+        ValueError: an output would replace the input or, without --overwrite, an existing file.
+    """
+    given = Path(config.input).resolve()
+    if given == output.resolve() or given in output.resolve().parents:
+        raise ValueError(f"{output} is in the input {config.input}; choose another OUTPUT")
+    if not output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{output.parent} is no folder to put {output.name} in")
+    if not config.compare:
+        return []
+    extras = [output.with_name(f"{output.stem}_compare{end}") for end in (".mp4", ".png")]
+    for path in extras:
+        free_of(path, config.overwrite)
+    return extras
+
+
+def bridge(source: Source, levels: Levels, damaged: dict[int, str], config: Config) -> Source:
+    """The source, its damaged frames made from their neighbours if the user allows that.
+
+    Raises:
+        ValueError: frames are damaged and it is not allowed.
+    """
+    if not damaged:
+        return source
+    for problem in damaged.values():
+        if config.skip_bad:
+            print(f"bridged: {problem}", file=sys.stderr)
+    if not config.skip_bad:
+        others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""
+        raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad bridges over it")
+    return Bridged(source, levels, set(damaged), config.flow)
+
+
+def open_sink(config: Config, given: Source, source: Source, folder: Path) -> Sink:
+    """Where the frames go, by the ending of the output and the kind of the input.
+
+    Arguments:
+        config: of the run.
+        given: what the user gave.
+        source: the frames of the last pass.
+        folder: for unfinished work.
+
+    Raises:
+        ValueError: a video cannot hold these frames.
+    """
+    suffix = Path(config.output).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        from utils.video import BT709, UNSPECIFIED, VideoSink
+
+        if given.bands != 1 and (given.colour is None or given.bands > 3):
+            raise ValueError(
+                f"{config.input} has {given.bands} bands, a video one or three; "
+                "give a folder or a .tif file as OUTPUT"
+            )
+        times = source.times or [
+            Fraction(2 * index, config.times) / Fraction(config.fps).limit_denominator(1001)
+            for index in range(source.count)
+        ]
+        times = list(denser_times(times))
+        if config.slow_motion:
+            times = [time * config.times for time in times]
+        return VideoSink(
+            folder,
+            SCALE * given.height,
+            SCALE * given.width,
+            times,
+            depth=getattr(given, "depth", 8 if given.dtype == np.uint8 else 10),
+            matrix=getattr(given, "matrix", BT709),
+            primaries=getattr(given, "primaries", UNSPECIFIED),
+            transfer=getattr(given, "transfer", UNSPECIFIED),
+            aspect=getattr(given, "aspect", None),
+            suffix=suffix,
+            lossless=config.lossless,
+        )
+    single = suffix in TIFF_SUFFIXES
+    if hasattr(given, "georeference"):
+        from utils.raster import GeoTiffSink
+
+        return GeoTiffSink(folder, given, config.times, single)
+    if single:
+        from utils.tiff import TiffStackSink
+
+        return TiffStackSink(folder)
+    as_png = config.lossless and given.suffix in JPEG_SUFFIXES
+    return ImageSink(folder, ".png" if as_png else given.suffix)
+
+
+def levels_of_output(config: Config, given: Source, levels: Levels) -> tuple[Levels, np.dtype]:
+    """Levels and type of the result: those of the input, but full scale in a video."""
+    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
+    if is_video and not given.full_scale:
+        return full_scale(np.dtype(np.uint16)), np.dtype(np.uint16)
+    return levels, given.dtype
+
+
+if __name__ == "__main__":
+    run_script(main)

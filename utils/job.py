@@ -1,0 +1,112 @@
+"""A long run that can be interrupted: its folder for unfinished work, and what it was told.
+
+    OUTPUT.partial/job.json     the settings of the run; --resume checks them
+    OUTPUT.partial/frames/      finished frames, or finished pieces of the video; all readable
+    OUTPUT.partial/pass1/       LR frames between the given ones, for --times 4 and more
+    OUTPUT.partial/window/      the window in work
+
+Everything in it appears under its name only when it is complete, so what is there counts.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils.frames import free_of, remove
+
+
+class Job:
+    """The unfinished work for one output.
+
+    Arguments:
+        output: the final file or folder.
+        settings: all that decides the result; JSON values.
+        resume: go on from earlier unfinished work.
+        overwrite: replace the output and earlier unfinished work.
+
+    Raises:
+        ValueError: the output exists; there is unfinished work and neither resume nor overwrite
+            says what to do with it; it was made with other settings, or there is none to resume.
+    """
+
+    def __init__(self, output: Path, settings: dict[str, Any], resume: bool, overwrite: bool):
+        self.output = output
+        self.folder = output.with_name(output.name + ".partial")
+        self.record = self.folder / "job.json"
+        # What the run found out itself and a resumed one has to keep to, such as the tile.
+        self.notes: dict[str, Any] = {}
+        self.settings = settings
+        free_of(output, overwrite)
+        if resume and self.record.exists():
+            self._resume()
+            return
+        if self.folder.exists() and not overwrite and not resume:
+            raise ValueError(
+                f"{self.folder} holds unfinished work; --resume goes on, --overwrite starts again"
+            )
+        remove(self.folder)
+        self.folder.mkdir(parents=True)
+        self._save()
+
+    def _resume(self) -> None:
+        content = json.loads(self.record.read_text())
+        for name, value in self.settings.items():
+            before = content["settings"].get(name)
+            if before != value:
+                raise ValueError(
+                    f"{self.folder} was made with {name} {before!r}, now it is {value!r}; "
+                    "resume with the same settings, or start again with --overwrite"
+                )
+        self.notes = content["notes"]
+
+    def note(self, name: str, value: Any) -> None:
+        """Remember something for a resumed run."""
+        self.notes[name] = value
+        self._save()
+
+    def _save(self) -> None:
+        text = json.dumps({"settings": self.settings, "notes": self.notes}, indent=2)
+        partial = self.record.with_suffix(".partial")
+        partial.write_text(text + "\n")
+        os.replace(partial, self.record)
+
+    def finish(self, joined: Path) -> None:
+        """Put the joined result in its place and remove the unfinished work."""
+        if self.output.exists():
+            remove(self.output)
+        os.replace(joined, self.output)
+        remove(self.folder)
+
+
+class WindowBuffer:
+    """The output frames of one window, filled strip by strip and kept on disk.
+
+    Seven frames of 48000x20000 pixels do not fit in memory; one does.
+
+    Arguments:
+        folder: for one file per frame.
+        frames: number of frames.
+        width, bands, dtype: of their rows.
+    """
+
+    def __init__(self, folder: Path, frames: int, width: int, bands: int, dtype: np.dtype):
+        folder.mkdir(exist_ok=True)
+        self.paths = [folder / f"{index}.raw" for index in range(frames)]
+        for path in self.paths:
+            path.write_bytes(b"")
+        self.row, self.dtype = (-1, width, bands), dtype
+
+    def append(self, strip: np.ndarray) -> None:
+        """Add rows to every frame: (frames, rows, width, bands)."""
+        for path, rows in zip(self.paths, strip, strict=True):
+            with path.open("ab") as file:
+                np.ascontiguousarray(rows, self.dtype).tofile(file)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The frames, one at a time, each (height, width, bands)."""
+        for path in self.paths:
+            yield np.fromfile(path, self.dtype).reshape(self.row)

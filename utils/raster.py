@@ -1,0 +1,315 @@
+"""GeoTIFF through rasterio: coordinates, bands and missing data kept.
+
+A GeoTIFF sequence is a folder with one file per frame, a file with one page per frame, or a file
+with the bands of all frames one after the other. Results keep the coordinate system, the corner
+(pixels become a quarter as wide), band names, tags, scales, ground control points and RPCs, data
+type and nodata value. A frame between two given ones takes its place midway between theirs.
+
+The bands that the file calls red, green and blue are enhanced together; every other band is
+enhanced on its own, as grey. All bands share one flow.
+
+Pixels without data stay so: for the network they take the value of the nearest pixel with data,
+and the result is masked again. A frame between two given ones has no data where either has none.
+"""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.blocks import SCALE
+from utils.frames import FrameError, ImageSink, Source, remove
+
+CREATION = {"driver": "GTiff", "compress": "deflate", "tiled": True, "BIGTIFF": "IF_SAFER"}
+
+
+def import_rasterio() -> Any:
+    """rasterio, or a ValueError that says how to get it."""
+    try:
+        import rasterio
+    except ImportError as error:
+        raise ValueError(
+            "GeoTIFF needs rasterio; install it with `pip install -r requirements-geotiff.txt`"
+        ) from error
+    return rasterio
+
+
+@dataclass
+class Georeference:
+    """What a GeoTIFF says besides its pixels, for one frame."""
+
+    crs: Any
+    transform: Any
+    nodata: float | None
+    tags: dict[str, str]
+    descriptions: tuple[str | None, ...]
+    band_tags: list[dict[str, str]]
+    colours: tuple[Any, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    units: tuple[str | None, ...]
+    points: tuple[list[Any], Any]
+    rpcs: Any
+
+    def enlarged(self, other: "Georeference", share: float) -> "Georeference":
+        """The same place with pixels a quarter as wide, `share` of the way to another frame's.
+
+        Control points and RPCs stay this frame's: they cannot be averaged.
+        """
+        own, next_own = self.transform, other.transform
+        between = [(1 - share) * a + share * b for a, b in zip(own, next_own, strict=True)][:6]
+        transform = type(own)(*between) @ type(own).scale(1 / SCALE)
+        points, points_crs = self.points
+        points = [
+            type(point)(point.row * SCALE, point.col * SCALE, point.x, point.y, point.z)
+            for point in points
+        ]
+        return replace(
+            self, transform=transform, points=(points, points_crs), rpcs=_enlarged_rpcs(self.rpcs)
+        )
+
+
+def _enlarged_rpcs(rpcs: Any) -> Any:
+    """Rational polynomials for pixels a quarter as wide; they count from pixel centres."""
+    if rpcs is None:
+        return None
+    enlarged = copy.copy(rpcs)
+    enlarged.line_off = SCALE * (rpcs.line_off + 0.5) - 0.5
+    enlarged.samp_off = SCALE * (rpcs.samp_off + 0.5) - 0.5
+    enlarged.line_scale, enlarged.samp_scale = SCALE * rpcs.line_scale, SCALE * rpcs.samp_scale
+    return enlarged
+
+
+class GeoTiffSource(Source):
+    """GeoTIFF frames: several files, or the pages or groups of bands of one file.
+
+    Arguments:
+        path: what the user named.
+        files: in order.
+        bands_per_frame: of a single page, how many bands make up one frame; 0: all.
+
+    Raises:
+        ValueError: rasterio is missing, or the bands do not divide into frames.
+    """
+
+    def __init__(self, path: Path, files: list[Path], bands_per_frame: int = 0):
+        self.rasterio = import_rasterio()
+        self.path, self.files, self.suffix = path, files, ".tif"
+        self.layout = "files" if path.is_dir() else "pages"
+        datasets = [str(file) for file in files]
+        if not path.is_dir():
+            with self._open(datasets[0]) as dataset:
+                datasets = list(dataset.subdatasets) or datasets
+                total = dataset.count
+        if len(datasets) == 1 and bands_per_frame:
+            if total % bands_per_frame:
+                raise ValueError(
+                    f"{path} has {total} bands, not a multiple of --bands-per-frame "
+                    f"{bands_per_frame}"
+                )
+            self.layout = "bands"
+            groups = range(1, total + 1, bands_per_frame)
+            self.frames = [
+                (datasets[0], list(range(first, first + bands_per_frame))) for first in groups
+            ]
+        elif len(datasets) == 1 and not path.is_dir() and total > 1:
+            raise ValueError(
+                f"{path} holds one frame of {total} bands; if its bands are frames, say how many "
+                "make up one with --bands-per-frame"
+            )
+        else:
+            self.frames = [(dataset, None) for dataset in datasets]
+        self.count = len(self.frames)
+        self._adopt_first()
+
+    def _open(self, dataset: str):
+        try:
+            return self.rasterio.open(dataset)
+        except self.rasterio.errors.RasterioIOError as error:
+            raise FrameError(f"{dataset} cannot be read ({error})") from error
+
+    def _adopt_first(self) -> None:
+        for index in range(self.count):
+            try:
+                first, reference = self._load(index), self.georeference(index)
+                break
+            except FrameError as error:
+                failure = error
+        else:
+            raise failure
+        if first.dtype.kind == "c":
+            raise ValueError(f"{self.name(0)} holds complex numbers, which are no picture")
+        self.adopt(first)
+        names = [colour.name for colour in reference.colours]
+        rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
+        self.colour = tuple(rgb) if len(rgb) == 3 else None
+
+    def _load(self, index: int) -> np.ndarray:
+        name, bands = self.frames[index]
+        with self._open(name) as dataset:
+            bands = bands or list(dataset.indexes)
+            flags = [dataset.mask_flag_enums[band - 1] for band in bands]
+            whole = [self.rasterio.enums.MaskFlags.all_valid]
+            try:
+                pixels = np.moveaxis(dataset.read(bands), 0, -1)
+                missing = None
+                if any(flag != whole for flag in flags):
+                    missing = np.moveaxis(dataset.read_masks(bands), 0, -1) == 0
+            except self.rasterio.errors.RasterioIOError as error:
+                raise FrameError(f"{self.name(index)} is damaged ({error})") from error
+        pixels = np.ascontiguousarray(pixels)
+        if pixels.dtype.kind == "f":
+            not_a_number = ~np.isfinite(pixels)
+            if not_a_number.any():
+                missing = not_a_number if missing is None else missing | not_a_number
+        return pixels if missing is None else np.ma.array(pixels, mask=missing)
+
+    def read(self, index: int) -> np.ndarray:
+        return self.check(self._load(index), index)
+
+    def name(self, index: int) -> str:
+        name, bands = self.frames[index]
+        return f"{name}: bands {bands[0]} to {bands[-1]}" if bands else name
+
+    def georeference(self, index: int) -> Georeference:
+        """All that the file says about frame `index` besides its pixels."""
+        name, bands = self.frames[index]
+        with self._open(name) as dataset:
+            chosen = [band - 1 for band in bands or dataset.indexes]
+            return Georeference(
+                crs=dataset.crs,
+                transform=dataset.transform,
+                nodata=dataset.nodata,
+                tags=dataset.tags(),
+                descriptions=tuple(dataset.descriptions[band] for band in chosen),
+                band_tags=[dataset.tags(band + 1) for band in chosen],
+                colours=tuple(dataset.colorinterp[band] for band in chosen),
+                scales=tuple(dataset.scales[band] for band in chosen),
+                offsets=tuple(dataset.offsets[band] for band in chosen),
+                units=tuple(dataset.units[band] for band in chosen),
+                points=dataset.gcps,
+                rpcs=dataset.rpcs,
+            )
+
+
+class GeoTiffSink(ImageSink):
+    """GeoTIFF frames, in the layout of their source: files, pages, or bands of one file.
+
+    Arguments:
+        folder: see Sink.
+        source: the given frames.
+        times: output frames for one step from a given frame to the next.
+        single: make one file of all frames.
+    """
+
+    def __init__(self, folder: Path, source: GeoTiffSource, times: int, single: bool):
+        super().__init__(folder, ".tif")
+        self.rasterio = import_rasterio()
+        self.source, self.times, self.single = source, times, single
+
+    def write_frame(self, path: Path, index: int, pixels: np.ndarray) -> None:
+        before, step = divmod(index, self.times)
+        after = min(before + 1, self.source.count - 1)
+        reference = self.source.georeference(before)
+        reference = reference.enlarged(self.source.georeference(after), step / self.times)
+        missing = np.ma.getmask(pixels)
+        height, width, bands = pixels.shape
+        options = CREATION | {"predictor": 3 if pixels.dtype.kind == "f" else 2}
+        with self.rasterio.open(
+            path,
+            "w",
+            height=height,
+            width=width,
+            count=bands,
+            dtype=pixels.dtype,
+            crs=reference.crs,
+            transform=reference.transform,
+            nodata=reference.nodata,
+            **options,
+        ) as dataset:
+            self._describe(dataset, reference)
+            for band in range(bands):
+                hole = None if missing is np.ma.nomask else missing[..., band]
+                values = _with_nodata(np.ma.getdata(pixels)[..., band], hole, reference.nodata)
+                dataset.write(values, band + 1)
+            if missing is not np.ma.nomask and reference.nodata is None:
+                self._mask(dataset, reference, missing)
+
+    def _describe(self, dataset: Any, reference: Georeference) -> None:
+        dataset.update_tags(**reference.tags)
+        dataset.descriptions = reference.descriptions
+        for band, tags in enumerate(reference.band_tags, 1):
+            dataset.update_tags(band, **tags)
+        dataset.colorinterp = reference.colours
+        dataset.scales, dataset.offsets = reference.scales, reference.offsets
+        dataset.units = reference.units
+        if reference.points[0]:
+            dataset.gcps = reference.points
+        if reference.rpcs is not None:
+            dataset.rpcs = reference.rpcs
+
+    def _mask(self, dataset: Any, reference: Georeference, missing: np.ndarray) -> None:
+        """Keep what has no data where no value says so: in the alpha band, or in a mask."""
+        names = [colour.name for colour in reference.colours]
+        if "alpha" in names:
+            alpha = names.index("alpha") + 1
+            values = dataset.read(alpha)
+            values[missing.any(axis=2)] = 0
+            dataset.write(values, alpha)
+        else:
+            dataset.write_mask(~missing.all(axis=2))
+
+    def join(self, target: Path) -> None:
+        if not self.single:
+            super().join(target)
+            return
+        partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+        partial.unlink(missing_ok=True)
+        files = [self.path(index) for index in range(self.finished())]
+        if self.source.layout == "bands":
+            self._join_bands(partial, files)
+        else:
+            for number, file in enumerate(files):
+                appended = {"APPEND_SUBDATASET": "YES"} if number else {}
+                self.rasterio.shutil.copy(file, partial, **CREATION, **appended)
+        partial.rename(target)
+        remove(self.folder)
+
+    def _join_bands(self, target: Path, files: list[Path]) -> None:
+        with self.rasterio.open(files[0]) as first:
+            profile, per_frame = first.profile, first.count
+            tags, gcps, rpcs = first.tags(), first.gcps, first.rpcs
+        profile |= {"count": per_frame * len(files), "interleave": "band"}
+        with self.rasterio.open(target, "w", **profile) as dataset:
+            dataset.update_tags(**tags)
+            if gcps[0]:
+                dataset.gcps = gcps
+            if rpcs is not None:
+                dataset.rpcs = rpcs
+            for number, file in enumerate(files):
+                with self.rasterio.open(file) as frame:
+                    for band in frame.indexes:
+                        position = number * per_frame + band
+                        dataset.write(frame.read(band), position)
+                        dataset.update_tags(position, **frame.tags(band))
+                        dataset.set_band_description(position, frame.descriptions[band - 1] or "")
+
+
+def _with_nodata(values: np.ndarray, missing: np.ndarray | None, nodata: float | None):
+    """Put the nodata value where data is missing, and only there.
+
+    A value that happens to be the nodata value moves to the nearest other one, as in GDAL.
+    """
+    if nodata is None:
+        return values if missing is None else np.where(missing, values.dtype.type(0), values)
+    if np.isnan(nodata):
+        return values if missing is None else np.where(missing, values.dtype.type(nodata), values)
+    marker = values.dtype.type(nodata)
+    if values.dtype.kind == "f":
+        neighbour = np.nextafter(marker, values.dtype.type(np.inf))
+    else:
+        neighbour = marker + 1 if marker < np.iinfo(values.dtype).max else marker - 1
+    values = np.where(values == marker, values.dtype.type(neighbour), values)
+    return values if missing is None else np.where(missing, marker, values)

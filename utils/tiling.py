@@ -1,0 +1,213 @@
+"""Frames too large for the memory: tiles that overlap, feathered where they meet.
+
+The tiles of a frame lie in rows. Neighbouring tiles overlap; in the overlap the weight of one
+falls linearly while that of the other rises, and the weights of all tiles at a pixel sum to one,
+so a seam has nowhere to show. A margin next to a cut gets no weight at all: there the
+convolutions see the padding instead of the picture. Finished rows leave from the top, so that
+only one row of tiles is ever held.
+
+Lengths are in LR pixels unless they are called HR.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.blocks import SCALE
+
+PATCH = 80  # LR pixels of the largest attention patch: tiles of its multiples keep patches whole
+MARGIN = 8  # LR pixels next to a cut that get no weight
+LARGEST_AUTOMATIC = 640  # LR pixels; beyond, attention between all patches costs more than it gives
+
+# Bytes that a window of four frames needs per LR pixel of a tile, for each channel of the
+# network and besides; measured with benchmarks/enhance.py.
+BYTES_PER_CHANNEL = 200
+BYTES_BESIDES = 1500
+# Share of the free memory that is planned with: the rest is for decoding, flow and others.
+USABLE = 0.6
+
+
+def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles start along an axis: evenly, the last one moved back to end with the axis.
+
+    Arguments:
+        length: of the axis.
+        tile: length of a tile; one tile holds the axis if it is no longer.
+        overlap: of neighbouring tiles, at least.
+    """
+    if length <= tile:
+        return [0]
+    stride = tile - overlap
+    return [*range(0, length - tile, stride), length - tile]
+
+
+def tile_length(length: int, tile: int, overlap: int) -> int:
+    """The shortest multiple of PATCH that covers an axis with as few tiles as `tile` does."""
+    count = len(tile_starts(length, tile, overlap))
+    even = -(-(length + (count - 1) * overlap) // count)
+    return min(-(-even // PATCH) * PATCH, tile)
+
+
+def feather_weights(length: int, tile: int, overlap: int) -> list[np.ndarray]:
+    """The weights of every tile along an axis, at HR pixels.
+
+    Returns: one (SCALE * tile,) float32 per tile; at every pixel of the axis those of all tiles
+        that cover it sum to one.
+    """
+    starts = tile_starts(length, tile, overlap)
+    size = min(tile, length)
+    position = (np.arange(SCALE * size) + 0.5) / SCALE
+    ramp = overlap - 2 * MARGIN
+    weights, total = [], np.zeros(SCALE * length)
+    for start in starts:
+        weight = np.ones(SCALE * size)
+        if start > 0:
+            weight = np.clip((position - MARGIN) / ramp, 0, 1)
+        if start + size < length:
+            weight = weight * np.clip((size - MARGIN - position) / ramp, 0, 1)
+        weights.append(weight)
+        total[SCALE * start : SCALE * (start + size)] += weight
+    return [
+        (weight / total[SCALE * start : SCALE * (start + size)]).astype(np.float32)
+        for start, weight in zip(starts, weights, strict=True)
+    ]
+
+
+def blend_tiles(
+    predict: Callable[[slice, slice], np.ndarray],
+    height: int,
+    width: int,
+    tile: int,
+    overlap: int,
+) -> Iterator[np.ndarray]:
+    """Run a network tile by tile and blend the results.
+
+    Arguments:
+        predict: from rows and columns of the LR frames to the result there,
+            (T, SCALE * rows, SCALE * columns, bands) float32.
+        height, width: of the LR frames.
+        tile: longest side of a tile; tiles are made as even as they can be.
+        overlap: of neighbouring tiles; see `check_tile`.
+
+    Yields: the rows of the result from the top down, (T, some rows, SCALE * width, bands)
+        float32, each row once.
+    """
+    axes = [(length, tile_length(length, tile, overlap)) for length in (height, width)]
+    tops, lefts = (tile_starts(*axis, overlap) for axis in axes)
+    row_weights, column_weights = (feather_weights(*axis, overlap) for axis in axes)
+    rows, columns = (min(axis) for axis in axes)
+    carried = None  # the rows that the next row of tiles adds to
+    for (top, below), row_weight in zip(
+        itertools.pairwise([*tops, height]), row_weights, strict=True
+    ):
+        strip = None
+        for left, column_weight in zip(lefts, column_weights, strict=True):
+            part = predict(slice(top, top + rows), slice(left, left + columns))
+            if len(tops) == len(lefts) == 1:
+                yield part
+                return
+            if strip is None:
+                frames, bands = part.shape[0], part.shape[3]
+                strip = np.zeros((frames, SCALE * rows, SCALE * width, bands), np.float32)
+                if carried is not None:
+                    strip[:, : carried.shape[1]] = carried
+            part *= row_weight[:, None, None] * column_weight[:, None]
+            strip[:, :, SCALE * left : SCALE * (left + columns)] += part
+        finished = SCALE * (below - top)
+        yield strip[:, :finished]
+        carried = strip[:, finished:].copy()
+
+
+def check_tile(tile: int, overlap: int) -> None:
+    """Raises ValueError for tiles that cannot be blended."""
+    if overlap < 2 * MARGIN + 1:
+        raise ValueError(f"overlap is {overlap}; it needs more than {2 * MARGIN} LR pixels")
+    if tile < 2 * overlap:
+        raise ValueError(f"tile is {tile}; it needs at least twice the overlap, {2 * overlap}")
+
+
+def tile_bytes(tile: int, width: int, channels: int, bands: int = 3, frames: int = 4) -> int:
+    """Bytes that one row of tiles needs: the network on one tile, and the rows it is blended in.
+
+    Arguments:
+        tile: side of a tile.
+        width: of the whole frame.
+        channels: of the network.
+        bands: of the frames.
+        frames: given frames of a window.
+    """
+    outputs = 2 * frames - 1
+    network = tile * tile * (BYTES_PER_CHANNEL * channels + BYTES_BESIDES)
+    blending = 4 * outputs * bands * SCALE**2 * tile * (width + tile)
+    return network + blending
+
+
+def choose_tile(height: int, width: int, channels: int, bands: int, available: int) -> int:
+    """The largest tile that the free memory allows, a multiple of PATCH.
+
+    Arguments:
+        height, width, bands: of the frames.
+        channels: of the network.
+        available: free bytes, see `available_memory`.
+
+    Returns: the side of a tile; at least PATCH, however little memory there is.
+    """
+    whole = -(-max(height, width) // PATCH) * PATCH
+    tile = min(whole, LARGEST_AUTOMATIC)
+    while tile > PATCH and tile_bytes(tile, width, channels, bands) > USABLE * available:
+        tile -= PATCH
+    return tile
+
+
+def smaller_tile(tile: int, height: int, width: int, overlap: int) -> int | None:
+    """The next tile to try when memory ran out, or None if there is none."""
+    tile = min(tile, -(-max(height, width) // PATCH) * PATCH)
+    smaller = max(tile * 2 // 3 // PATCH, 1) * PATCH
+    return smaller if 2 * overlap <= smaller < tile else None
+
+
+def available_memory(device: torch.device) -> int:
+    """Free bytes of a GPU, or of the machine as far as this process may use them."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = [_machine_memory()]
+    # A container's limit (cgroup version 2, then 1) may be below what the machine has.
+    for limit, usage in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            limits.append(int(Path(limit).read_text()) - int(Path(usage).read_text()))
+        except (OSError, ValueError):  # no such file, or "max": no limit
+            continue
+    return max(min(limits), 0)
+
+
+def _machine_memory() -> int:
+    """MemAvailable on Linux; elsewhere half of what is built in; 4 GiB if even that is unknown."""
+    try:
+        text = Path("/proc/meminfo").read_text()
+        return int(text.split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return 4 * 2**30
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )
