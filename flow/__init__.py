@@ -88,12 +88,15 @@ def _grey(image):
 
 
 def _pyflow_flows(pairs, threads):
-    if threads is None:
-        threads = (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        )
+    threads = _usable_cores() if threads is None else threads
     with ThreadPoolExecutor(max_workers=threads) as pool:
         return list(pool.map(_pyflow_flow, pairs))
+
+
+def _usable_cores():
+    if hasattr(os, "sched_getaffinity"):  # fewer than the machine has, in a container or a job
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _pyflow_flow(pair, compute=coarse2fine_flow):
