@@ -192,11 +192,11 @@ def septuplets(config, counts):
         if skip:
             skip -= 1
             continue
-        run.append(frame)
+        run.append((counts["read"] - 1, frame))
         if len(run) == length:
             middles = range(side, length - side, config.spacing)
-            clip = [still_mean(run[m - side : m + side + 1]) for m in middles]
-            yield counts["read"] - length, clip
+            frames = [frame for _, frame in run]
+            yield run[0][0], [still_mean(frames[m - side : m + side + 1]) for m in middles]
             skip = max(config.stride - length, 0)
             run = run[config.stride :]
 

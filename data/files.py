@@ -50,13 +50,15 @@ def check_frames(paths, root):
     for path in paths:
         try:
             if not path.resolve().is_relative_to(root):
-                problems.append(f"{path}: leads out of {root}; copy the file into it")
+                problems.append(f"{path}: leads out of {root}; copy the file there")
                 continue
             sizes[path] = image_size(path)
         except FileNotFoundError:
             problems.append(f"{path}: no such file")
-        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-            problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+        except ValueError as error:
+            problems.append(str(error))
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            problems.append(f"{path}: cannot be read ({error})")
     for path, size in sizes.items():
         first_path, first = next(iter(sizes.items()))
         if size != first:

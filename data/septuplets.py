@@ -75,14 +75,17 @@ def _find_names(root, list_file):
     """(folder that the names are relative to, names of the clips)."""
     if list_file is None:
         list_file = next((root / n for n in LIST_NAMES if (root / n).is_file()), None)
+        if list_file and not list_file.resolve().is_relative_to(root.resolve()):
+            raise ValueError(f"{list_file}: leads out of {root}; copy the file there")
     bases = [root / "sequences", root / "train", root]
     bases = [base for base in bases if base.is_dir()]
     if list_file is not None:
         names = read_list(list_file)
         if not names:
             raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
-        inside = [base for base in bases if not Path(names[0]).is_absolute()]
-        return next((base for base in inside if _is_folder(base / names[0])), bases[0]), names
+        # The folder that has the first clip; with no such clip any will do to report it.
+        first = names[0] if _stays_inside(names[0]) else "."
+        return next((base for base in bases if _is_folder(base / first)), bases[0]), names
     if bases[0].name == "sequences":
         raise ValueError(
             f"{root}: Vimeo-90K's clips without sep_trainlist.txt, which tells them from its test "
@@ -97,18 +100,22 @@ def _find_names(root, list_file):
     return bases[0], [folder.name for folder in folders]
 
 
+def _stays_inside(name):
+    """Whether a name from a list, which may be anybody's, stays in the folder it is meant for."""
+    return not (Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name)
+
+
 def _is_folder(path):
     try:
         return path.is_dir()
-    except (OSError, ValueError):  # a name too long, or with a zero byte
+    except OSError:  # a name too long
         return False
 
 
 def _check_clip(root, base, name, least):
     """(paths of the 7 frames, LR size, problems) of one clip, by its headers."""
     folder = base / name
-    # A list may be anybody's: no name in it may make us look outside the root.
-    if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+    if not _stays_inside(name):
         return None, None, [f"{name}: leads out of {root}; give a folder below it"]
     if not _is_folder(folder):
         return None, None, [f"{folder}: no such clip folder; correct the list or restore it"]
