@@ -1,20 +1,105 @@
 """Deformable convolution: the operator, the choice of its backend, and the DCNv2 layer."""
 
+import importlib
+import importlib.util
 import os
 import warnings
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from dcn import cpu
 from dcn.reference import deform_conv2d_grid_sample, output_size
+from utils.native import NativeBuildError
 
+BACKEND_VARIABLE = "MSTT_DCN_BACKEND"
 BACKENDS = ("reference", "native", "triton", "torchvision")
 OFFSET_LIMIT = 100.0  # pixels; a mean |offset| above it means that training has run away
 
 
 def backend(tensor: Tensor) -> str:
-    """Name of the backend that `deform_conv2d` uses for `tensor`, one of BACKENDS."""
+    """Name of the backend that `deform_conv2d` uses for inputs like `tensor`.
+
+    On the CPU the native kernel ("native"), compiled on first use; without a compiler, with
+    one warning, the PyTorch formulation ("reference"). On CUDA torchvision's operator
+    ("torchvision") if it imports, else the PyTorch formulation: the Triton kernels
+    ("triton") have been tested through Triton's interpreter only, not measured on a GPU,
+    and are therefore never chosen by themselves. On other devices the PyTorch formulation.
+
+    All give the same results but for torchvision's offset gradient, which differs where a
+    tap lies exactly one pixel outside of the border, and at zero offset the outermost taps
+    do. The environment variable MSTT_DCN_BACKEND forces one of BACKENDS.
+
+    Raises:
+        ValueError: MSTT_DCN_BACKEND names none of BACKENDS or one that cannot be used here.
+    """
+    return _choose(tensor.device.type, os.environ.get(BACKEND_VARIABLE, ""))
+
+
+@torch.compiler.assume_constant_result
+def _choose(device: str, forced: str) -> str:
+    if forced:
+        problem = _problem(forced, device)
+        if problem:
+            usable = [name for name in BACKENDS if not _problem(name, device)]
+            raise ValueError(
+                f"{BACKEND_VARIABLE}={forced} {problem}; usable on {device}: {', '.join(usable)}"
+            )
+        return forced
+    if device == "cpu":
+        problem = _problem("native", device)
+        if not problem:
+            return "native"
+        _warn_of_slow_fallback(problem)
+    elif device == "cuda" and not _problem("torchvision", device):
+        return "torchvision"
     return "reference"
+
+
+def _problem(name: str, device: str) -> str | None:
+    """Why a backend cannot be used on a device; None where it can."""
+    if name not in BACKENDS:
+        return f"is no backend (there are {', '.join(BACKENDS)})"
+    if name == "native":
+        return _native_problem() if device == "cpu" else "runs on the CPU only"
+    if name == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "needs the package triton, which is not installed"
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        return None if device == "cuda" or interpreted else "runs on CUDA only"
+    if name == "torchvision":
+        return _torchvision_problem()
+    return None
+
+
+@cache
+def _native_problem() -> str | None:
+    try:
+        cpu.library()
+    except NativeBuildError as error:
+        return f"cannot be built: {error}"
+    return None
+
+
+@cache
+def _torchvision_problem() -> str | None:
+    try:
+        import torchvision.ops  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:  # a build for another PyTorch raises any
+        return f"needs torchvision, which does not import: {error}"
+    return None
+
+
+@cache
+def _warn_of_slow_fallback(problem: str) -> None:
+    warnings.warn(
+        f"deform_conv2d: the native kernel {problem}\nThe PyTorch formulation is used instead: "
+        "same results, several times slower. Install a C++ compiler (g++ or clang++), or set "
+        f"{BACKEND_VARIABLE}=reference to silence this.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 def _pair(value: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
@@ -119,10 +204,27 @@ def deform_conv2d(
     )
     _check(input, offset, weight, bias, stride, padding, dilation, mask)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    tensors = [None if t is None else t.to(dtype) for t in (input, offset, weight, bias, mask)]
+    args = [None if t is None else t.to(dtype) for t in (input, offset, weight, bias)]
+    mask = None if mask is None else mask.to(dtype)
+    function = _function(backend(input), weight.shape[1] != input.shape[1])
     with torch.autocast(input.device.type, enabled=False):
-        output = deform_conv2d_grid_sample(*tensors[:4], stride, padding, dilation, tensors[4])
-    return output.to(input.dtype)
+        return function(*args, stride, padding, dilation, mask).to(input.dtype)
+
+
+def _function(name: str, weight_groups: bool):
+    """The implementation of a backend, all with the arguments of torchvision's."""
+    if name == "torchvision":
+        return importlib.import_module("torchvision.ops").deform_conv2d
+    # The kernels do not have weight groups, which no DCNv2 network uses.
+    if name == "reference" or weight_groups:
+        return deform_conv2d_grid_sample
+    return importlib.import_module("dcn.cuda").deform_conv2d if name == "triton" else _native
+
+
+def _native(input, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
+    if mask is None:
+        mask = torch.ones_like(offset[:, ::2])
+    return cpu.deform_conv2d(input, offset, mask, weight, bias, stride, padding, dilation)
 
 
 class DCNv2(nn.Module):

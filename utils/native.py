@@ -40,8 +40,8 @@ def load_library(source: Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     """Load the library of a C++ source, compiling it if this was not done before.
 
     Args:
-        source: one C++17 file that includes only system headers and exports `extern "C"`
-            functions. Code for OpenMP must compile without it too.
+        source: one C++17 file that exports `extern "C"` functions. It may include system
+            headers and `*.h` files beside it. It must compile without OpenMP too.
         flags: compiler flags added to the usual ones.
 
     Returns:
@@ -66,7 +66,8 @@ def load_library(source: Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 
 def _load(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
-    code = source.read_bytes()
+    headers = sorted(source.parent.glob("*.h"))
+    code = b"\0".join(path.read_bytes() for path in (source, *headers))
     compiler, version = _find_compiler()
     parts = (code, version.encode(), repr((compiler, flags)).encode(), _cpu().encode())
     digest = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts))
