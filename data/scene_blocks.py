@@ -29,19 +29,21 @@ class Scene:
     light: np.ndarray | None = None
 
 
-def lots(rng: np.random.Generator, rect: Rect, size: float, gap: float) -> list[Rect]:
-    """Cut a rectangle into lots of about `size` metres with gaps between them."""
+def lots(canvas: Canvas, rect: Rect, size: float, gap: float) -> list[Rect]:
+    """Cut a rectangle into lots of about `size` metres, with gaps; those within sight."""
+    rng = canvas.rng
     x0, y0, x1, y1 = rect
     columns, rows = max(1, round((x1 - x0) / size)), max(1, round((y1 - y0) / size))
     xs, ys = np.linspace(x0, x1, columns + 1), np.linspace(y0, y1, rows + 1)
     xs[1:-1] += rng.uniform(-0.15, 0.15, columns - 1) * size
     ys[1:-1] += rng.uniform(-0.15, 0.15, rows - 1) * size
     half = gap / 2
-    return [
+    cut = [
         (xs[i] + half, ys[j] + half, xs[i + 1] - half, ys[j + 1] - half)
         for i in range(columns)
         for j in range(rows)
     ]
+    return [lot for lot in cut if canvas.sees(*lot)]
 
 
 def inset(rect: Rect, distance: float) -> Rect:
@@ -54,7 +56,7 @@ def towers(scene: Scene, rect: Rect) -> None:
     """High buildings in courts with trees and a few cars."""
     canvas, rng = scene.canvas, scene.canvas.rng
     canvas.fill(box(*rect), scene.ground.grass if rng.random() < 0.5 else PAVING)
-    for lot in lots(rng, inset(rect, 4), 48, 14):
+    for lot in lots(canvas, inset(rect, 4), 48, 14):
         x, y = (lot[0] + lot[2]) / 2, (lot[1] + lot[3]) / 2
         length = min(rng.uniform(18, 38), lot[2] - lot[0])
         width = min(rng.uniform(12, 20), lot[3] - lot[1])
@@ -120,7 +122,7 @@ def offices(scene: Scene, rect: Rect) -> None:
     """Large flat-roofed buildings with narrow yards between them."""
     canvas, rng = scene.canvas, scene.canvas.rng
     canvas.fill(box(*rect), PAVING.varied(rng))
-    for lot in lots(rng, inset(rect, 2), rng.uniform(30, 60), rng.uniform(4, 9)):
+    for lot in lots(canvas, inset(rect, 2), rng.uniform(30, 60), rng.uniform(4, 9)):
         choice = rng.random()
         if choice < 0.12 and min(lot[2] - lot[0], lot[3] - lot[1]) > 24:
             paint.car_park(canvas, lot)
@@ -177,6 +179,8 @@ def houses(scene: Scene, rect: Rect) -> None:
     width = rng.uniform(18, 24)
     for side, front in ((1, y0), (-1, y1)):
         for x in np.arange(x0 + width / 2, x1 - width / 2 + 0.1, width):
+            if not canvas.sees(x - width, min(y0, y1), x + width, max(y0, y1)):
+                continue
             x = x + rng.uniform(-1.5, 1.5)
             y = front + side * rng.uniform(13, 17)
             lawn = scene.ground.grass.varied(rng, 0.04)
@@ -207,7 +211,7 @@ def works(scene: Scene, rect: Rect) -> None:
     yard = (CONCRETE, ASPHALT, scene.ground.soil)[rng.integers(3)]
     canvas.fill(box(*rect), yard.varied(rng, 0.05))
     paint.clutter(canvas, rect, 0.6)
-    for lot in lots(rng, inset(rect, 5), rng.uniform(55, 95), rng.uniform(12, 24)):
+    for lot in lots(canvas, inset(rect, 5), rng.uniform(55, 95), rng.uniform(12, 24)):
         choice = rng.random()
         width, depth = lot[2] - lot[0], lot[3] - lot[1]
         if choice < 0.62:
@@ -229,7 +233,7 @@ def tank_farm(scene: Scene, rect: Rect) -> None:
     canvas, rng = scene.canvas, scene.canvas.rng
     canvas.fill(box(*rect), scene.ground.soil.varied(rng))
     radius = rng.uniform(7, 13)
-    for lot in lots(rng, rect, 2.9 * radius, 3):
+    for lot in lots(canvas, rect, 2.9 * radius, 3):
         if rng.random() < 0.88:
             size = min(radius, (lot[2] - lot[0]) / 2 - 1, (lot[3] - lot[1]) / 2 - 1)
             if size > 3:

@@ -10,6 +10,7 @@ then derives shading and cast shadows of the whole scene from the heights and on
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import ceil, floor
 
 import cv2
 import numpy as np
@@ -104,6 +105,13 @@ class Canvas:
         turned = (points + self._bend * sway) @ self._turn
         return DENSITY * turned + np.array(self.shape[::-1]) / 2
 
+    def sees(self, x0: float, y0: float, x1: float, y1: float) -> bool:
+        """Whether anything of an upright rectangle, or its shadow, can be on the canvas."""
+        corners = self.pixels(np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)]))
+        reach = 30 * DENSITY
+        low, high = corners.min(0) - reach, corners.max(0) + reach
+        return bool((high > 0).all() and (low < self.shape[::-1]).all())
+
     def coverage(self, outline: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray] | None:
         """Antialiased coverage of an outline in canvas pixels.
 
@@ -134,13 +142,16 @@ class Canvas:
 
     def paint(self, where: tuple[slice, slice], mask: np.ndarray, material: Material) -> None:
         """Blend a material into a part of the canvas with the given opacity (h, w)."""
+        # Long slanting things touch few pixels of their bounding box: work on those alone.
+        touched = np.nonzero(mask)
         relief = (
-            material.grain * self.grain[where]
-            + material.mottle * self.mottle[where]
-            + material.patch * self.patch[where]
+            material.grain * self.grain[where][touched]
+            + material.mottle * self.mottle[where][touched]
+            + material.patch * self.patch[where][touched]
         )
-        target = np.array(material.colour, np.float32) * (1 + 2 * relief[..., None])
-        self.colour[where] += mask[..., None] * (target - self.colour[where])
+        below = self.colour[where][touched]
+        target = np.array(material.colour, np.float32) * (1 + 2 * relief[:, None])
+        self.colour[where][touched] = below + mask[touched][:, None] * (target - below)
 
     def stroke(
         self,
@@ -255,19 +266,19 @@ def polygon_coverage(
     outline: np.ndarray, shape: tuple[int, int]
 ) -> tuple[tuple[slice, slice], np.ndarray] | None:
     """Antialiased coverage of a polygon (n, 2) in the pixels of an image of the given shape."""
-    low = np.floor(outline.min(0)).astype(int) - 1
-    high = np.ceil(outline.max(0)).astype(int) + 2
-    fine = FINE if (high - low).max() <= FINE_LIMIT else 1
-    low, high = np.clip(low, 0, shape[::-1]), np.clip(high, 0, shape[::-1])
-    if (high <= low).any():
+    (left, top), (right, bottom) = outline.min(0).tolist(), outline.max(0).tolist()
+    fine = FINE if max(right - left, bottom - top) <= FINE_LIMIT else 1
+    left, top = max(0, floor(left) - 1), max(0, floor(top) - 1)
+    right, bottom = min(shape[1], ceil(right) + 2), min(shape[0], ceil(bottom) + 2)
+    width, height = right - left, bottom - top
+    if width <= 0 or height <= 0:
         return None
-    width, height = high - low
     mask = np.zeros((fine * height, fine * width), np.uint8)
-    points = np.round(((outline - low) * fine - 0.5) * 256).astype(np.int32)
+    points = np.round(((outline - (left, top)) * fine - 0.5) * 256).astype(np.int32)
     cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, 8)
     if fine > 1:
-        mask = cv2.resize(mask, (int(width), int(height)), interpolation=cv2.INTER_AREA)
-    return (slice(low[1], high[1]), slice(low[0], high[0])), mask.astype(np.float32) / 255
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_AREA)
+    return (slice(top, bottom), slice(left, right)), mask.astype(np.float32) / 255
 
 
 def rectangle(x: float, y: float, length: float, width: float, angle: float = 0.0) -> np.ndarray:

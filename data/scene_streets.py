@@ -53,7 +53,7 @@ def streets(
     for (left, a), (right, b) in itertools.pairwise(xs):
         for (top, c), (bottom, d) in itertools.pairwise(ys):
             rect = (left + a, top + c, right - b, bottom - d)
-            if min(rect[2] - rect[0], rect[3] - rect[1]) > 14:
+            if min(rect[2] - rect[0], rect[3] - rect[1]) > 14 and canvas.sees(*rect):
                 BLOCKS[names[rng.choice(len(names), p=shares / shares.sum())]](scene, rect)
     surface = ASPHALT.varied(rng, 0.05)
     if quiet:
@@ -113,6 +113,8 @@ def parcels(scene: Scene, area: Rect, size: float) -> None:
     stack = [area]
     while stack:
         x0, y0, x1, y1 = stack.pop()
+        if not canvas.sees(x0, y0, x1, y1):
+            continue
         wide, tall = x1 - x0, y1 - y0
         if max(wide, tall) > size * rng.uniform(0.9, 1.9):
             cut = rng.uniform(0.3, 0.7)

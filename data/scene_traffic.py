@@ -74,10 +74,14 @@ class Mover:
         tail, centre, head = points_at(self.path, distance + np.array([-3.0, 0.0, 3.0]))
         return centre, float(np.arctan2(*(head - tail)[::-1]))
 
-    def on_path(self, frames: int) -> bool:
-        """Whether it stays on its path, ends included, for that many frames."""
+    def visible(self, canvas: Canvas, frames: int) -> bool:
+        """Whether it is near the canvas and on its path, ends included, for that many frames."""
         last = self.start + self.speed * (frames - 1)
-        return self.start > 3 and last < arc_length(self.path)[-1] / DENSITY - 3
+        if self.start <= 3 or last >= arc_length(self.path)[-1] / DENSITY - 3:
+            return False
+        reach = DENSITY * (12 + max(np.abs(part.outline).max() for part in self.parts))
+        centre = self.pose(frames / 2)[0]
+        return bool((centre > -reach).all() and (centre < np.add(canvas.shape[::-1], reach)).all())
 
     def draw(self, canvas: Canvas, light: np.ndarray, frame: np.ndarray, time: float) -> None:
         """Draw into `frame`, a copy of the canvas's colours, at a time in frames."""
@@ -88,8 +92,8 @@ class Mover:
             found = self._visible(canvas, outline, centre + offset, heading)
             if found is not None:
                 where, mask = found
-                shade = np.clip(light[where], 0, 1)
-                frame[where] *= 1 - mask[..., None] * (shade - 0.4).clip(0)
+                shade = np.clip(light[where] - 0.4, 0, 0.6)
+                frame[where] *= 1 - mask[..., None] * shade
         for part in self.parts:
             found = self._visible(canvas, part.outline, centre, heading)
             if found is None:

@@ -184,13 +184,13 @@ def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> n
         Frames (7, H, W, 3) uint8 RGB.
     """
     scene = paint_scene(kind, size, rng)
-    scene.movers = [mover for mover in scene.movers if mover.on_path(FRAMES)]
+    movers = [mover for mover in scene.movers if mover.visible(scene.canvas, FRAMES)]
     grade = _grade(scene, rng)
     sigma = rng.uniform(0.5, 0.8)
     grain = rng.uniform(0.6, 1.4) / 255
     frames = []
     for time, (x, y, turn) in enumerate(platform_motion(rng)):
-        world = soften(blend_movers(scene.canvas, scene.light, scene.movers, time), sigma)
+        world = soften(blend_movers(scene.canvas, scene.light, movers, time), sigma)
         frame = grade(_sample(world, size, x, y, turn))
         frame += grain * rng.standard_normal(frame.shape, np.float32)
         frames.append(np.clip(frame * 255 + 0.5, 0, 255).astype(np.uint8))
