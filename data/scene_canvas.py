@@ -73,6 +73,9 @@ class Canvas:
         azimuth = rng.uniform(0, 2 * np.pi)
         elevation = np.radians(rng.uniform(36, 62))
         self.sun = Sun(float(np.cos(azimuth)), float(np.sin(azimuth)), float(elevation))
+        # Metres that a thing of one metre leans in the image: the satellite is not overhead.
+        toward, tangent = rng.uniform(0, 2 * np.pi), rng.uniform(0.04, 0.3)
+        self.lean = tangent * np.array([np.cos(toward), np.sin(toward)])
         self._turn = np.array(
             [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float64
         )
@@ -230,6 +233,38 @@ class Canvas:
         self.colour *= factor
         return factor
 
+    def tilt(self, light: np.ndarray) -> None:
+        """Show the lit scene from the side: what is high moves along `lean`, walls appear.
+
+        Colours, `light` (h, w, 3) and heights move together. Level by level, one canvas pixel of
+        displacement at a time from the ground up, so that the highest surface stays visible.
+        """
+        slant = DENSITY * float(np.hypot(*self.lean))
+        direction = self.lean * DENSITY / slant
+        facing = -(direction[0] * self.sun.x + direction[1] * self.sun.y)
+        wall = np.float32(0.42 + 0.38 * max(0.0, facing))
+        colour, shade, height = self.colour.copy(), light.copy(), self.height.copy()
+        for step in range(int(height.max() * slant) + 1):
+            here, there = shifted(self.shape, *np.round(step * direction).astype(int).tolist())
+            source = height[there]
+            high = np.nonzero(source >= step / slant)
+            is_wall = source[high] >= (step + 1) / slant
+            seen = colour[there][high]
+            seen[is_wall] *= wall
+            self.colour[here][high] = seen
+            light[here][high] = shade[there][high]
+            self.height[here][high] = source[high]
+
+
+def shifted(
+    shape: tuple[int, int], dx: int, dy: int
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of an image that (dx, dy) pixels reach, and the part it is reached from."""
+    rows, columns = shape
+    target = slice(max(0, dy), rows + min(0, dy)), slice(max(0, dx), columns + min(0, dx))
+    source = slice(max(0, -dy), rows - max(0, dy)), slice(max(0, -dx), columns - max(0, dx))
+    return target, source
+
 
 def cast_shadow(heights: np.ndarray, sun: Sun) -> np.ndarray:
     """Opacity (h, w) of the shadow that a height map in metres casts on itself.
@@ -243,17 +278,9 @@ def cast_shadow(heights: np.ndarray, sun: Sun) -> np.ndarray:
         dx, dy = round(sun.x * 2**power), round(sun.y * 2**power)
         if (dx, dy) == (0, 0):
             continue
-        rows, columns = heights.shape
-        here = (
-            slice(max(0, -dy), rows - max(0, dy)),
-            slice(max(0, -dx), columns - max(0, dx)),
-        )
-        there = (
-            slice(max(0, dy), rows - max(0, -dy)),
-            slice(max(0, dx), columns - max(0, -dx)),
-        )
-        if min(rows - abs(dy), columns - abs(dx)) <= 0:
+        if abs(dy) >= heights.shape[0] or abs(dx) >= heights.shape[1]:
             break
+        there, here = shifted(heights.shape, dx, dy)
         lowered = horizon[there] - np.float32(drop * np.hypot(dx, dy))
         moved = horizon.copy()
         np.maximum(horizon[here], lowered, out=moved[here])

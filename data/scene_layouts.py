@@ -168,4 +168,5 @@ def paint_scene(kind: str, size: tuple[int, int], rng: np.random.Generator) -> S
     KINDS[kind](scene)
     canvas.grow(ground.leaf)
     scene.light = canvas.light()
+    canvas.tilt(scene.light)
     return scene

@@ -51,12 +51,14 @@ def field(canvas: Canvas, outline: np.ndarray, ground: Ground) -> None:
     rows, columns = np.mgrid[where].astype(np.float32) / 2
     across = columns * -along[1] + rows * along[0]
     across += 0.25 * canvas.mottle[where]
-    period = rng.uniform(2.2, 6.0)
-    strength = rng.uniform(0.02, 0.11) * (0.6 + 0.4 * np.tanh(canvas.mottle[where]))
+    period = rng.uniform(2.0, 5.0)
+    strength = rng.uniform(0.03, 0.14) * (0.6 + 0.4 * np.tanh(canvas.mottle[where]))
     texture = strength * np.sin(2 * np.pi / period * across)
     wide = rng.uniform(18, 30)
     texture -= rng.uniform(0.0, 0.2) * (np.abs((across % wide) - wide / 2) < 0.4)
     texture += 0.04 * np.sin(2 * np.pi / wide * across + canvas.patch[where])
+    streaks = np.cumsum(rng.normal(0, 1, 4096)) * 0.15 + rng.normal(0, 1, 4096)
+    texture += rng.uniform(0.01, 0.05) * streaks[(across * 1.1).astype(int) % 4096]
     uneven = rng.uniform(0.03, 0.12)
     texture += (
         uneven * canvas.patch[where] + 0.04 * canvas.mottle[where] + 0.05 * canvas.grain[where]

@@ -290,7 +290,7 @@ def lorry(canvas: Canvas, x: float, y: float, angle: float) -> None:
 def aircraft(canvas: Canvas, x: float, y: float, angle: float, span: float) -> None:
     """A parked aircraft, nose towards `angle`."""
     parts, shadow = aircraft_parts(canvas.rng, span)
-    raise_outline(canvas, shadow, x, y, angle, 0.12 * span)
+    raise_outline(canvas, shadow, x, y, angle, 0.15 * span)
     park(canvas, parts, x, y, angle)
 
 
@@ -320,23 +320,26 @@ def containers(canvas: Canvas, rect: Rect) -> None:
     x0, y0, x1, y1 = rect
     hues = np.array(
         [
-            (0.50, 0.22, 0.17),
-            (0.20, 0.32, 0.50),
+            (0.46, 0.27, 0.22),
+            (0.26, 0.34, 0.46),
             (0.60, 0.60, 0.58),
-            (0.30, 0.42, 0.34),
+            (0.34, 0.41, 0.37),
             (0.78, 0.78, 0.76),
-            (0.62, 0.42, 0.20),
+            (0.56, 0.43, 0.29),
             (0.33, 0.33, 0.36),
         ]
     )
     for y in np.arange(y0 + 2, y1 - 2, 2.6):
         if int((y - y0) / 2.6) % 6 == 5:
             continue
+        hue, tiers = hues[0], 2
         for x in np.arange(x0 + 7, x1 - 6, 12.8):
-            tiers = rng.integers(0, 5)
+            # Neighbours often belong to one line and one stack.
+            if rng.random() < 0.6:
+                hue, tiers = hues[rng.integers(len(hues))], rng.integers(0, 5)
             if tiers:
-                hue = Material(tuple(hues[rng.integers(len(hues))])).varied(rng)
-                canvas.fill(rectangle(x, y, 12.2, 2.3), hue, height=2.6 * tiers, occupy=True)
+                hue_here = Material(tuple(hue)).varied(rng)
+                canvas.fill(rectangle(x, y, 12.2, 2.3), hue_here, height=2.6 * tiers, occupy=True)
 
 
 def railway(canvas: Canvas, path: np.ndarray, tracks: int, trains: float = 0.3) -> None:

@@ -37,7 +37,7 @@ def airport(scene: Scene) -> None:
     threshold = rng.choice([-1, 1]) * rng.uniform(60, 400)
     _runway(canvas, runway_y, rng.uniform(45, 60), threshold, tar)
     _slabs(canvas, apron, hard)
-    lead = line(-r, apron[1] + 22, r, apron[1] + 22)
+    lead = line(apron[0] + 12, apron[1] + 22, apron[2] - 12, apron[1] + 22)
     for way in [*ways, lead]:
         canvas.stroke(way, 0.4, YELLOW, 0.75)
     for way in ways[:1]:
@@ -169,18 +169,17 @@ def harbour(scene: Scene) -> None:
     """A quay with ships, containers, halls and tanks, or a natural shore with houses."""
     canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
     sea = (0.13, 0.19, 0.20) if rng.random() < 0.6 else (0.16, 0.26, 0.27)
-    shore = rng.uniform(-0.25, 0.3) * r
+    shore = rng.uniform(-0.36, 0.12) * r
     quay = rng.random() < 0.65
-    if quay:
-        _port(scene, shore)
-    else:
+    if not quay:
         nature.meadow(canvas, box(-r, shore - 80, r, r), scene.ground)
         shares = {"houses": 7.0, "park": 1.5, "towers": 0.8}
         streets(scene, (-r, shore + 62, r, r), (150, 66), shares, ((2,), (2,)), quiet=True)
     nature.water(canvas, box(-r, -r, r, shore), sea)
     if quay:
+        _port(scene, shore)
         for x in np.arange(-r + rng.uniform(0, 100), r, rng.uniform(170, 260)):
-            wide, long = rng.uniform(18, 40), rng.uniform(60, 130)
+            wide, long = rng.uniform(18, 40), rng.uniform(50, 110)
             canvas.fill(box(x, shore - long, x + wide, shore + 3), CONCRETE.varied(rng), height=2.5)
             if wide > 28:
                 paint.warehouse(canvas, (x + 6, shore - long + 8, x + wide - 6, shore - 6))
@@ -191,12 +190,12 @@ def harbour(scene: Scene) -> None:
     else:
         _beach(scene, shore, sea)
     for _ in range(int(rng.integers(2, 5))):
-        y = rng.uniform(-r, shore - 150 if quay else shore - 40)
-        path = line(-r, y, r, y + rng.uniform(-120, 60))
+        y = rng.uniform(shore - 190, shore - (75 if quay else 35))
+        path = line(-r, y, r, y + rng.uniform(-60, 10))
         path = path if rng.random() < 0.5 else path[::-1]
         length = rng.uniform(9, 45)
         mover = (ship_parts(rng, length, True), (), canvas.pixels(path))
-        start = rng.uniform(0.25, 0.75) * arc_length(path)[-1]
+        start = rng.uniform(0.3, 0.7) * arc_length(path)[-1]
         scene.movers.append(Mover(*mover, start, rng.uniform(0.4, 1.3), 4.0))
 
 
@@ -211,9 +210,16 @@ def _port(scene: Scene, shore: float) -> None:
             tank_farm(scene, (x + 6, shore + 22, x + 120, shore + 95))
         else:
             paint.warehouse(canvas, (x + 8, shore + 24, x + 118, shore + 80))
-        crane = x + rng.uniform(20, 100)
-        for part in (rectangle(crane, shore + 2, 2, 52, 0), rectangle(crane, shore + 12, 14, 2.2)):
-            canvas.fill(part, Material((0.62, 0.40, 0.22)), height=26)
+        for crane in x + np.array([rng.uniform(15, 50), rng.uniform(75, 115)]):
+            # A gantry crane: legs on two rails, girders between them, the boom over the water.
+            steel = Material((0.60, 0.62, 0.64), 0.01, 0, 0)
+            for leg in (-8, 8):
+                canvas.fill(rectangle(crane + leg, shore + 12, 1.4, 20), steel, height=14)
+            for girder in (shore + 3, shore + 21):
+                canvas.fill(rectangle(crane, girder, 17, 1.3), steel, height=20)
+            for side in (-1.6, 1.6):
+                canvas.fill(rectangle(crane + side, shore - 2, 1.0, 56), steel, height=24)
+            canvas.fill(rectangle(crane, shore + 16, 5, 7), steel, height=25)
     _moored(canvas, rng.uniform(-0.4, 0.4) * r, shore - 12, 0, rng.uniform(90, 150))
     paint.railway(canvas, line(-r, shore + 108, r, shore + 108), int(rng.integers(1, 4)))
     streets(scene, (-r, shore + 124, r, r), (190, 130), {"works": 6, "parking": 1}, ((2,), (2, 4)))

@@ -86,6 +86,7 @@ class Mover:
     def draw(self, canvas: Canvas, light: np.ndarray, frame: np.ndarray, time: float) -> None:
         """Draw into `frame`, a copy of the canvas's colours, at a time in frames."""
         centre, heading = self.pose(time)
+        centre = centre + DENSITY * self.deck * canvas.lean
         away = -self.height / np.tan(canvas.sun.elevation) * DENSITY
         offset = away * np.array([canvas.sun.x, canvas.sun.y])
         for outline in self.shadows:
@@ -198,11 +199,19 @@ def ship_parts(rng: np.random.Generator, length: float, wake: bool) -> tuple[Par
     deck = [(0.55, 0.30, 0.24), (0.5, 0.52, 0.5), (0.32, 0.42, 0.40)][rng.integers(3)]
     parts = []
     if wake:
-        for spread, alpha in ((1.9, 0.10), (1.2, 0.20), (0.6, 0.35)):
-            reach = length * rng.uniform(2.0, 2.6) * (0.5 + 0.4 / spread)
-            tail = [(-reach, spread * width), (-reach, -spread * width)]
-            outline = np.array([(0.6 * half, -0.6 * beam), (0.6 * half, 0.6 * beam), *tail])
-            parts.append(Part(outline, (0.82, 0.87, 0.86), alpha))
+        foam = (0.80, 0.86, 0.86)
+        for reach in np.arange(0.4, 4.0, 0.3) * length:
+            # Churned water behind the stern, fading as it widens.
+            far = 0.75 * beam + 0.035 * reach
+            trail = [(-0.9 * half, -0.7 * beam), (-0.9 * half, 0.7 * beam)]
+            outline = np.array([*trail, (-half - reach, far), (-half - reach, -far)])
+            parts.append(Part(outline, foam, 0.06))
+        for sign in (-1, 1):
+            for reach in (0.8 * length, 1.4 * length, 2.0 * length):
+                # The bow wave's two arms open at about 19 degrees, after Kelvin.
+                arm = [(0.7 * half, 0.5 * beam), (0.7 * half - reach, 0.5 * beam + 0.3 * reach)]
+                arm += [(0.7 * half - reach, 0.5 * beam + 0.3 * reach - 1.6)]
+                parts.append(Part(np.array(arm) * (1, sign), foam, 0.12))
     parts.append(Part(hull, (tone, tone, tone)))
     parts.append(Part(0.82 * hull, deck))
     house = rectangle(-0.62 * half, 0, 0.2 * length, 1.5 * beam)
