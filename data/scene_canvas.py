@@ -62,7 +62,8 @@ class Canvas:
         rows, columns = (DENSITY * (side + 2 * MARGIN) for side in size)
         self.shape = (rows, columns)
         self.rng = rng
-        self.reach = 0.5 * float(np.hypot(rows, columns)) / DENSITY
+        # How far painters go from the middle; even a tiny frame shows part of a whole place.
+        self.reach = max(150.0, 0.5 * float(np.hypot(rows, columns)) / DENSITY)
         self.colour = np.zeros((rows, columns, 3), np.float32)
         self.height = np.zeros((rows, columns), np.float32)
         self.occupied = np.zeros((rows, columns), np.uint8)  # no tree grows here

@@ -191,7 +191,7 @@ def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> n
     frames = []
     for time, (x, y, turn) in enumerate(platform_motion(rng)):
         world = soften(blend_movers(scene.canvas, scene.light, movers, time), sigma)
-        frame = grade(_sample(world, size, x, y, turn))
+        frame = grade(sample_world(world, size, x, y, turn))
         frame += grain * rng.standard_normal(frame.shape, np.float32)
         frames.append(np.clip(frame * 255 + 0.5, 0, 255).astype(np.uint8))
     return np.stack(frames)
@@ -215,7 +215,7 @@ def platform_motion(rng: np.random.Generator) -> np.ndarray:
     return motion - motion[FRAMES // 2]
 
 
-def _sample(
+def sample_world(
     world: np.ndarray, size: tuple[int, int], x: float, y: float, turn: float
 ) -> np.ndarray:
     """The frame (H, W, 3) that the platform sees at (x, y), turned about its middle."""
