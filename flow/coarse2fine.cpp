@@ -17,12 +17,29 @@
 #include "warp.h"
 #include "wavefront.h"
 
+extern "C" {
+
+// As coarse2fine_reference.Level.
+struct Level {
+    std::int32_t source, radius;
+    double sigma, ratio;
+    std::int32_t height, width;
+};
+
+struct Parameters {
+    double alpha, ratio;
+    std::int32_t outer, inner, sweeps;
+};
+
+}  // extern "C"
+
 namespace {
 
 constexpr float kEpsilonSquared = 1e-6f;
 constexpr float kDamping = 0.05f;
 constexpr float kNoiseFloor = 1e-20f;
 
+// The flow of one level. Brings the warped image and the linear system up to date in turns.
 class LevelSolver {
 public:
     LevelSolver(const Planes& first, const Planes& second, float alpha)
@@ -126,7 +143,8 @@ private:
         constexpr std::pair<Wavefront::Field, Coefficient> fields[] = {
             {Wavefront::kWeight, kWeight}, {Wavefront::kA12, kA12}, {Wavefront::kB1, kB1},
             {Wavefront::kB2, kB2},         {Wavefront::kR1, kR1},   {Wavefront::kR2, kR2}};
-        for (const auto& [field, coefficient] : fields) wavefront_.load(field, system_, coefficient);
+        for (const auto& [field, coefficient] : fields)
+            wavefront_.load(field, system_, coefficient);
     }
 
     // alpha / (2 sqrt(|grad u|^2 + |grad v|^2 + epsilon^2))
@@ -176,10 +194,9 @@ private:
     // Adds div(weight grad flow) to the right-hand side, and turns the diagonal into
     // omega / diagonal. The padding left of the weights is zero: no flux from there.
     void diffusion_row(const Planes& flow, int y) {
-        const bool top = y == 0, bottom = y == height_ - 1;
         const float* weight = system_.row(kWeight, y);
         const float* weight_above = system_.near_row(kWeight, y - 1);
-        const float up = top ? 0.0f : 1.0f, down = bottom ? 0.0f : 1.0f;
+        const float up = y > 0 ? 1.0f : 0.0f, down = y < height_ - 1 ? 1.0f : 0.0f;
         for (int c = 0; c < 2; ++c) {
             const float *u = flow.row(c, y), *u_above = flow.near_row(c, y - 1);
             const float* u_below = flow.near_row(c, y + 1);
@@ -208,21 +225,25 @@ private:
     Wavefront wavefront_;
 };
 
+// `image` is (channels, height, width). Finest level first.
+std::vector<Planes> build_pyramid(const float* image, int channels, const Level* levels,
+                                  int level_count) {
+    std::vector<Planes> pyramid;
+    pyramid.emplace_back(channels, levels[0].height, levels[0].width);
+    for (int c = 0; c < channels; ++c)
+        for (int y = 0; y < levels[0].height; ++y, image += levels[0].width)
+            std::copy_n(image, levels[0].width, pyramid[0].row(c, y));
+    for (int i = 1; i < level_count; ++i) {
+        const Level& level = levels[i];
+        const Planes smooth = gaussian(pyramid[level.source], level.sigma, level.radius);
+        pyramid.push_back(resize(smooth, level.height, level.width, level.ratio, level.ratio));
+    }
+    return pyramid;
+}
+
 }  // namespace
 
 extern "C" {
-
-// As coarse2fine_reference.Level.
-struct Level {
-    std::int32_t source, radius;
-    double sigma, ratio;
-    std::int32_t height, width;
-};
-
-struct Parameters {
-    double alpha, ratio;
-    std::int32_t outer, inner, sweeps;
-};
 
 // im1, im2 (channels, height, width) in [0, 1], 3 or 1 channels; levels, finest first;
 // flow (2, height, width); warped as im1.
@@ -230,21 +251,8 @@ struct Parameters {
 int coarse2fine_flow(const float* im1, const float* im2, std::int32_t channels,
                      const Level* levels, std::int32_t level_count, const Parameters* parameters,
                      float* flow_out, float* warped_out) try {
-    const auto build_pyramid = [&](const float* image) {
-        std::vector<Planes> pyramid;
-        pyramid.reserve(level_count);
-        pyramid.emplace_back(channels, levels[0].height, levels[0].width);
-        for (int c = 0; c < channels; ++c)
-            for (int y = 0; y < levels[0].height; ++y, image += levels[0].width)
-                std::copy_n(image, levels[0].width, pyramid[0].row(c, y));
-        for (int i = 1; i < level_count; ++i) {
-            const Level& level = levels[i];
-            const Planes smooth = gaussian(pyramid[level.source], level.sigma, level.radius);
-            pyramid.push_back(resize(smooth, level.height, level.width, level.ratio, level.ratio));
-        }
-        return pyramid;
-    };
-    const auto pyramid1 = build_pyramid(im1), pyramid2 = build_pyramid(im2);
+    const auto pyramid1 = build_pyramid(im1, channels, levels, level_count);
+    const auto pyramid2 = build_pyramid(im2, channels, levels, level_count);
 
     const Level& coarsest = levels[level_count - 1];
     Planes flow(2, coarsest.height, coarsest.width);

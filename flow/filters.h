@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "planes.h"
@@ -36,31 +37,27 @@ void derive_column(const Planes& in, int channel, int y, float* __restrict out) 
     for (int x = 0; x < in.width; ++x) out[x] = derivative(ll[x], l[x], r[x], rr[x]);
 }
 
-// out = sum of taps[k + radius] * the row k below y, or the pixel k to the right.
+void add_scaled_row(float scale, const float* __restrict in, float* __restrict out, int width) {
+    for (int x = 0; x < width; ++x) out[x] += scale * in[x];
+}
+
+// Gaussian with 2 * radius + 1 taps both ways; radius at most kLanes.
 Planes gaussian(const Planes& in, double sigma, int radius) {
     std::vector<double> weights;
-    double total = 0;
-    for (int k = -radius; k <= radius; ++k) {
+    for (int k = -radius; k <= radius; ++k)
         weights.push_back(std::exp(-k * k / (2 * sigma * sigma)));
-        total += weights.back();
-    }
+    const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+    const auto tap = [&](int k) { return static_cast<float>(weights[k + radius] / total); };
+
     Planes across(in.channels, in.height, in.width), out(in.channels, in.height, in.width);
     for (int c = 0; c < in.channels; ++c) {
         in.pad_rows(c);
         for (int y = 0; y < in.height; ++y)
-            for (int k = -radius; k <= radius; ++k) {
-                const float tap = static_cast<float>(weights[k + radius] / total);
-                const float* __restrict source = in.row(c, y) + k;
-                float* __restrict target = across.row(c, y);
-                for (int x = 0; x < in.width; ++x) target[x] += tap * source[x];
-            }
+            for (int k = -radius; k <= radius; ++k)
+                add_scaled_row(tap(k), in.row(c, y) + k, across.row(c, y), in.width);
         for (int y = 0; y < in.height; ++y)
-            for (int k = -radius; k <= radius; ++k) {
-                const float tap = static_cast<float>(weights[k + radius] / total);
-                const float* __restrict source = across.near_row(c, y + k);
-                float* __restrict target = out.row(c, y);
-                for (int x = 0; x < in.width; ++x) target[x] += tap * source[x];
-            }
+            for (int k = -radius; k <= radius; ++k)
+                add_scaled_row(tap(k), across.near_row(c, y + k), out.row(c, y), in.width);
     }
     return out;
 }

@@ -27,7 +27,8 @@ Buffer make_zeros(std::size_t size) {
 }
 
 // Channels of one size, each row with kLanes floats of padding before and behind it, and
-// the rows filled up to a multiple of kLanes. All of it starts as zero.
+// the rows filled up to a multiple of kLanes. All of it starts as zero. As with a span, the
+// pixels of a const Planes can be written.
 class Planes {
 public:
     Planes(int channels, int height, int width)

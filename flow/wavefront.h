@@ -25,7 +25,7 @@ public:
     Wavefront(int height, int width)
         : height_(height), width_(width), diagonals_(height + width - 1),
           stride_(kLanes + round_up(height)),
-          cells_(make_zeros(static_cast<std::size_t>(diagonals_ + 2) * kFields * stride_ + kLanes)) {}
+          cells_(make_zeros((diagonals_ + std::size_t{2}) * kFields * stride_ + kLanes)) {}
 
     void load(Field field, const Planes& planes, int channel) {
         for (int top = 0; top < height_; top += kLanes)
@@ -48,7 +48,8 @@ public:
     }
 
     void sweep(int sweeps) {
-        for (int d = 0; d < diagonals_; ++d) std::fill_n(diagonal(d, kDu), 2 * stride_ - kLanes, 0.0f);
+        for (int d = 0; d < diagonals_; ++d)
+            for (Field field : {kDu, kDv}) std::fill_n(diagonal(d, field), stride_ - kLanes, 0.0f);
         for (int done = 0; done < sweeps; done += kPipelined)
             sweep_pipelined(std::min(kPipelined, sweeps - done));
     }
@@ -56,7 +57,7 @@ public:
 private:
     // Diagonal -1 and the one past the last are zeros, and so is the lane before the first.
     float* diagonal(int d, Field field) const {
-        return cells_.get() + (static_cast<std::size_t>(d + 1) * kFields + field) * stride_ + kLanes;
+        return cells_.get() + ((d + std::size_t{1}) * kFields + field) * stride_ + kLanes;
     }
 
     // Past the last diagonal that meets the rows from `top` on; reads of pixels left and
@@ -85,15 +86,17 @@ private:
         const float* __restrict r2 = diagonal(d, kR2);
         float* __restrict du = diagonal(d, kDu);
         float* __restrict dv = diagonal(d, kDv);
+        for (int block = begin; block < end; block += kLanes) {
 #pragma omp simd
-        for (int i = begin; i < end; ++i) {
-            const float left = weight_before[i], up = weight_before[i - 1], here = weight[i];
-            const float sum_u = left * du_before[i] + up * du_before[i - 1] +
-                                here * (du_after[i] + du_after[i + 1]);
-            const float sum_v = left * dv_before[i] + up * dv_before[i - 1] +
-                                here * (dv_after[i] + dv_after[i + 1]);
-            du[i] = (1 - kOmega) * du[i] + r1[i] * (b1[i] - a12[i] * dv[i] + sum_u);
-            dv[i] = (1 - kOmega) * dv[i] + r2[i] * (b2[i] - a12[i] * du[i] + sum_v);
+            for (int i = block; i < block + kLanes; ++i) {
+                const float left = weight_before[i], up = weight_before[i - 1], here = weight[i];
+                const float sum_u = left * du_before[i] + up * du_before[i - 1] +
+                                    here * (du_after[i] + du_after[i + 1]);
+                const float sum_v = left * dv_before[i] + up * dv_before[i - 1] +
+                                    here * (dv_after[i] + dv_after[i + 1]);
+                du[i] = (1 - kOmega) * du[i] + r1[i] * (b1[i] - a12[i] * dv[i] + sum_u);
+                dv[i] = (1 - kOmega) * dv[i] + r2[i] * (b2[i] - a12[i] * du[i] + sum_v);
+            }
         }
     }
 
