@@ -103,8 +103,8 @@ class Config:
             raise ValueError(f"{self.output} is one image; name a folder, a video or a .tif")
 
 
-def main() -> None:
-    config = parse_config(Config, __doc__, positional=("input", "output"))
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(Config, __doc__, positional=("input", "output"), argv=argv)
     output = Path(config.output)
     given = open_source(config.input, config.bands_per_frame)
     extras = check_outputs(config, output)

@@ -128,7 +128,9 @@ class Enhancer:
     ) -> Iterator[np.ndarray]:
         """Rows of the result from the top down, see `tiling.blend_tiles`; black 0 and white 1."""
         groups = band_groups(source.bands, source.colour)
-        pixels_of_window = source.height * source.width / (2 * len(frames) - 1 - first_new)
+        axes = (source.height, source.width)
+        new = 2 * len(frames) - 1 - first_new
+        share = new * self.megapixels / tiling.tile_count(*axes, tile, self.overlap)
 
         def predict(rows: slice, columns: slice) -> np.ndarray:
             unit = self.levels.to_unit(np.stack([pixels[rows, columns] for pixels in frames]))
@@ -144,10 +146,10 @@ class Enhancer:
                     result[..., group[0]] = output.mean(dim=1).cpu()
                 else:
                     result[..., list(group)] = output.movedim(1, -1).cpu()
-            self.progress.update(self.megapixels * unit[0, ..., 0].size / pixels_of_window)
+            # Sums of shares may round past the total, which tqdm complains about.
+            self.progress.update(min(share, self.progress.total - self.progress.n))
             return result
 
-        axes = (source.height, source.width)
         yield from tiling.blend_tiles(predict, *axes, tile, self.overlap)
 
     def pick_tile(self, source: Source) -> int:

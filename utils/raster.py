@@ -28,7 +28,7 @@ CREATION = {"driver": "GTiff", "compress": "deflate", "tiled": True, "BIGTIFF": 
 def import_rasterio() -> Any:
     """rasterio, or a ValueError that says how to get it."""
     try:
-        import rasterio
+        import rasterio.shutil
     except ImportError as error:
         raise ValueError(
             "GeoTIFF needs rasterio; install it with `pip install -r requirements-geotiff.txt`"

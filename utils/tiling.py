@@ -52,6 +52,11 @@ def tile_length(length: int, tile: int, overlap: int) -> int:
     return min(-(-even // PATCH) * PATCH, tile)
 
 
+def tile_count(height: int, width: int, tile: int, overlap: int) -> int:
+    """How many tiles `blend_tiles` asks for."""
+    return len(tile_starts(height, tile, overlap)) * len(tile_starts(width, tile, overlap))
+
+
 def feather_weights(length: int, tile: int, overlap: int) -> list[np.ndarray]:
     """The weights of every tile along an axis, at HR pixels.
 

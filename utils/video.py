@@ -241,7 +241,7 @@ class VideoSink(Sink):
     def _pieces(self) -> list[Path]:
         """The finished pieces in order, up to the first gap. Names: first frame, frame after."""
         pieces, position = [], 0
-        found = {int(path.stem.split("-")[0]): path for path in self.folder.glob("*-*.mkv")}
+        found = {int(path.stem.split("-")[0]): path for path in self.folder.glob("*-*.*")}
         while position in found:
             pieces.append(found[position])
             position = int(found[position].stem.split("-")[1])
@@ -252,7 +252,9 @@ class VideoSink(Sink):
         return int(pieces[-1].stem.split("-")[1]) if pieces else 0
 
     def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
-        partial = self.folder / f"{start:08d}.partial.mkv"
+        # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
+        suffix = ".avi" if self.suffix == ".avi" else ".mkv"
+        partial = self.folder / f"{start:08d}.partial{suffix}"
         count = 0
         with self.av.open(str(partial), "w") as container:
             stream = self._add_stream(container)
@@ -261,7 +263,7 @@ class VideoSink(Sink):
                 frame.pts, frame.time_base = count - 1, stream.codec_context.time_base
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-        os.replace(partial, self.folder / f"{start:08d}-{start + count:08d}.mkv")
+        os.replace(partial, self.folder / f"{start:08d}-{start + count:08d}{suffix}")
 
     def _add_stream(self, container):
         seconds = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
@@ -281,7 +283,7 @@ class VideoSink(Sink):
         return stream
 
     def _is_rgb(self) -> bool:
-        return self.pixel_format.startswith(("gbr", "rgb"))
+        return self.pixel_format.startswith(("gbr", "bgr", "rgb"))
 
     def _frame(self, pixels: np.ndarray):
         """(H, W, 1 or 3) uint8 or uint16 -> a frame in the encoder's format."""
@@ -306,7 +308,9 @@ class VideoSink(Sink):
         with self.av.open(str(partial), "w") as container:
             for piece in self._pieces():
                 with self.av.open(str(piece)) as source:
-                    output = output or container.add_stream_from_template(source.streams.video[0])
+                    if output is None:
+                        output = container.add_stream_from_template(source.streams.video[0])
+                        output.time_base = self.step
                     for packet in source.demux(source.streams.video[0]):
                         if not packet.size:
                             continue
@@ -332,7 +336,7 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
         options = {"crf": CRF["libx265"], "preset": "medium", "x265-params": parameters}
         return "libx265", "yuv420p10le", options
     if suffix in (".mkv", ".avi"):
-        return "ffv1", "gbrp" if depth == 8 else "gbrp16le", {"level": "3"}
+        return "ffv1", "bgr0" if depth == 8 else "gbrp16le", {"level": "3"}
     if depth > 8:
         raise ValueError(f"lossless {depth}-bit video needs an OUTPUT that ends in .mkv (FFV1)")
     return "libx264rgb", "rgb24", {"qp": "0", "preset": "medium"}

@@ -1,0 +1,50 @@
+"""What the tests of enhance.py share: small frames, a small network, one call."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import enhance
+from models import MSTT
+from utils.checkpoint import save_network
+from utils.frames import write_image_file
+
+HEIGHT, WIDTH = 24, 32
+
+
+def make_frames(count, height=HEIGHT, width=WIDTH):
+    """A bright square that moves over a textured ground: (count, height, width, 3) uint8."""
+    rng = np.random.default_rng(5)
+    ground = rng.normal(110, 6, (height + 2, width + 2, 3))
+    ground = (ground[1:-1, 1:-1] + ground[2:, 1:-1] + ground[:-2, 1:-1]) / 3
+    frames = np.repeat(ground[None], count, axis=0)
+    for index, frame in enumerate(frames):
+        left = 4 + index % (width - 16)
+        frame[8:16, left : left + 8] = (220, 180, 60)
+    return np.rint(frames).astype(np.uint8)
+
+
+def write_frames(folder, frames, suffix=".png"):
+    """Write frames as files 0, 1, 2, ...; returns the folder."""
+    folder.mkdir()
+    for index, pixels in enumerate(frames):
+        write_image_file(folder / f"{index}{suffix}", pixels)
+    return folder
+
+
+def save_small_network(path):
+    """A network of 8 channels whose own part of the output is about a level of 8 bits."""
+    torch.manual_seed(1)
+    network = MSTT(channels=8, groups=2, front_blocks=1, back_blocks=1, global_skip=True)
+    with torch.no_grad():
+        network.reconstruction.conv_last.weight.mul_(300)
+    save_network(path, network, {})
+    return network.eval()
+
+
+def run(checkpoint, source, output, *flags):
+    """enhance.py on the CPU, in float32, with the fast flow."""
+    fixed = ("--model", str(checkpoint), "--flow", "dis", "--device", "cpu")
+    enhance.main([str(source), str(output), *fixed, "--precision", "float32", *map(str, flags)])
+    return Path(output)

@@ -1,0 +1,165 @@
+"""Tiles: they cover the frame, blend without a seam, and fit the memory."""
+
+import numpy as np
+import pytest
+import torch
+
+from data.resize import imresize
+from enhancing import make_frames
+from flow import estimate_flow
+from models import MSTT
+from models.blocks import SCALE
+from utils import tiling
+from utils.inference import to_tensor
+
+SIZES = [(100, 80, 32), (81, 80, 32), (160, 80, 32), (333, 160, 32), (80, 80, 32), (30, 80, 32)]
+
+
+@pytest.mark.parametrize(("length", "tile", "overlap"), SIZES)
+def test_tiles_cover_an_axis_and_overlap(length, tile, overlap):
+    starts = tiling.tile_starts(length, tile, overlap)
+    covered = np.zeros(length, int)
+    for start in starts:
+        covered[start : start + tile] += 1
+    assert starts[0] == 0
+    assert (covered > 0).all()
+    assert starts[-1] + tile == length or (len(starts) == 1 and tile >= length)
+    assert all(after - before <= tile - overlap for before, after in zip(starts, starts[1:]))
+
+
+@pytest.mark.parametrize(("length", "tile", "overlap"), SIZES)
+def test_weights_sum_to_one_and_vanish_at_cuts(length, tile, overlap):
+    starts = tiling.tile_starts(length, tile, overlap)
+    weights = tiling.feather_weights(length, tile, overlap)
+    total = np.zeros(SCALE * length)
+    for start, weight in zip(starts, weights, strict=True):
+        total[SCALE * start : SCALE * start + len(weight)] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    margin = SCALE * tiling.MARGIN
+    for weight in weights[1:]:
+        assert not weight[:margin].any()
+    for weight in weights[:-1]:
+        assert not weight[-margin:].any()
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 70), (97, 205), (240, 81), (81, 240)])
+def test_blending_gives_back_what_the_tiles_agree_on(height, width):
+    rng = np.random.default_rng(0)
+    whole = rng.random((2, SCALE * height, SCALE * width, 3), np.float32)
+    asked = []
+
+    def predict(rows, columns):
+        asked.append((rows, columns))
+        rows, columns = (slice(SCALE * part.start, SCALE * part.stop) for part in (rows, columns))
+        return whole[:, rows, columns].copy()
+
+    strips = list(tiling.blend_tiles(predict, height, width, 80, 32))
+    np.testing.assert_allclose(np.concatenate(strips, axis=1), whole, atol=1e-6)
+    assert len(asked) == tiling.tile_count(height, width, 80, 32)
+
+
+def test_tiles_are_even():
+    assert tiling.tile_length(512, 480, 32) == 320  # two tiles either way
+    assert tiling.tile_length(512, 512, 32) == 512
+    assert tiling.tile_length(512, 600, 32) == 560
+
+
+def test_disagreeing_tiles_leave_no_step():
+    """Tiles that are off by a whole level each still join by less than a level per HR pixel."""
+    offsets = iter(range(100))
+
+    def predict(rows, columns):
+        shape = (1, SCALE * (rows.stop - rows.start), SCALE * (columns.stop - columns.start), 1)
+        return np.full(shape, next(offsets) % 2, np.float32)
+
+    result = np.concatenate(list(tiling.blend_tiles(predict, 200, 200, 80, 32)), axis=1)[0, ..., 0]
+    assert result.min() < 0.01
+    assert result.max() > 0.99
+    steepest = 1 / (SCALE * (32 - 2 * tiling.MARGIN))
+    assert np.abs(np.diff(result, axis=0)).max() < 2 * steepest
+    assert np.abs(np.diff(result, axis=1)).max() < 2 * steepest
+
+
+def enhance_both(frames, tile):
+    """A random network on whole frames and in tiles, both (T, SCALE * H, SCALE * W, 3)."""
+    torch.manual_seed(2)
+    network = MSTT(channels=8, groups=2, front_blocks=1, back_blocks=2, global_skip=True).eval()
+    with torch.no_grad():
+        network.reconstruction.conv_last.weight.mul_(100)
+    flows = [torch.from_numpy(flow) for flow in estimate_flow(frames, method="dis")]
+
+    @torch.inference_mode()
+    def predict(rows, columns):
+        given = to_tensor(frames[:, rows, columns])[None]
+        output = network(given, *(flow[None, ..., rows, columns] for flow in flows))
+        return output[0].movedim(1, -1).numpy()
+
+    whole = predict(slice(0, frames.shape[1]), slice(0, frames.shape[2]))
+    tiles = tiling.blend_tiles(predict, *frames.shape[1:3], tile, 32)
+    enlarged = imresize(frames.astype(np.float32) / 255, SCALE)
+    assert np.abs(whole[::2] - enlarged).mean() > 0.5 / 255  # the network does something
+    return whole, np.concatenate(list(tiles), axis=1)
+
+
+def gradient_frames():
+    ramp = np.linspace(60, 190, 200)
+    frame = np.rint(ramp + np.linspace(0, 30, 96)[:, None])
+    return np.repeat(np.repeat(frame[None, ..., None], 3, axis=3), 4, axis=0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "frames", [gradient_frames(), make_frames(4, 96, 200)], ids=["gradient", "moving edge"]
+)
+def test_a_network_in_tiles_shows_no_seam(frames):
+    whole, tiled = enhance_both(frames, 80)
+    difference = tiled - whole
+    assert 10 * np.log10(1 / np.mean(difference**2)) > 45
+    assert np.abs(difference).mean() < 0.5 / 255
+    # No pixel boundary anywhere, cuts of tiles included, shows the step of even one level.
+    for axis in (1, 2):
+        assert np.abs(np.diff(difference, axis=axis)).max() < 1 / 255
+
+
+@pytest.mark.parametrize("channels", [32, 64])
+def test_chosen_tiles_fit_and_grow_with_the_memory(channels):
+    memory = [gib * 2**30 for gib in (0, 1, 2, 4, 8, 16, 64)]
+    tiles = [tiling.choose_tile(5000, 12000, channels, 3, free) for free in memory]
+    assert tiles == sorted(tiles)
+    assert tiles[0] == tiling.PATCH
+    assert tiles[-1] == tiling.LARGEST_AUTOMATIC
+    for tile, free in zip(tiles[1:], memory[1:], strict=True):
+        assert tile % tiling.PATCH == 0
+        needed = tiling.tile_bytes(tile, 12000, channels)
+        assert needed <= tiling.USABLE * free or tile == tiling.PATCH
+
+
+def test_a_small_frame_is_not_cut():
+    tile = tiling.choose_tile(100, 130, 64, 3, 2**36)
+    assert tiling.tile_count(100, 130, tile, 32) == 1
+
+
+def test_smaller_tiles_come_to_an_end():
+    tile, tried = 640, []
+    while tile:
+        tried.append(tile)
+        tile = tiling.smaller_tile(tile, 5000, 12000, 32)
+    assert tried == sorted(set(tried), reverse=True)
+    assert tried[-1] == tiling.PATCH
+    # A tile larger than the frame shrinks from the frame's size on.
+    assert tiling.smaller_tile(100_000, 150, 150, 32) < 150
+
+
+def test_memory_is_found_and_its_end_recognised():
+    assert tiling.available_memory(torch.device("cpu")) > 2**20
+    assert tiling.is_out_of_memory(MemoryError())
+    assert tiling.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not tiling.is_out_of_memory(RuntimeError("shapes do not fit"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert tiling.is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(80, 16), (80, 41), (0, 0)])
+def test_tiles_that_cannot_blend_are_refused(tile, overlap):
+    with pytest.raises(ValueError, match="overlap"):
+        tiling.check_tile(tile, overlap)
