@@ -30,7 +30,7 @@ class Scene:
 
 
 def lots(canvas: Canvas, rect: Rect, size: float, gap: float) -> list[Rect]:
-    """Cut a rectangle into lots of about `size` metres, with gaps; those within sight."""
+    """Cut a rectangle into lots of about `size` metres, with gaps: those in sight and of use."""
     rng = canvas.rng
     x0, y0, x1, y1 = rect
     columns, rows = max(1, round((x1 - x0) / size)), max(1, round((y1 - y0) / size))
@@ -43,7 +43,7 @@ def lots(canvas: Canvas, rect: Rect, size: float, gap: float) -> list[Rect]:
         for i in range(columns)
         for j in range(rows)
     ]
-    return [lot for lot in cut if canvas.sees(*lot)]
+    return [lot for lot in cut if min(lot[2] - lot[0], lot[3] - lot[1]) > 6 and canvas.sees(*lot)]
 
 
 def inset(rect: Rect, distance: float) -> Rect:

@@ -54,16 +54,24 @@ class Canvas:
         rng: the clip's random generator.
         angle: turn of the local axes, radians.
         bend: amplitude in metres of the smooth bending of the local axes.
+        origin: place (x, y) of the local origin relative to the middle, metres.
     """
 
     def __init__(
-        self, size: tuple[int, int], rng: np.random.Generator, angle: float, bend: float
+        self,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        angle: float,
+        bend: float,
+        origin: tuple[float, float] | np.ndarray = (0.0, 0.0),
     ) -> None:
         rows, columns = (DENSITY * (side + 2 * MARGIN) for side in size)
         self.shape = (rows, columns)
         self.rng = rng
         # How far painters go from the middle; even a tiny frame shows part of a whole place.
         self.reach = max(150.0, 0.5 * float(np.hypot(rows, columns)) / DENSITY)
+        self.reach += float(np.hypot(*origin))
+        self._middle = DENSITY * np.asarray(origin) + (columns / 2, rows / 2)
         self.colour = np.zeros((rows, columns, 3), np.float32)
         self.height = np.zeros((rows, columns), np.float32)
         self.occupied = np.zeros((rows, columns), np.uint8)  # no tree grows here
@@ -107,7 +115,14 @@ class Canvas:
             axis=1,
         )
         turned = (points + self._bend * sway) @ self._turn
-        return DENSITY * turned + np.array(self.shape[::-1]) / 2
+        return DENSITY * turned + self._middle
+
+    def local(self) -> tuple[np.ndarray, np.ndarray]:
+        """Local metres x and y (h, w) of every canvas pixel, on a canvas without bend."""
+        rows, columns = np.mgrid[: self.shape[0], : self.shape[1]] + 0.5
+        away = np.stack([columns, rows], axis=-1) - self._middle
+        x, y = np.moveaxis(away @ self._turn.T / DENSITY, -1, 0)
+        return x, y
 
     def sees(self, x0: float, y0: float, x1: float, y1: float) -> bool:
         """Whether anything of an upright rectangle, or its shadow, can be on the canvas."""

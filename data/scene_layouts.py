@@ -94,56 +94,72 @@ def farmland(scene: Scene) -> None:
         nature.tree_row(canvas, beside(way, 1.75 * lanes + 5), 9, 3)
 
 
+DECK = 7.0  # metres: clearance and girder of a bridge over a motorway
+
+
 def junction(scene: Scene) -> None:
-    """A motorway under a road bridge, with slip roads and loops."""
+    """A motorway under a road on embankments, with slip roads and loops."""
     canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
     nature.meadow(canvas, box(-r, -r, r, r), scene.ground)
     lanes = int(rng.choice([4, 6, 8]))
-    half = 1.75 * lanes + 8
-    for sx in (-1, 1):
-        for sy in (-1, 1):
-            outer = sorted((sx * 130.0, sx * r)), sorted((sy * 130.0, sy * r))
-            area = (outer[0][0], outer[1][0], outer[0][1], outer[1][1])
-            shares = {"works": 3, "houses": 3, "offices": 1.5, "parking": 1}
+    half = 1.75 * lanes + 5
+    shares = {"works": 3, "houses": 3, "offices": 1.5, "parking": 1}
+    for x0, x1 in ((-r, -115), (115, r)):
+        for y0, y1 in ((-r, -115), (115, r)):
             if rng.random() < 0.35:
-                parcels(scene, area, 120)
+                parcels(scene, (x0, y0, x1, y1), 120)
             else:
-                streets(scene, area, (150, 70), shares, ((2,), (2,)), quiet=True)
-    motorway, cross = line(-r, 0, r, 0), line(0, -r, 0, r)
+                streets(scene, (x0, y0, x1, y1), (150, 70), shares, ((2,), (2,)), quiet=True)
+    _embankment(scene, half + 8)
     tar = ASPHALT.varied(rng, 0.06)
-    ramps = []
-    for sx in (-1, 1):
-        for sy in (-1, 1):
-            if rng.random() < 0.75:
-                turn = np.linspace(0, 1.5 * np.pi, 40)
-                radius = rng.uniform(32, 42)
-                middle = np.array([sx, sy]) * (half - 6 + radius, 8 + radius)
-                start = np.array([sx, sy]) * (-1.0, 0)
-                angle = np.arctan2(start[1], start[0]) - sx * sy * turn[::-1]
-                loop = middle + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-                ramps.append(loop)
-                nature.wood(canvas, (*(middle - 18), *(middle + 18)), 7, 0.0)
-            side = np.array([sx, sy])
-            ramps.append(curve(side * (190, half - 8), side * (70, 40), side * (8, 180)))
-    for ramp in ramps:
+    for ramp in _ramps(rng, half):
         paint.road(canvas, ramp, 1, tar, lane_width=4, shoulder=1.5)
-        canvas.stroke(beside(ramp, 2.4), 0.3, WHITE, 0.5)
-        canvas.stroke(beside(ramp, -2.4), 0.3, WHITE, 0.5)
+        for side in (-2.4, 2.4):
+            canvas.stroke(beside(ramp, side), 0.3, WHITE, 0.5)
         scene.movers += add_lane_traffic(canvas, ramp, [0.01], 1.2, 45)
+    motorway, cross = line(-r, 0, r, 0), line(0, -r, 0, r)
     offsets = paint.road(canvas, motorway, lanes, tar, median=4, shoulder=3)
     paint.road_marks(canvas, motorway, lanes, median=4)
     canvas.stroke(motorway, 2.2, scene.ground.grass.colour, 0.9)
-    speed = rng.uniform(2.1, 2.6)
-    scene.movers += add_lane_traffic(
-        canvas, motorway, offsets, speed, rng.uniform(24, 55), lorries=0.16
-    )
+    speed, spacing = rng.uniform(2.1, 2.6), rng.uniform(24, 55)
+    scene.movers += add_lane_traffic(canvas, motorway, offsets, speed, spacing, lorries=0.16)
     offsets = paint.road(canvas, cross, 4, tar.varied(rng), shoulder=1)
-    bridge = line(0, -half - 12, 0, half + 12)
-    paint.road(canvas, bridge, 4, CONCRETE.varied(rng), shoulder=2, deck=7.0)
-    paint.road(canvas, bridge, 4, tar, shoulder=0.8, deck=7.0)
+    bridge = line(0, -half - 8, 0, half + 8)
+    paint.road(canvas, bridge, 4, CONCRETE.varied(rng), shoulder=2, deck=DECK)
+    paint.road(canvas, bridge, 4, tar, shoulder=0.8, deck=DECK)
     paint.road_marks(canvas, cross, 4)
-    scene.movers += add_lane_traffic(canvas, cross, offsets, 1.5, 70, deck=7.0)
-    nature.wood(canvas, (-130, -130, 130, 130), 8, 0.7)
+    rise = _rise(np.abs(cross[:, 1]), half + 8)
+    scene.movers += add_lane_traffic(canvas, cross, offsets, 1.5, 70, rise=rise)
+    nature.wood(canvas, (-115, -115, 115, 115), 8, 0.7)
+
+
+def _rise(distance: np.ndarray, abutment: float) -> np.ndarray:
+    """Height of the crossing road at a distance in metres from the motorway's middle."""
+    return np.interp(distance, [abutment, abutment + 110], [DECK, 0.0])
+
+
+def _embankment(scene: Scene, abutment: float) -> None:
+    """The ramps of earth, along the local y axis, that carry the road up to its bridge."""
+    canvas = scene.canvas
+    x, y = canvas.local()
+    top = np.where(np.abs(y) >= abutment - 4, _rise(np.abs(y), abutment), 0)
+    slope = top - np.maximum(np.abs(x) - 9.5, 0) / 1.8
+    np.maximum(canvas.height, slope.astype(np.float32), out=canvas.height)
+
+
+def _ramps(rng: np.random.Generator, half: float) -> list[np.ndarray]:
+    """Slip roads in four quadrants, as paths in the direction of travel on the right."""
+    ramps = []
+    for mirror in ((1, 1), (-1, 1), (-1, -1), (1, -1)):
+        sense = -mirror[0] * mirror[1]
+        if rng.random() < 0.75:
+            radius = rng.uniform(34, 44)
+            turn = np.linspace(-np.pi / 2, np.pi, 48)
+            loop = radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+            loop += (radius + 9, radius + half + 1)
+            ramps.append((loop * mirror)[::-sense])
+        ramps.append((curve((190, half), (70, half + 25), (9, 190)) * mirror)[::sense])
+    return ramps
 
 
 KINDS: dict[str, Callable[[Scene], None]] = {
@@ -159,8 +175,9 @@ KINDS: dict[str, Callable[[Scene], None]] = {
 
 def paint_scene(kind: str, size: tuple[int, int], rng: np.random.Generator) -> Scene:
     """Paint a place of one of `KINDS` for frames of `size` (H, W) and light it."""
-    bend = rng.uniform(6, 16) if kind in ("suburb", "farmland") else rng.uniform(0, 2)
-    canvas = Canvas(size, rng, rng.uniform(0, 2 * np.pi), bend)
+    bend = rng.uniform(6, 16) if kind in ("suburb", "farmland") else 0.0
+    origin = rng.uniform(-60, 60, 2) if kind == "junction" else np.zeros(2)
+    canvas = Canvas(size, rng, rng.uniform(0, 2 * np.pi), bend, origin)
     ground = GROUNDS[rng.integers(len(GROUNDS))]
     ground = Ground(*(material.varied(rng, 0.02) for material in vars(ground).values()))
     scene = Scene(canvas, ground)

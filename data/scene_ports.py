@@ -175,8 +175,8 @@ def harbour(scene: Scene) -> None:
         nature.meadow(canvas, box(-r, shore - 80, r, r), scene.ground)
         shares = {"houses": 7.0, "park": 1.5, "towers": 0.8}
         streets(scene, (-r, shore + 62, r, r), (150, 66), shares, ((2,), (2,)), quiet=True)
-    nature.water(canvas, box(-r, -r, r, shore), sea)
     if quay:
+        nature.water(canvas, box(-r, -r, r, shore), sea)
         _port(scene, shore)
         for x in np.arange(-r + rng.uniform(0, 100), r, rng.uniform(170, 260)):
             wide, long = rng.uniform(18, 40), rng.uniform(50, 110)
@@ -195,7 +195,7 @@ def harbour(scene: Scene) -> None:
         path = path if rng.random() < 0.5 else path[::-1]
         length = rng.uniform(9, 45)
         mover = (ship_parts(rng, length, True), (), canvas.pixels(path))
-        start = rng.uniform(0.3, 0.7) * arc_length(path)[-1]
+        start = rng.uniform(0.25, 0.75) * arc_length(path)[-1]
         scene.movers.append(Mover(*mover, start, rng.uniform(0.4, 1.3), 4.0))
 
 
@@ -237,6 +237,7 @@ def _beach(scene: Scene, shore: float, sea: tuple) -> None:
     path = line(-r, shore, r, shore, 4)
     for wave in range(1, 40):
         path[:, 1] += rng.normal(0, 9 / wave) * np.sin(wave * path[:, 0] / 90 + rng.uniform(0, 6))
+    nature.water(canvas, np.concatenate([_down(path, 4), [(r, -r), (-r, -r)]]), sea)
     for away, tone in ((-7, (0.30, 0.36, 0.34)), (0, (0.46, 0.42, 0.35)), (5, (0.68, 0.62, 0.50))):
         strip = np.concatenate([_down(path, away), _down(path, 26)[::-1]])
         canvas.fill(strip, Material(tone, 0.03, 0.05, 0.04), alpha=0.55 if away < 0 else 1)

@@ -57,7 +57,7 @@ class Mover:
         start: distance along the path in metres at the first frame.
         speed: metres per frame.
         height: metres above its road, which sets how far the shadow lies.
-        deck: metres of its road above the ground.
+        rise: metres of the path's points above the ground.
     """
 
     parts: tuple[Part, ...]
@@ -66,7 +66,14 @@ class Mover:
     start: float
     speed: float
     height: float
-    deck: float = 0.0
+    rise: np.ndarray | None = None
+
+    def deck(self, time: float) -> float:
+        """Height of its road in metres at a time in frames."""
+        if self.rise is None:
+            return 0.0
+        distance = DENSITY * (self.start + self.speed * time)
+        return float(np.interp(distance, arc_length(self.path), self.rise))
 
     def pose(self, time: float) -> tuple[np.ndarray, float]:
         """Centre in canvas pixels and heading in radians at a time in frames."""
@@ -86,31 +93,34 @@ class Mover:
     def draw(self, canvas: Canvas, light: np.ndarray, frame: np.ndarray, time: float) -> None:
         """Draw into `frame`, a copy of the canvas's colours, at a time in frames."""
         centre, heading = self.pose(time)
-        centre = centre + DENSITY * self.deck * canvas.lean
+        deck = self.deck(time)
+        centre = centre + DENSITY * deck * canvas.lean
         away = -self.height / np.tan(canvas.sun.elevation) * DENSITY
         offset = away * np.array([canvas.sun.x, canvas.sun.y])
         for outline in self.shadows:
-            found = self._visible(canvas, outline, centre + offset, heading)
+            found = visible_part(canvas, outline, centre + offset, heading, deck)
             if found is not None:
                 where, mask = found
                 shade = np.clip(light[where] - 0.4, 0, 0.6)
                 frame[where] *= 1 - mask[..., None] * shade
         for part in self.parts:
-            found = self._visible(canvas, part.outline, centre, heading)
+            found = visible_part(canvas, part.outline, centre, heading, deck)
             if found is None:
                 continue
             where, mask = found
             lit = np.array(part.colour, np.float32) * light[where].clip(0.3, 1.1)
             frame[where] += (part.alpha * mask[..., None]) * (lit - frame[where])
 
-    def _visible(
-        self, canvas: Canvas, outline: np.ndarray, centre: np.ndarray, heading: float
-    ) -> tuple[tuple[slice, slice], np.ndarray] | None:
-        found = polygon_coverage(centre + DENSITY * turned(outline, heading), canvas.shape)
-        if found is None:
-            return None
-        where, mask = found
-        return where, mask * (canvas.height[where] < self.deck + 2.5)
+
+def visible_part(
+    canvas: Canvas, outline: np.ndarray, centre: np.ndarray, heading: float, deck: float
+) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    """Coverage of an outline (n, 2) in metres on a road of height `deck`, less what hides it."""
+    found = polygon_coverage(centre + DENSITY * turned(outline, heading), canvas.shape)
+    if found is None:
+        return None
+    where, mask = found
+    return where, mask * (canvas.height[where] < deck + 2.5)
 
 
 def vehicle_parts(rng: np.random.Generator, length: float) -> tuple[Part, ...]:
@@ -133,7 +143,7 @@ def add_traffic(
     path: np.ndarray,
     speed: float,
     spacing: float,
-    deck: float = 0.0,
+    rise: np.ndarray | None = None,
     lorries: float = 0.1,
     gaps: list[tuple[float, float]] | None = None,
 ) -> list[Mover]:
@@ -144,7 +154,7 @@ def add_traffic(
         path: middle of the lane, local metres, in the direction of travel.
         speed: metres per frame, at most 3.
         spacing: mean distance between vehicles in metres.
-        deck: height of the road in metres.
+        rise: height of the path's points in metres, none for a road on the ground.
         lorries: share of lorries and buses.
         gaps: stretches (from, to) in metres along the lane that stay empty, such as a crossing
             that is used by the other road.
@@ -162,21 +172,29 @@ def add_traffic(
             parts = vehicle_parts(rng, length)
             height = 3.2 if length > 7 else 1.5
             shadow = rectangle(0, 0, length, 2.4 if length > 7 else 1.9)
-            movers.append(Mover(parts, (shadow,), pixels, place, pace, height, deck))
+            movers.append(Mover(parts, (shadow,), pixels, place, pace, height, rise))
         place += length + max(4.0, rng.exponential(max(spacing - length - 4, 1)) + 4)
     return movers
 
 
 def add_lane_traffic(
-    canvas: Canvas, path: np.ndarray, offsets: list[float], speed: float, spacing: float, **more
+    canvas: Canvas,
+    path: np.ndarray,
+    offsets: list[float],
+    speed: float,
+    spacing: float,
+    rise: np.ndarray | None = None,
+    **more,
 ) -> list[Mover]:
     """Traffic in several lanes of a road: to the right of its middle forward, left backward."""
     movers = []
     for offset in offsets:
         lane = beside(path, offset)
-        lane = lane if offset > 0 else lane[::-1]
+        height = rise
+        if offset < 0:
+            lane, height = lane[::-1], None if rise is None else rise[::-1]
         pace = speed * canvas.rng.uniform(0.85, 1.1)
-        movers += add_traffic(canvas, lane, pace, spacing, **more)
+        movers += add_traffic(canvas, lane, pace, spacing, height, **more)
     return movers
 
 
