@@ -51,7 +51,7 @@ def airport(scene: Scene) -> None:
         parts, shadow = aircraft_parts(rng, span)
         route = canvas.pixels(path if speed > 0 else path[::-1])
         start = arc_length(path)[-1] * rng.uniform(0.3, 0.7)
-        scene.movers.append(Mover(parts, (shadow,), route, start, abs(speed), 4.0, 3.0))
+        scene.movers.append(Mover(parts, (shadow,), route, start, abs(speed), 5.0))
 
 
 def _runway(canvas: Canvas, y: float, width: float, threshold: float, tar: Material) -> None:
