@@ -136,7 +136,7 @@ def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None
         )
     taps = kernel_height * kernel_width
     size = output_size((height, width), (kernel_height, kernel_width), stride, padding, dilation)
-    if min(height, width, taps, *size) < 1:
+    if any(value < 1 for value in (height, width, taps, *size)):
         raise ValueError(
             f"input {_shape(input)} and weight {_shape(weight)} with stride {stride}, padding "
             f"{padding} and dilation {dilation} leave an output of {size[0]} x {size[1]} pixels"

@@ -39,9 +39,9 @@ def _sampling_positions(
     Samples without any weight are put at (-2, -2), off the image: their value and all
     their derivatives become zero, as in the original, NaN and infinite offsets included.
     """
-    batch, _, out_height, out_width = offset.shape
+    batch, channels, out_height, out_width = offset.shape
     taps = kernel[0] * kernel[1]
-    offset = offset.reshape(batch, -1, taps, 2, out_height, out_width)
+    offset = offset.reshape(batch, channels // (2 * taps), taps, 2, out_height, out_width)
 
     def steps(count: int, step: int) -> Tensor:
         return torch.arange(count, device=offset.device, dtype=offset.dtype) * step
@@ -56,11 +56,12 @@ def _sampling_positions(
 
 def _multiply_columns(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Columns (B, C, K, H', W') times weight (O, C / weight groups, kh, kw): (B, O, H', W')."""
-    batch, channels, _, out_height, out_width = columns.shape
-    weight_groups = channels // weight.shape[1]
-    columns = columns.reshape(batch, weight_groups, -1, out_height * out_width)
-    weight = weight.reshape(weight_groups, weight.shape[0] // weight_groups, -1)
-    output = torch.matmul(weight, columns).reshape(batch, -1, out_height, out_width)
+    batch, channels, taps, out_height, out_width = columns.shape
+    outputs, group_channels = weight.shape[:2]
+    groups = channels // group_channels
+    columns = columns.reshape(batch, groups, group_channels * taps, out_height * out_width)
+    weight = weight.reshape(groups, outputs // groups, group_channels * taps)
+    output = torch.matmul(weight, columns).reshape(batch, outputs, out_height, out_width)
     return output if bias is None else output + bias.reshape(-1, 1, 1)
 
 
@@ -79,6 +80,7 @@ def deform_conv2d_gather(
     kernel = weight.shape[2:]
     y, x = _sampling_positions(offset, (height, width), kernel, stride, padding, dilation)
     _, groups, taps, out_height, out_width = y.shape
+    samples = taps * out_height * out_width
     y0, x0 = y.detach().floor(), x.detach().floor()
     fraction_y, fraction_x = y - y0, x - x0
     modulation = 1 if mask is None else mask.reshape(y.shape)
@@ -89,10 +91,11 @@ def deform_conv2d_gather(
         for corner_x, weight_x in ((x0, 1 - fraction_x), (x0 + 1, fraction_x)):
             inside_y = (corner_y >= 0) & (corner_y < height)
             inside_x = (corner_x >= 0) & (corner_x < width)
-            index = corner_y.clamp(0, height - 1) * width + corner_x.clamp(0, width - 1)
-            index = index.long().reshape(batch, groups, 1, -1).expand(-1, -1, pixels.shape[2], -1)
+            row, column = corner_y.clamp(0, height - 1).long(), corner_x.clamp(0, width - 1).long()
+            index = (row * width + column).reshape(batch, groups, 1, samples)
+            index = index.expand(-1, -1, channels // groups, -1)
             corner_weight = weight_y * weight_x * modulation * (inside_y & inside_x)
-            corner_weight = corner_weight.reshape(batch, groups, 1, -1)
+            corner_weight = corner_weight.reshape(batch, groups, 1, samples)
             columns = columns + pixels.gather(3, index) * corner_weight
     columns = columns.reshape(batch, channels, taps, out_height, out_width)
     return _multiply_columns(columns, weight, bias)

@@ -1,0 +1,360 @@
+"""Deformable convolution: the definition, the operator's face, its backends, the layer."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import dcn
+from dcn import DCNv2, cpu, deform_conv, deform_conv2d
+from dcn.reference import deform_conv2d_gather, deform_conv2d_grid_sample, output_size
+from utils.native import NativeBuildError
+
+REFERENCE = Path(__file__).parent / "data" / "dcnv2_reference.npz"
+FORMULATIONS = [deform_conv2d_gather, deform_conv2d_grid_sample]
+NAMES = ("input", "offset", "weight", "bias", "mask")
+
+
+def random_case(
+    batch=2, channels=4, size=(6, 7), outputs=6, kernel=(3, 3), groups=2, weight_groups=1,
+    stride=(1, 1), padding=(1, 1), dilation=(1, 1), dtype=torch.float64, spread=1.5, seed=0,
+):  # fmt: skip
+    """Random tensors in NAMES order, and the geometry."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    taps = kernel[0] * kernel[1]
+    out = output_size(size, kernel, stride, padding, dilation)
+    tensors = [
+        normal(batch, channels, *size),
+        normal(batch, 2 * groups * taps, *out) * spread,
+        normal(outputs, channels // weight_groups, *kernel),
+        normal(outputs),
+        torch.sigmoid(normal(batch, groups * taps, *out)),
+    ]
+    return tensors, {"stride": stride, "padding": padding, "dilation": dilation}
+
+
+def run(function, tensors, geometry, grad_output=None):
+    """Output and the gradients of all tensors that there are."""
+    leaves = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    output = function(*leaves[:4], mask=leaves[4], **geometry)
+    if grad_output is None:
+        generator = torch.Generator().manual_seed(1)
+        grad_output = torch.randn(output.shape, generator=generator, dtype=torch.float64)
+    output.backward(grad_output.to(output.dtype))
+    return [output.detach(), *(leaf.grad for leaf in leaves if leaf is not None)]
+
+
+def relative_error(values, references) -> float:
+    return max(
+        ((value - reference).abs().max() / reference.abs().max().clamp(min=1e-30)).item()
+        for value, reference in zip(values, references, strict=True)
+    )
+
+
+def released(case):
+    """The original kernel's inputs and results for a case of dcnv2_reference.npz."""
+    arrays = {
+        key.removeprefix(f"{case}_"): torch.from_numpy(array)
+        for key, array in np.load(REFERENCE).items()
+        if key.startswith(f"{case}_")
+    }
+    results = [arrays["output"], *(arrays[f"grad_{name}"] for name in NAMES)]
+    return [arrays[name] for name in NAMES], arrays["grad_output"], results
+
+
+def deform_conv2d_loops(input, offset, weight, bias, mask, stride, padding, dilation):
+    """Equation 1, one scalar at a time."""
+    batch, channels, height, width = input.shape
+    outputs, group_weights, kernel_height, kernel_width = weight.shape
+    groups = offset.shape[1] // (2 * kernel_height * kernel_width)
+    result = torch.empty(batch, outputs, *offset.shape[2:], dtype=input.dtype)
+
+    def pixel(n, c, y, x):
+        return input[n, c, y, x].item() if 0 <= y < height and 0 <= x < width else 0.0
+
+    def sample(n, c, y, x):
+        top, left = math.floor(y), math.floor(x)
+        return sum(
+            pixel(n, c, i, j) * max(0, 1 - abs(y - i)) * max(0, 1 - abs(x - j))
+            for i in (top, top + 1)
+            for j in (left, left + 1)
+        )
+
+    for n, o, row, column in np.ndindex(*result.shape):
+        total = bias[o].item()
+        first = o // (outputs // (channels // group_weights)) * group_weights
+        for c, i, j in np.ndindex(group_weights, kernel_height, kernel_width):
+            group = (first + c) // (channels // groups)
+            tap = (group * kernel_height + i) * kernel_width + j
+            dy, dx = offset[n, 2 * tap : 2 * tap + 2, row, column].tolist()
+            y = row * stride[0] - padding[0] + i * dilation[0] + dy
+            x = column * stride[1] - padding[1] + j * dilation[1] + dx
+            value = sample(n, first + c, y, x) * mask[n, tap, row, column].item()
+            total += value * weight[o, c, i, j].item()
+        result[n, o, row, column] = total
+    return result
+
+
+GEOMETRIES = [
+    {},
+    {"size": (1, 1)},
+    {"size": (1, 5), "kernel": (1, 3), "padding": (0, 1)},
+    {"kernel": (3, 2), "stride": (2, 1), "padding": (0, 2), "dilation": (1, 2)},
+    {"channels": 6, "groups": 3, "weight_groups": 2, "outputs": 4, "spread": 4.0},
+    {"channels": 5, "groups": 1, "kernel": (1, 1), "padding": (0, 0), "stride": (3, 2)},
+]
+
+
+@pytest.mark.parametrize("options", GEOMETRIES, ids=str)
+@pytest.mark.parametrize("function", FORMULATIONS)
+def test_formulations_equal_scalar_loops(function, options):
+    tensors, geometry = random_case(batch=1, **{"size": (4, 5), **options})
+    expected = deform_conv2d_loops(*tensors, **geometry)
+    input, offset, weight, bias, mask = tensors
+    output = function(input, offset, weight, bias, mask=mask, **geometry)
+    torch.testing.assert_close(output, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", GEOMETRIES, ids=str)
+def test_formulations_have_equal_gradients(options):
+    tensors, geometry = random_case(**options)
+    gather, grid_sample = (run(function, tensors, geometry) for function in FORMULATIONS)
+    assert relative_error(grid_sample, gather) < 1e-10
+
+
+@pytest.mark.parametrize("case", ["random", "zero_offset"])
+@pytest.mark.parametrize("function", [*FORMULATIONS, deform_conv2d])
+def test_equals_the_original_kernels(function, case):
+    tensors, grad_output, expected = released(case)
+    geometry = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
+    assert relative_error(run(function, tensors, geometry, grad_output), expected) < 1e-5
+
+
+@pytest.mark.parametrize("function", FORMULATIONS)
+def test_gradcheck(function):
+    tensors, geometry = random_case(batch=1, size=(3, 4), outputs=2, channels=2)
+    leaves = [tensor.requires_grad_() for tensor in tensors]
+
+    def call(input, offset, weight, bias, mask):
+        return function(input, offset, weight, bias, mask=mask, **geometry)
+
+    assert torch.autograd.gradcheck(call, leaves)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("weight_groups", [1, 2])
+def test_zero_offset_is_a_convolution(monkeypatch, backend, weight_groups):
+    force(monkeypatch, backend)
+    tensors, geometry = random_case(
+        weight_groups=weight_groups, stride=(1, 2), dilation=(2, 1), dtype=torch.float32
+    )
+    input, offset, weight, bias, _ = tensors
+    output = deform_conv2d(input, torch.zeros_like(offset), weight, bias, **geometry)
+    expected = F.conv2d(input, weight, bias, groups=weight_groups, **geometry)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e30, -1.0])
+def test_samples_outside_have_no_value_and_no_gradient(monkeypatch, backend, value):
+    force(monkeypatch, backend)
+    tensors, geometry = random_case(size=(1, 1), kernel=(1, 1), padding=(0, 0))
+    tensors[1].fill_(value)
+    output, *grads = run(deform_conv2d, tensors, geometry)
+    torch.testing.assert_close(output, tensors[3].view(1, -1, 1, 1).expand_as(output))
+    grad_input, grad_offset, grad_weight, _, grad_mask = grads
+    for grad in (grad_input, grad_offset, grad_weight, grad_mask):
+        assert grad.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_empty_batch(monkeypatch, backend):
+    force(monkeypatch, backend)
+    tensors, geometry = random_case(batch=0)
+    output, *grads = run(deform_conv2d, tensors, geometry)
+    assert output.shape == (0, 6, 6, 7)
+    assert [grad.shape for grad in grads] == [tensor.shape for tensor in tensors]
+    assert grads[2].count_nonzero() == 0
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_types_are_computed_in_float32(monkeypatch, backend, dtype):
+    force(monkeypatch, backend)
+    tensors, geometry = random_case(dtype=dtype)
+    grad_output = torch.randn(2, 6, 6, 7, generator=torch.Generator().manual_seed(1)).to(dtype)
+    halves = run(deform_conv2d, tensors, geometry, grad_output)
+    wide = run(deform_conv2d, [t.float() for t in tensors], geometry, grad_output.float())
+    for half, expected in zip(halves, wide, strict=True):
+        torch.testing.assert_close(half, expected.to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": torch.zeros(4, 6, 7)}, r"input must have 4 dimensions, not shape \(4, 6, 7\)"),
+        ({"input": torch.zeros(2, 4, 6, 7).int()}, "input must be floating point"),
+        ({"input": torch.zeros(2, 4, 6, 7, device="meta")}, "offset is on cpu, input on meta"),
+        ({"weight": torch.zeros(6, 3, 3, 3)}, r"weight \(6, 3, 3, 3\) does not fit the 4"),
+        ({"weight": torch.zeros(5, 2, 3, 3)}, "2 weight groups do not divide"),
+        ({"offset": torch.zeros(2, 35, 6, 7)}, r"offset \(2, 35, 6, 7\) must have 2 \* groups"),
+        ({"offset": torch.zeros(2, 54, 6, 7)}, "groups dividing the 4 input channels"),
+        ({"offset": torch.zeros(2, 36, 5, 7)}, r"offset must be \(2, 36, 6, 7\)"),
+        ({"offset": torch.zeros(1, 36, 6, 7)}, r"offset must be \(2, 36, 6, 7\)"),
+        ({"mask": torch.zeros(2, 36, 6, 7)}, r"mask must be \(2, 18, 6, 7\)"),
+        ({"bias": torch.zeros(4)}, r"bias must be \(6,\), not \(4,\)"),
+        ({"dilation": 9}, "leave an output of"),
+        ({"input": torch.zeros(2, 4, 0, 7)}, "leave an output of"),
+        ({"stride": 0}, "stride must be one or two integers of at least 1, not 0"),
+        ({"padding": (1, -1)}, r"padding must be .* not \(1, -1\)"),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else value,
+)
+def test_wrong_arguments(change, message):
+    tensors, geometry = random_case(dtype=torch.float32)
+    arguments = {**dict(zip(NAMES, tensors, strict=True)), **geometry, **change}
+    with pytest.raises(ValueError, match=message):
+        deform_conv2d(**arguments)
+
+
+# ------------------------------------------------------------------- backends
+
+
+def force(monkeypatch, backend: str) -> None:
+    monkeypatch.setenv(deform_conv.BACKEND_VARIABLE, backend)
+    if backend == "native" and deform_conv._problem("native", "cpu"):
+        pytest.skip("no native kernel on this machine")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """A machine where the native kernel cannot be built."""
+
+    def fail():
+        raise NativeBuildError("no working C++ compiler")
+
+    monkeypatch.delenv(deform_conv.BACKEND_VARIABLE, raising=False)
+    monkeypatch.setattr(cpu, "library", fail)
+    for function in (deform_conv._native_problem, deform_conv._warn_of_slow_fallback):
+        function.cache_clear()
+    yield
+    deform_conv._native_problem.cache_clear()
+
+
+def test_backend_can_be_forced(monkeypatch):
+    monkeypatch.setenv(deform_conv.BACKEND_VARIABLE, "reference")
+    assert dcn.backend(torch.zeros(1)) == "reference"
+
+
+def test_unknown_backend_lists_what_there_is(monkeypatch):
+    monkeypatch.setenv(deform_conv.BACKEND_VARIABLE, "fast")
+    with pytest.raises(ValueError, match=r"fast is no backend .*usable on cpu: reference"):
+        dcn.backend(torch.zeros(1))
+
+
+def test_unusable_backend_says_why(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setenv(deform_conv.BACKEND_VARIABLE, "triton")
+    with pytest.raises(ValueError, match=r"triton (runs on CUDA only|needs the package)"):
+        dcn.backend(torch.zeros(1))
+
+
+def test_native_cannot_be_forced_without_a_compiler(monkeypatch, no_compiler):
+    monkeypatch.setenv(deform_conv.BACKEND_VARIABLE, "native")
+    with pytest.raises(ValueError, match="no working C"):
+        dcn.backend(torch.zeros(1))
+
+
+def test_without_a_compiler_one_warning_and_the_same_result(no_compiler, recwarn):
+    tensors, grad_output, expected = released("random")
+    geometry = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
+    for _ in range(2):
+        results = run(deform_conv2d, tensors, geometry, grad_output)
+    assert relative_error(results, expected) < 1e-5
+    (warning,) = [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+    assert "no working C++ compiler" in str(warning.message)
+
+
+# ------------------------------------------------------------------ the layer
+
+
+def trained_layer(**options) -> DCNv2:
+    torch.manual_seed(0)
+    layer = DCNv2(8, 6, groups=4, **options)
+    torch.nn.init.normal_(layer.conv_offset_mask.weight, std=0.2)
+    return layer
+
+
+def test_layer_has_the_released_parameters():
+    shapes = {name: tuple(value.shape) for name, value in DCNv2(64, 64).named_parameters()}
+    assert shapes == {
+        "weight": (64, 64, 3, 3),
+        "bias": (64,),
+        "conv_offset_mask.weight": (216, 64, 3, 3),
+        "conv_offset_mask.bias": (216,),
+    }
+
+
+def test_layer_starts_as_half_a_convolution():
+    layer = DCNv2(8, 6, groups=4)
+    x, features = torch.randn(2, 8, 5, 6), torch.randn(2, 8, 5, 6)
+    expected = 0.5 * F.conv2d(x, layer.weight, padding=1)
+    torch.testing.assert_close(layer(x, features), expected, rtol=1e-5, atol=1e-6)
+    assert layer.weight.abs().max() <= 1 / math.sqrt(8 * 9)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"stride": 2}, {"dilation": 2, "padding": 2}, {"kernel_size": (1, 3)}], ids=str
+)
+def test_layer_reads_offsets_and_mask_in_thirds(options):
+    layer = trained_layer(**options)
+    x, features = torch.randn(2, 8, 5, 6), torch.randn(2, 8, 5, 6)
+    parameters = layer.conv_offset_mask(features)
+    count = parameters.shape[1] // 3
+    expected = deform_conv2d_gather(
+        x, parameters[:, : 2 * count], layer.weight, layer.bias,
+        layer.stride, layer.padding, layer.dilation, torch.sigmoid(parameters[:, 2 * count :]),
+    )  # fmt: skip
+    torch.testing.assert_close(layer(x, features), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_layer_keeps_offsets_in_float32_under_autocast(monkeypatch, backend):
+    force(monkeypatch, backend)
+    layer = trained_layer()
+    x, features = torch.randn(2, 2, 8, 9, 7).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(x, features)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, layer(x.float(), features.float()).bfloat16())
+
+
+def test_layer_warns_once_of_large_offsets(recwarn):
+    layer = trained_layer()
+    x = torch.randn(1, 8, 4, 4)
+    layer(x, x)
+    assert not recwarn.list
+    layer.conv_offset_mask.bias.data.fill_(200)
+    layer(x, x)
+    layer(x, x)
+    (warning,) = recwarn.list
+    assert "mean |offset| is 200" in str(warning.message)
+
+
+def test_layer_warns_of_offsets_that_are_not_numbers():
+    layer = trained_layer()
+    layer.conv_offset_mask.bias.data.fill_(math.nan)
+    with pytest.warns(RuntimeWarning, match="nan"):
+        layer(torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 4, 4))
+
+
+def test_layer_refuses_groups_that_do_not_divide():
+    with pytest.raises(ValueError, match="groups must divide the 8 input channels, not 3"):
+        DCNv2(8, 8, groups=3)
