@@ -1,0 +1,252 @@
+"""Video files: colours, times, depth and rotation survive; damage is named."""
+
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+
+from enhancing import make_frames, run, save_small_network  # noqa: E402
+
+from utils.frames import FrameError, open_source  # noqa: E402
+from utils.video import BT601, BT709, VideoSink  # noqa: E402
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255), (0, 0, 0)]
+COLOURS += [(200, 100, 50), (30, 180, 220)]
+SWSCALE = {BT601: 5, BT709: 1}
+
+
+def write_video(path, frames, times=None, codec="libx264", pixel_format="yuv420p", **options):
+    """Encode (N, H, W, 3) uint8 frames; times in seconds, by default 25 frames per second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options={"crf": "4"} | options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pixel_format
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            seconds = index / 25 if times is None else times[index]
+            frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "small.safetensors"
+    save_small_network(path)
+    return path
+
+
+@pytest.mark.parametrize("lossless", [False, True])
+@pytest.mark.parametrize("matrix", [BT601, BT709])
+@pytest.mark.parametrize("depth", [8, 10])
+def test_flat_colours_survive(tmp_path, depth, matrix, lossless):
+    scale = 1 if depth == 8 else 257
+    frames = [
+        np.full((64, 80, 3), colour, np.uint8 if depth == 8 else np.uint16) * scale
+        for colour in COLOURS
+    ]
+    times = [Fraction(index, 25) for index in range(len(frames))]
+    path = tmp_path / "colours.mkv"
+    options = {"depth": depth, "matrix": matrix, "suffix": ".mkv", "lossless": lossless}
+    sink = VideoSink(tmp_path / "pieces", 64, 80, times, **options)
+    sink.write(0, frames)
+    sink.join(path)
+    source = open_source(path)
+    assert source.dtype == frames[0].dtype
+    for index, pixels in enumerate(frames):
+        difference = np.abs(source.read(index).astype(int) - pixels)
+        # Limited range has 219 steps for 255 levels: no 8-bit YUV can do better than 2.
+        assert difference.max() <= (0 if lossless else 2 * scale), COLOURS[index]
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("matrix", [BT601, BT709])
+def test_the_files_own_matrix_and_range_are_used(tmp_path, matrix, full_range):
+    colour = np.array((200, 100, 50), np.uint8)
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        context = stream.codec_context
+        context.colorspace, context.color_range = matrix, 2 if full_range else 1
+        pixels = np.broadcast_to(colour, (32, 48, 3)).copy()
+        for _ in range(2):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(
+                format="yuv420p",
+                dst_colorspace=SWSCALE[matrix],
+                src_color_range=2,
+                dst_color_range=2 if full_range else 1,
+            )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    source = open_source(tmp_path / "v.mp4")
+    assert source.matrix == matrix
+    assert source.full_range == full_range
+    assert np.abs(source.read(1).astype(int) - colour).max() <= 3
+
+
+def test_variable_frame_rate(tmp_path, checkpoint):
+    seconds = [0, 0.04, 0.2, 0.24, 1]
+    given = write_video(tmp_path / "in.mp4", make_frames(5), seconds)
+    result = open_source(run(checkpoint, given, tmp_path / "out.mp4"))
+    expected = [0, 0.02, 0.04, 0.12, 0.2, 0.22, 0.24, 0.62, 1]
+    assert [float(time) for time in result.times] == pytest.approx(expected, abs=1e-4)
+    slow = open_source(run(checkpoint, given, tmp_path / "slow.mp4", "--slow-motion"))
+    doubled = [2 * time for time in expected]
+    assert [float(time) for time in slow.times] == pytest.approx(doubled, abs=1e-4)
+    with pytest.raises(ValueError, match="AVI has one fixed frame rate"):
+        run(checkpoint, given, tmp_path / "out.avi")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
+def test_frame_rate_doubles_and_pieces_join_exactly(tmp_path, checkpoint, suffix):
+    frames = make_frames(8)
+    given = write_video(tmp_path / "in.mp4", frames)
+    lossless = () if suffix == ".avi" else ("--lossless",)
+    path = run(checkpoint, given, tmp_path / f"out{suffix}", *lossless)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate == 50
+    result, given = open_source(path), open_source(given)
+    assert (result.count, result.height, result.width) == (15, 4 * 24, 4 * 32)
+    folder = open_source(run(checkpoint, given.path, tmp_path / "folder"))
+    for index in range(result.count):
+        difference = np.abs(result.read(index).astype(int) - folder.read(index))
+        assert difference.max() == 0 if lossless else difference.mean() < 4
+
+
+def test_ten_bits_stay_ten_bits(tmp_path, checkpoint):
+    frames = make_frames(4, 64, 64)
+    options = {"codec": "libx265", "pixel_format": "yuv420p10le", "x265-params": "log-level=none"}
+    given = write_video(tmp_path / "in.mp4", frames, **options)
+    source = open_source(given)
+    assert source.dtype == np.uint16
+    assert source.depth == 10
+    assert np.abs(source.read(0) / 257 - frames[0]).mean() < 4
+    path = run(checkpoint, given, tmp_path / "out.mp4")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
+    assert run(checkpoint, given, tmp_path / "folder").joinpath("00000006.png").exists()
+    assert open_source(tmp_path / "folder").dtype == np.uint16
+
+
+def test_grey_video(tmp_path, checkpoint):
+    given = write_video(tmp_path / "in.mkv", make_frames(2), codec="ffv1", pixel_format="gray")
+    assert open_source(given).bands == 1
+    result = open_source(run(checkpoint, given, tmp_path / "out.mp4")).read(0)
+    assert np.abs(result - result.mean(axis=2, keepdims=True)).max() <= 1
+
+
+@pytest.mark.parametrize(("codec", "suffix", "pixel_format"), [
+    ("mjpeg", ".avi", "yuvj420p"),
+    ("prores_ks", ".mov", "yuv422p10le"),
+    ("rawvideo", ".avi", "yuv420p"),
+    ("libx265", ".mkv", "yuv420p"),
+])  # fmt: skip
+def test_codecs_of_cameras_are_read(tmp_path, codec, suffix, pixel_format):
+    frames = make_frames(3, 64, 64)
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    path = tmp_path / f"v{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode(None))
+    source = open_source(path)
+    assert source.count == 3
+    levels = np.iinfo(source.dtype).max
+    assert np.abs(source.read(2) / levels - frames[2] / 255).mean() < 0.05
+
+
+def test_rotation_is_applied(tmp_path):
+    """The matrix of a phone held upright: the file says turn by 90 degrees clockwise."""
+    path = write_video(tmp_path / "v.mp4", make_frames(3, 32, 64))
+    upright = open_source(path).read(1)
+    content = bytearray(path.read_bytes())
+    matrix = content.index(b"tkhd") + 4 + 40
+    fixed = [0, 1, 0, -1, 0, 0, 32, 0, 16384]
+    scale = [65536] * 2 + [1] + [65536] * 2 + [1] + [65536] * 2 + [65536]
+    values = [value * factor for value, factor in zip(fixed, scale, strict=True)]
+    content[matrix : matrix + 36] = np.array(values, ">i4").tobytes()
+    path.write_bytes(content)
+    turned = open_source(path)
+    assert (turned.height, turned.width) == (64, 32)
+    np.testing.assert_array_equal(turned.read(1), np.rot90(upright, -1))
+
+
+def test_reading_backwards(tmp_path):
+    source = open_source(write_video(tmp_path / "v.mp4", make_frames(14)))
+    first, last = source.read(0), source.read(13)
+    np.testing.assert_array_equal(source.read(0), first)
+    np.testing.assert_array_equal(source.read(13), last)
+    assert (first != last).any()
+
+
+def damaged_video(tmp_path, index):
+    """A video of six JPEG frames, of which one has lost its inside."""
+    path = tmp_path / "damaged.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuvj420p"
+        for pixels in make_frames(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode(None))
+    content = bytearray(path.read_bytes())
+    start = -1
+    for _ in range(index + 1):
+        start = content.index(b"\xff\xd8\xff", start + 1)
+    content[start + 2 : start + 300] = bytes(298)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_frame_is_named_and_bridged(tmp_path, checkpoint):
+    path = damaged_video(tmp_path, 2)
+    source = open_source(path)
+    assert source.count == 6
+    with pytest.raises(FrameError, match=r"frame 2 \(at 0.080 s\) is damaged"):
+        source.read(2)
+    source.read(3)
+    with pytest.raises(ValueError, match="frame 2 .*--skip-bad"):
+        run(checkpoint, path, tmp_path / "out.mp4")
+    result = open_source(run(checkpoint, path, tmp_path / "out.mp4", "--skip-bad"))
+    assert result.count == 11
+    neighbours = (result.read(2).astype(int) + result.read(6)) / 2
+    assert np.abs(result.read(4) - neighbours).mean() < 6
+
+
+def test_what_is_no_video_is_refused(tmp_path, checkpoint):
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video at all" * 100)
+    with pytest.raises(ValueError, match=r"broken.mp4 cannot be read as video"):
+        open_source(broken)
+    single = write_video(tmp_path / "single.mp4", make_frames(1))
+    with pytest.raises(ValueError, match="holds 1 frame; .* at least two"):
+        run(checkpoint, single, tmp_path / "out.mp4")
+    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=44100)
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        silence.rate = 44100
+        container.mux(stream.encode(silence))
+        container.mux(stream.encode(None))
+    with pytest.raises(ValueError, match="has no video stream"):
+        open_source(tmp_path / "sound.mp4")
+
+
+def test_frames_too_large_for_a_codec_are_refused(tmp_path):
+    times = [Fraction(0), Fraction(1, 25)]
+    with pytest.raises(ValueError, match="48000x20000 is too large for libx264"):
+        VideoSink(tmp_path, 20000, 48000, times)
+    with pytest.raises(ValueError, match=r"needs an OUTPUT that ends in .mkv"):
+        VideoSink(tmp_path, 64, 64, times, depth=10, lossless=True)
+
+
+def test_a_missing_library_is_named(tmp_path, monkeypatch):
+    path = write_video(tmp_path / "v.mp4", make_frames(2))
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ValueError, match=r"requirements-video.txt"):
+        open_source(path)
