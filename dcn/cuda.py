@@ -225,7 +225,7 @@ def backward(
     out_channels, channels = weight.shape[:2]
     geometry = (stride, padding, dilation)
     groups = offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
-    grad = grad_output.permute(0, 2, 3, 1).reshape(input.shape[0], -1, out_channels)
+    grad = grad_output.permute(0, 2, 3, 1).flatten(1, 2)
 
     columns = _columns(input, offset, mask, weight, *geometry)
     grad_weight = columns.flatten(0, 1).T @ grad.flatten(0, 1)

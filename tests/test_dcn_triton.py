@@ -1,0 +1,79 @@
+"""The Triton kernels, through Triton's interpreter on the CPU, and through its compiler."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
+
+INTERPRETED = """
+import torch
+from dcn import backend, deform_conv2d
+from dcn.reference import deform_conv2d_gather
+from tests.test_dcn import random_case, relative_error, run
+
+assert backend(torch.zeros(1)) == "triton"
+cases = [
+    dict(batch=2, channels=6, groups=2, size=(4, 5), kernel=(2, 2), spread=3.0),
+    dict(channels=3, groups=1, size=(7, 5), kernel=(3, 2), stride=(2, 1), padding=(0, 2),
+         dilation=(1, 2), dtype=torch.float32),
+    dict(channels=2, size=(1, 1), kernel=(1, 1), padding=(0, 0)),
+    dict(size=(12, 12), kernel=(1, 1), padding=(0, 0)),  # more pixels than one block
+]
+for options in cases:
+    tensors, geometry = random_case(**{"batch": 1, **options})
+    tolerance = 1e-12 if tensors[0].dtype == torch.float64 else 1e-5
+    expected = run(deform_conv2d_gather, tensors, geometry)
+    assert relative_error(run(deform_conv2d, tensors, geometry), expected) < tolerance
+    tensors = [t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors]
+    assert relative_error(run(deform_conv2d, tensors, geometry), expected) < tolerance
+tensors, geometry = random_case(batch=1, size=(3, 2))
+zero = [tensors[0], torch.zeros_like(tensors[1]), *tensors[2:4], None]
+expected = run(deform_conv2d_gather, zero, geometry)
+assert relative_error(run(deform_conv2d, zero, geometry), expected) < 1e-12
+empty, geometry = random_case(batch=0)
+assert [tuple(grad.shape) for grad in run(deform_conv2d, empty, geometry)[1:]] == [
+    tuple(tensor.shape) for tensor in empty
+]
+"""
+
+COMPILED = """
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile
+from dcn import cuda
+
+constants = dict(CHANNELS=64, GROUP_CHANNELS=8, TAPS=9, KERNEL_WIDTH=3, BLOCK=128, LANES=8)
+integers = "height width pixels out_width".split()
+integers += [f"{name}_{axis}" for name in ("stride", "padding", "dilation") for axis in "yx"]
+for kernel in (cuda._sample_kernel, cuda._gradient_kernel):
+    types = {name: "*fp32" for name in kernel.arg_names}
+    types |= {name: "constexpr" for name in constants} | {name: "i32" for name in integers}
+    source = ASTSource(fn=kernel, signature=types, constexprs=constants)
+    assert "ptx" in compile(source, target=GPUTarget("cuda", 80, 32)).asm
+"""
+
+
+def run_python(code: str, **variables: str) -> None:
+    """Run code in a process of its own: Triton reads its variables when it is imported."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+def test_equals_the_definition():
+    run_python(INTERPRETED, TRITON_INTERPRET="1", MSTT_DCN_BACKEND="triton")
+
+
+def test_kernels_compile_for_a_gpu(tmp_path):
+    run_python(COMPILED, TRITON_CACHE_DIR=str(tmp_path), TRITON_INTERPRET="0")
