@@ -252,17 +252,18 @@ def stadium(scene: Scene, rect: Rect) -> None:
     straight = 42 * np.sign(np.cos(turn))
 
     def oval(radius: float) -> np.ndarray:
+        """The stadium's outline at a distance from the ends' centres."""
         round_part = radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
         return scale * (round_part + np.stack([straight, 0 * turn], axis=1)) + (x, y)
 
-    canvas.fill(oval(46), Material((0.55, 0.31, 0.26), 0.01, 0.02, 0.01), occupy=True)
+    canvas.fill(oval(46), Material((0.50, 0.34, 0.29), 0.01, 0.02, 0.01), occupy=True)
     for lane in range(1, 8):
         canvas.stroke(oval(36 + 1.22 * lane), 0.2, WHITE, 0.35)
-    canvas.fill(oval(36), Material((0.27, 0.40, 0.20), 0.02, 0.02, 0.01))
+    canvas.fill(oval(36), Material((0.29, 0.37, 0.22), 0.02, 0.02, 0.01))
     for strip in np.arange(-50, 50, 10):
         canvas.fill(
             rectangle(x + scale * (strip + 2.5), y, 5 * scale, 66 * scale),
-            Material((0.31, 0.44, 0.23), 0.02, 0.02, 0.01),
+            Material((0.32, 0.40, 0.25), 0.02, 0.02, 0.01),
         )
     canvas.stroke(
         box(x - 50 * scale, y - 33 * scale, x + 50 * scale, y + 33 * scale), 0.3, WHITE, 0.8

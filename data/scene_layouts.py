@@ -48,9 +48,9 @@ def city(scene: Scene) -> None:
 
 
 def suburb(scene: Scene) -> None:
-    """Detached houses in gardens along bending streets, a school with its stadium."""
+    """Detached houses in gardens along bending streets."""
     r = scene.canvas.reach
-    shares = {"houses": 9.0, "park": 0.8, "parking": 0.4, "stadium": 0.5}
+    shares = {"houses": 9.0, "park": 0.8, "parking": 0.4}
     streets(scene, (-r, -r, r, r), (190, 66), shares, ((2, 4), (2,)), quiet=True)
 
 
@@ -61,7 +61,13 @@ def industry(scene: Scene) -> None:
     streets(scene, (-r, -r, r, at - 14), (210, 150), {"works": 8, "parking": 1}, ((2,), (2, 4)))
     canvas.fill(box(-r, at - 18, r, at + 18), scene.ground.soil)
     paint.railway(canvas, line(-r, at, r, at), int(rng.integers(2, 6)))
-    streets(scene, (-r, at + 14, r, r), (180, 130), {"works": 7, "offices": 1.5}, ((2,), (2, 4)))
+    streets(
+        scene,
+        (-r, at + 14, r, r),
+        (180, 130),
+        {"works": 7, "offices": 1.5, "stadium": 0.5},
+        ((2,), (2, 4)),
+    )
     nature.tree_row(canvas, line(-r, at + 16, r, at + 16), 7, 2.8)
 
 

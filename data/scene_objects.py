@@ -1,7 +1,7 @@
-"""Painters of the things a satellite sees: roads, buildings, car parks, fields, water, trees.
+"""Painters of built things: roads, buildings, car parks, tanks, railways, in local metres.
 
-Every painter takes the canvas and places in local metres. The order of painting is the order of
-height: ground, roads, markings, buildings, then trees, which `Canvas.grow` adds last.
+The order of painting is the order of height: ground, roads, markings, buildings, then trees,
+which `Canvas.grow` adds last.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ DARK = (0.13, 0.13, 0.13)
 CONCRETE = Material((0.56, 0.55, 0.51), 0.02, 0.03, 0.03)
 PAVING = Material((0.50, 0.49, 0.46), 0.04, 0.05, 0.03)
 ASPHALT = Material((0.34, 0.34, 0.34), 0.02, 0.03, 0.04)
-TENNIS = Material((0.25, 0.40, 0.38), 0.01, 0.02, 0.01)
 
 # Roof colours from very bright sheet to bitumen, with their share.
 ROOFS = (

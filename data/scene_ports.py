@@ -200,6 +200,7 @@ def harbour(scene: Scene) -> None:
 
 
 def _port(scene: Scene, shore: float) -> None:
+    """Quay with cranes, containers, halls and tanks, a railway and works behind."""
     canvas, rng, r = scene.canvas, scene.canvas.rng, scene.canvas.reach
     yard = CONCRETE.varied(rng, 0.05) if rng.random() < 0.6 else ASPHALT.varied(rng, 0.05)
     canvas.fill(box(-r, shore, r, r), yard, height=2.5, occupy=True)
@@ -226,6 +227,7 @@ def _port(scene: Scene, shore: float) -> None:
 
 
 def _moored(canvas: Canvas, x: float, y: float, angle: float, length: float) -> None:
+    """A ship at its berth."""
     parts = ship_parts(canvas.rng, length, False)
     paint.raise_outline(canvas, parts[0].outline, x, y, angle, 5)
     paint.park(canvas, parts, x, y, angle)

@@ -3,15 +3,46 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 
 from data import scene_nature as nature
 from data import scene_objects as paint
 from data.scene_blocks import BLOCKS, Scene, houses, inset, park_block
-from data.scene_canvas import Canvas, Material, arc_length, beside, box, line
+from data.scene_canvas import Canvas, Material, box, line
 from data.scene_objects import ASPHALT, Rect
 from data.scene_traffic import add_lane_traffic
+
+
+@dataclass(frozen=True)
+class Street:
+    """A straight street of a grid.
+
+    Attributes:
+        flat: whether it runs along x.
+        at: its place on the other axis.
+        lanes: their number.
+        start, end: where it begins and ends on its own axis.
+        crossings: place on its own axis and half width of the streets that cross it.
+    """
+
+    flat: bool
+    at: float
+    lanes: int
+    start: float
+    end: float
+    crossings: tuple[tuple[float, float], ...]
+
+    def piece(self, start: float, end: float) -> np.ndarray:
+        """The middle of the street (n, 2) from one place on its axis to another."""
+        ends = (start, self.at, end, self.at) if self.flat else (self.at, start, self.at, end)
+        return line(*ends)
+
+
+def half_width(lanes: int) -> float:
+    """From the middle of a street to its kerb, in metres."""
+    return 1.75 * lanes + 1.0
 
 
 def streets(
@@ -35,75 +66,109 @@ def streets(
     canvas, rng = scene.canvas, scene.canvas.rng
     x0, y0, x1, y1 = area
     canvas.fill(box(*area), paint.PAVING)
-    cuts = []
-    for low, high, step, choice in ((x0, x1, pitch[0], lanes[0]), (y0, y1, pitch[1], lanes[1])):
-        places, at = [], low + rng.uniform(0.1, 0.9) * step
-        while at < high - 20:
-            places.append((at, int(rng.choice(choice))))
-            at += step * rng.uniform(0.75, 1.3)
-        cuts.append(places)
-
-    def half(count: int) -> float:
-        return 1.75 * count + 1.0
-
-    runs = [(True, at, n) for at, n in cuts[1]] + [(False, at, n) for at, n in cuts[0]]
-    names, shares = list(blocks), np.array(list(blocks.values()))
-    xs = [(x0, -2.0), *((at, half(n) + 2.5) for at, n in cuts[0]), (x1, -2.0)]
-    ys = [(y0, -2.0), *((at, half(n) + 2.5) for at, n in cuts[1]), (y1, -2.0)]
-    for (left, a), (right, b) in itertools.pairwise(xs):
-        for (top, c), (bottom, d) in itertools.pairwise(ys):
-            rect = (left + a, top + c, right - b, bottom - d)
-            if min(rect[2] - rect[0], rect[3] - rect[1]) > 14 and canvas.sees(*rect):
-                BLOCKS[names[rng.choice(len(names), p=shares / shares.sum())]](scene, rect)
+    across = _cuts(rng, x0, x1, pitch[0], lanes[0])
+    along = _cuts(rng, y0, y1, pitch[1], lanes[1])
+    _fill_blocks(scene, area, across, along, blocks)
+    crossed_by = [tuple((at, half_width(n)) for at, n in cuts) for cuts in (across, along)]
+    grid = [Street(True, at, n, x0, x1, crossed_by[0]) for at, n in along]
+    grid += [Street(False, at, n, y0, y1, crossed_by[1]) for at, n in across]
     surface = ASPHALT.varied(rng, 0.05)
     if quiet:
         surface = Material((0.45, 0.45, 0.43), 0.02, 0.03, 0.04).varied(rng, 0.04)
-    paths = []
-    for flat, at, count in runs:
-        path = line(x0, at, x1, at) if flat else line(at, y0, at, y1)
-        paths.append((flat, at, count, path))
-        paint.road(canvas, path, count, surface)
-    for flat, at, count, path in paths:
-        crossings = [(c, half(n) + 5) for c, n in cuts[0 if flat else 1]]
-        start, end = (x0, x1) if flat else (y0, y1)
-        stops = [start, *(s for c, w in crossings for s in (c - w, c + w)), end]
-        for a, b in zip(stops[::2], stops[1::2], strict=True):
-            if b - a > 12 and (count > 2 or not quiet):
-                piece = line(a, at, b, at) if flat else line(at, a, at, b)
-                paint.road_marks(canvas, piece, count, edges=False)
-        if count > 2 or not quiet:
-            for c, w in crossings:
-                for side in (-1, 1):
-                    spot = (c + side * (w - 2), at) if flat else (at, c + side * (w - 2))
-                    paint.zebra(canvas, *spot, np.pi / 2 if flat else 0, 3.5 * count)
-        blocked = [] if flat else [(c - w - y0, c + w - y0) for c, w in crossings]
-        offsets = [s * (k + 0.5) * 3.5 for s in (-1, 1) for k in range(count // 2)]
-        pace = rng.uniform(0.5, 1.6)
-        length = arc_length(path)[-1]
-        spacing = rng.uniform(80, 200) if quiet and count == 2 else rng.uniform(25, 70)
-        gaps = blocked + [(length - b, length - a) for a, b in blocked]
-        scene.movers += add_lane_traffic(
-            canvas, path, offsets, pace, spacing, gaps=gaps, lorries=0.04 if quiet else 0.1
-        )
-        if count <= 2 and rng.random() < 0.6:
-            _kerb_cars(canvas, path, half(count) - 0.9, crossings, start)
+    for street in grid:
+        paint.road(canvas, street.piece(street.start, street.end), street.lanes, surface)
+    for street in grid:
+        if street.lanes > 2 or not quiet:
+            _mark(canvas, street)
+        _drive(scene, street, quiet)
+        if street.lanes <= 2 and rng.random() < 0.6:
+            _park_along(canvas, street)
 
 
-def _kerb_cars(
-    canvas: Canvas, path: np.ndarray, side: float, crossings: list, start: float
+def _cuts(
+    rng: np.random.Generator, low: float, high: float, step: float, lanes: tuple[int, ...]
+) -> list[tuple[float, int]]:
+    """Places of parallel streets between two borders and their numbers of lanes."""
+    places, at = [], low + rng.uniform(0.1, 0.9) * step
+    while at < high - 20:
+        places.append((at, int(rng.choice(lanes))))
+        at += step * rng.uniform(0.75, 1.3)
+    return places
+
+
+def _fill_blocks(
+    scene: Scene,
+    area: Rect,
+    across: list[tuple[float, int]],
+    along: list[tuple[float, int]],
+    blocks: dict[str, float],
 ) -> None:
+    """Build on the land between the streets, behind pavements of 2.5 m."""
+    rng = scene.canvas.rng
+    names, shares = list(blocks), np.array(list(blocks.values()))
+    x0, y0, x1, y1 = area
+    xs = [(x0, -2.0), *((at, half_width(n) + 2.5) for at, n in across), (x1, -2.0)]
+    ys = [(y0, -2.0), *((at, half_width(n) + 2.5) for at, n in along), (y1, -2.0)]
+    for (left, a), (right, b) in itertools.pairwise(xs):
+        for (top, c), (bottom, d) in itertools.pairwise(ys):
+            rect = (left + a, top + c, right - b, bottom - d)
+            if min(rect[2] - rect[0], rect[3] - rect[1]) > 14 and scene.canvas.sees(*rect):
+                BLOCKS[names[rng.choice(len(names), p=shares / shares.sum())]](scene, rect)
+
+
+def _mark(canvas: Canvas, street: Street) -> None:
+    """Lane lines between the crossings and zebra crossings before them."""
+    stops = [street.start]
+    for place, half in street.crossings:
+        stops += [place - half - 5, place + half + 5]
+        for spot in (place - half - 3, place + half + 3):
+            x, y = (spot, street.at) if street.flat else (street.at, spot)
+            angle = np.pi / 2 if street.flat else 0.0
+            paint.zebra(canvas, x, y, angle, 3.5 * street.lanes)
+    stops.append(street.end)
+    for start, end in zip(stops[::2], stops[1::2], strict=True):
+        if end - start > 12:
+            paint.road_marks(canvas, street.piece(start, end), street.lanes, edges=False)
+
+
+def _drive(scene: Scene, street: Street, quiet: bool) -> None:
+    """Traffic in all lanes; streets along y keep the crossings free for those along x."""
+    rng = scene.canvas.rng
+    length = street.end - street.start
+    gaps = []
+    if not street.flat:
+        for place, half in street.crossings:
+            near, far = place - half - 5 - street.start, place + half + 5 - street.start
+            gaps += [(near, far), (length - far, length - near)]
+    offsets = [sign * (k + 0.5) * 3.5 for sign in (-1, 1) for k in range(street.lanes // 2)]
+    calm = quiet and street.lanes == 2
+    spacing = rng.uniform(80, 200) if calm else rng.uniform(25, 70)
+    scene.movers += add_lane_traffic(
+        scene.canvas,
+        street.piece(street.start, street.end),
+        offsets,
+        rng.uniform(0.5, 1.6),
+        spacing,
+        gaps=gaps,
+        lorries=0.04 if quiet else 0.1,
+    )
+
+
+def _park_along(canvas: Canvas, street: Street) -> None:
     """Cars parked along both kerbs of a street."""
     rng = canvas.rng
-    places = np.arange(8, arc_length(path)[-1] - 8, 5.8)
+    side = half_width(street.lanes) - 0.9
     for sign in (-1, 1):
-        lane = beside(path, sign * side)
-        for place in places[rng.random(len(places)) < 0.45]:
-            if any(abs(place + start - c) < w + 6 for c, w in crossings):
+        for place in np.arange(street.start + 8, street.end - 8, 5.8):
+            if rng.random() > 0.45:
                 continue
-            k = min(int(place / arc_length(path)[-1] * (len(lane) - 1)), len(lane) - 2)
-            share = place / arc_length(path)[-1] * (len(lane) - 1) - k
-            x, y = lane[k] + share * (lane[k + 1] - lane[k])
-            paint.car(canvas, x, y, float(np.arctan2(*(lane[k + 1] - lane[k])[::-1])))
+            if any(abs(place - crossing) < half + 11 for crossing, half in street.crossings):
+                continue
+            kerb = street.at + sign * side
+            if street.flat:
+                paint.car(canvas, place, kerb, 0.0)
+            else:
+                paint.car(canvas, kerb, place, np.pi / 2)
 
 
 def parcels(scene: Scene, area: Rect, size: float) -> None:

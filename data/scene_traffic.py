@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from data.scene_canvas import (
@@ -309,8 +308,3 @@ def blend_movers(canvas: Canvas, light: np.ndarray, movers: list[Mover], time: f
     for mover in movers:
         mover.draw(canvas, light, frame, time)
     return frame
-
-
-def soften(image: np.ndarray, sigma: float) -> np.ndarray:
-    """The sensor's blur: Gaussian of `sigma` metres on canvas pixels."""
-    return cv2.GaussianBlur(image, (0, 0), sigma * DENSITY)

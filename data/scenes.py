@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data.images import write_image
 from data.scene_canvas import DENSITY
 from data.scene_layouts import KINDS, Scene, paint_scene
-from data.scene_traffic import blend_movers, soften
+from data.scene_traffic import blend_movers
 from utils.config import parse_config, run_script
 
 VERSION = 1  # raise when the same settings give other pixels
@@ -34,6 +34,7 @@ SETTINGS_FILE = "scenes.json"  # written last: marks a complete folder
 LIST_FILE = "189_vime7_train.txt"
 TRAIN_KINDS = tuple(KINDS)
 TEST_KINDS = ("city", "airport", "junction", "harbour", "suburb", "industry", "farmland")
+MOST_WORKERS = 4  # threads: beyond, painting in Python keeps them waiting for each other
 MAX_DRIFT = 2.0  # pixels per frame: the platform's drift never exceeds it
 
 
@@ -45,7 +46,7 @@ class Config:
     height: int = 384  # pixels of a training frame; a multiple of 4
     width: int = 384  # pixels of a training frame; a multiple of 4
     seed: int = 1  # every clip has its own generator, seeded with this and its number
-    workers: int = 0  # threads; 0 means one per core. Does not change the result
+    workers: int = 0  # threads; 0 means one per core, at most 4. Does not change the result
     overwrite: bool = False  # replace a folder made with other settings
 
 
@@ -68,7 +69,7 @@ def make_scenes(
         size: (H, W) of the training frames in pixels of about one metre, multiples of 4.
         test_size: (H, W) of the test frames.
         seed: the data set's seed.
-        workers: threads to use, 0 for one per core; the result does not depend on it.
+        workers: threads to use, 0 for one per core, at most 4; the result does not depend on it.
         overwrite: replace a folder that was made with other settings.
 
     Returns:
@@ -94,7 +95,7 @@ def make_scenes(
     partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write_clips(partial, settings, workers or os.cpu_count() or 1)
+        _write_clips(partial, settings, workers or min(MOST_WORKERS, os.cpu_count() or 1))
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
         if out.exists():
             shutil.rmtree(out)
@@ -105,6 +106,7 @@ def make_scenes(
 
 
 def _check(settings: dict, workers: int) -> None:
+    """Raise ValueError for the first setting that is out of range."""
     for name in ("clips", "test_clips"):
         if settings[name] < 0:
             raise ValueError(f"{name} must be 0 or more, not {settings[name]}")
@@ -148,6 +150,7 @@ def _write_clips(folder: Path, settings: dict, workers: int) -> None:
     ]
 
     def render(job: tuple[Path, int], testing: bool) -> None:
+        """Make one clip; a job is its folder and its number."""
         target, number = job
         kinds = TEST_KINDS if testing else TRAIN_KINDS
         size = tuple(settings["test_size" if testing else "size"])
@@ -186,13 +189,14 @@ def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> n
     scene = paint_scene(kind, size, rng)
     movers = [mover for mover in scene.movers if mover.visible(scene.canvas, FRAMES)]
     grade = _grade(scene, rng)
-    sigma = rng.uniform(0.5, 0.8)
-    grain = rng.uniform(0.6, 1.4) / 255
+    sigma = rng.uniform(0.5, 0.8)  # the sensor's blur, pixels
+    noise = rng.uniform(0.6, 1.4) / 255
     frames = []
     for time, (x, y, turn) in enumerate(platform_motion(rng)):
-        world = soften(blend_movers(scene.canvas, scene.light, movers, time), sigma)
+        world = blend_movers(scene.canvas, scene.light, movers, time)
+        world = cv2.GaussianBlur(world, (0, 0), sigma * DENSITY)
         frame = grade(sample_world(world, size, x, y, turn))
-        frame += grain * rng.standard_normal(frame.shape, np.float32)
+        frame += noise * rng.standard_normal(frame.shape, np.float32)
         frames.append(np.clip(frame * 255 + 0.5, 0, 255).astype(np.uint8))
     return np.stack(frames)
 
