@@ -12,11 +12,11 @@ The recipe is the paper's (LR patch 80, Charbonnier loss, Adam); what is newer i
 
 import dataclasses
 import math
-import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,11 +34,12 @@ from data.sampler import MixedDataset, ResumableSampler
 from data.scenes import make_scenes
 from data.septuplets import SeptupletDataset
 from models import MSTT, build_network
-from models.blocks import bicubic_flow_baseline
-from utils.checkpoint import FORMAT, load_network, load_torch_file, save_torch_file
+from utils.baselines import bicubic_blend, bicubic_flow
+from utils.checkpoint import load_network, save_torch_file
 from utils.config import describe_config, parse_config, run_script
 from utils.inference import autocast, pick_device, pick_precision, super_resolve
 from utils.metrics import psnr
+from utils.runs import check_unchanged, choose_run, read_state, restore, training_state
 from utils.training import (
     Ema,
     RunLog,
@@ -46,8 +47,6 @@ from utils.training import (
     charbonnier,
     learning_rate,
     memory_in_use,
-    random_states,
-    restore_random_states,
 )
 
 PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
@@ -110,20 +109,30 @@ class Config:
             raise ValueError(f"ema is {self.ema}; it must be at least 0 and below 1")
 
 
-def train(config: Config, run: Path, device: torch.device) -> int:
-    """The training loop. Returns the exit status: 0, or 130 / 143 after Ctrl-C / SIGTERM."""
+def train(config: Config, run: Path, device: torch.device, state: dict[str, Any] | None) -> int:
+    """The training loop.
+
+    Arguments:
+        config: settled, see `settle`.
+        run: the folder of the run.
+        device: where to train.
+        state: the state of a run that is resumed.
+
+    Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
+    """
     torch.manual_seed(config.seed)
-    network = make_network(config).to(device, memory_format=torch.channels_last).train()
+    network = MSTT(**state["network_options"]) if state else make_network(config)
+    network = network.to(device, memory_format=torch.channels_last).train()
     ema = Ema(network, config.ema)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate, betas=(0.9, 0.999))
     step, best_score = 0, -math.inf
-    if config.resume:
-        step, best_score = restore(run / "last.pt", config, network, ema, optimiser)
+    if state:
+        step, best_score = restore(state, network, ema, optimiser)
 
     sources = open_sources(config)
     validation = find_validation(config)
     loader = open_loader(config, sources, device, first_sample=step * config.batch)
-    baseline = validate(bicubic_flow_baseline, validation, config, device)
+    baseline = mean_psnr(validation, bicubic_flow)
     print(f"bicubic + flow on the validation clips: {baseline:.2f} dB", flush=True)
 
     def save(name: str) -> None:
@@ -314,18 +323,24 @@ def find_validation(config: Config) -> list[Clip]:
     return find_clips(folder)
 
 
-def validate(
-    network: nn.Module | Callable[..., Tensor],
-    clips: list[Clip],
-    config: Config,
-    device: torch.device,
-) -> float:
+def validate(network: nn.Module, clips: list[Clip], config: Config, device: torch.device) -> float:
+    """The network's PSNR on the validation clips, in dB."""
+    method = partial(
+        super_resolve,
+        network,
+        flow_method=config.flow_method,
+        device=device,
+        precision=config.precision,
+    )
+    return mean_psnr(clips, method)
+
+
+def mean_psnr(clips: list[Clip], method: Callable[[np.ndarray], Iterable[np.ndarray]]) -> float:
     """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips."""
     scores = []
     for clip in clips:
         given, truth = read_clip(clip)
-        frames = super_resolve(network, given, config.flow_method, device, config.precision)
-        scores.append(np.mean([psnr(a, b) for a, b in zip(frames, truth, strict=True)]))
+        scores.append(np.mean([psnr(a, b) for a, b in zip(method(given), truth, strict=True)]))
     return float(np.mean(scores))
 
 
@@ -336,70 +351,11 @@ def report(
     network, information = load_network(run / "best.pt", device)
     score = validate(network, clips, config, device)
     print(f"\n{'method':<24}PSNR (dB, RGB, no border, {len(clips)} validation clips)")
+    print(f"{'bicubic + blend':<24}{mean_psnr(clips, bicubic_blend):.2f}")
     print(f"{'bicubic + flow':<24}{baseline:.2f}")
     print(f"{'MSTT, step ' + str(information['step']):<24}{score:.2f}  ({score - baseline:+.2f})")
     print(f"\ncheckpoint  {run / 'best.pt'}\nlog         {run / 'log.jsonl'}")
     print(f"evaluate    python test.py --checkpoint {run / 'best.pt'}")
-
-
-def training_state(
-    config: Config,
-    network: MSTT,
-    ema: Ema,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    best_score: float,
-) -> dict[str, Any]:
-    """Everything that a run needs to go on exactly, and that load_network needs.
-
-    The position in the data is step * batch: the sampler is a pure function of it.
-    """
-    return {
-        "format": FORMAT,
-        "step": step,
-        "network": network.state_dict(),
-        "ema": ema.weights,
-        "network_options": network.options,
-        "optimiser": optimiser.state_dict(),
-        "random": random_states(),
-        "best_score": best_score,
-        "config": dataclasses.asdict(config),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-    }
-
-
-# Constants that may differ between a run and its continuation without changing what it learns.
-MAY_CHANGE = {"resume", "run", "device", "workers", "validate_every", "log_every", "steps", "weights"}
-
-
-def restore(
-    path: Path, config: Config, network: MSTT, ema: Ema, optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
-    """Put a training checkpoint back; returns its step and best score.
-
-    Raises:
-        FileNotFoundError: nothing to resume.
-        ValueError: damaged, or made with other constants.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"nothing to resume: no checkpoint at {path}")
-    state = load_torch_file(path)
-    if state.get("format") != FORMAT:
-        raise ValueError(f"{path} is no training checkpoint of this version")
-    now = dataclasses.asdict(config)
-    changed = [
-        f"{name} was {old}, is {now.get(name)}"
-        for name, old in state["config"].items()
-        if name not in MAY_CHANGE and now.get(name) != old
-    ]
-    if changed:
-        raise ValueError(f"{path} was trained with other constants: {'; '.join(changed)}")
-    network.load_state_dict(state["network"])
-    for name, average in ema.weights.items():
-        average.copy_(state["ema"][name])
-    optimiser.load_state_dict(state["optimiser"])
-    restore_random_states(state["random"])
-    return state["step"], state["best_score"]
 
 
 def settle(config: Config, device: torch.device) -> Config:
@@ -411,41 +367,26 @@ def settle(config: Config, device: torch.device) -> Config:
     workers = config.workers
     if workers is None:
         workers = min(torch.multiprocessing.cpu_count(), 16) if gpu else 1
-    precision = "bfloat16" if pick_precision(device, config.precision) == torch.bfloat16 else "float32"
+    precision = (
+        "bfloat16" if pick_precision(device, config.precision) == torch.bfloat16 else "float32"
+    )
     return dataclasses.replace(
         config, steps=steps, validate_every=every, size=size, workers=workers, precision=precision
     )
-
-
-def choose_run(config: Config) -> Path:
-    """The folder of the run: a new one, or with --resume one that is there.
-
-    Raises:
-        ValueError: the folder holds a run already, or there is none to resume.
-    """
-    if config.run != "auto":
-        run = Path(config.run)
-    elif config.resume:
-        runs = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
-        if not runs:
-            raise ValueError("nothing to resume under runs/; leave out --resume")
-        run = runs[-1].parent
-    else:
-        run = Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if not config.resume and run.exists() and any(run.iterdir()):
-        raise ValueError(f"{run} holds a run already; add --resume or choose another --run")
-    run.mkdir(parents=True, exist_ok=True)
-    return run
 
 
 def main() -> int:
     config = parse_config(Config, __doc__)
     one_opencv_thread()
     device = pick_device(config.device)
+    run, state = choose_run(config.run, config.resume), None
+    if config.resume:
+        state = read_state(run / "last.pt")
+        config = parse_config(Config, __doc__, defaults=state["config"])
+        check_unchanged(config, state["config"])
     config = settle(config, device)
-    run = choose_run(config)
     print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")
-    return train(config, run, device)
+    return train(config, run, device, state)
 
 
 if __name__ == "__main__":

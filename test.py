@@ -21,7 +21,6 @@ The conventions of the figures are stated in utils/metrics.py.
 """
 
 import dataclasses
-import itertools
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -30,16 +29,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from data.clips import Clip, find_clips, read_clip
 from data.images import write_image
-from data.resize import imresize
 from data.scenes import make_scenes
-from flow import FLOW_METHODS, estimate_flow
+from flow import FLOW_METHODS
+from utils.baselines import bicubic_blend, bicubic_flow
 from utils.checkpoint import file_sha256, load_network
 from utils.config import parse_config, run_script
 from utils.inference import pick_device, super_resolve
@@ -68,57 +66,6 @@ class Config:
     precision: Literal["auto", "bfloat16", "float32"] = "float32"  # so that machines agree
     save_frames: bool = True  # write the output frames as PNG
     figures: bool = True  # draw one comparison figure per clip
-
-
-def bicubic_blend(given: np.ndarray) -> list[np.ndarray]:
-    """Enlarge the given frames by MATLAB's bicubic; between two of them take their mean.
-
-    Arguments:
-        given: (N, h, w, 3) uint8 RGB.
-
-    Returns: 2N-1 frames (4h, 4w, 3) uint8.
-    """
-    enlarged = [imresize(frame.astype(np.float32), 4) for frame in given]
-    frames = [to_levels(enlarged[0])]
-    for before, after in itertools.pairwise(enlarged):
-        frames += [to_levels((before + after) / 2), to_levels(after)]
-    return frames
-
-
-def bicubic_flow(given: np.ndarray, flow_method: str) -> list[np.ndarray]:
-    """Enlarge the given frames by MATLAB's bicubic, then interpolate the HR video along its flow.
-
-    What one gets from ready-made parts. Flow between enlarged frames sees vehicles of one LR pixel
-    that flow between LR frames misses: a harder baseline than that of the network's global skip.
-
-    Arguments:
-        given: (N, h, w, 3) uint8 RGB.
-        flow_method: see flow.estimate_flow.
-
-    Returns: 2N-1 frames (4h, 4w, 3) uint8.
-    """
-    enlarged = [imresize(frame, 4) for frame in given]
-    frames = [enlarged[0]]
-    for before, after in itertools.pairwise(enlarged):
-        forward, backward = estimate_flow(np.stack((before, after)), method=flow_method)
-        half_way = (sample(before, backward[0] / 2) + sample(after, forward[0] / 2)) / 2
-        frames += [to_levels(half_way), after]
-    return frames
-
-
-def sample(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Bicubic backward warping of (H, W, 3) by a flow (2, H, W), border repeated; float32."""
-    height, width = image.shape[:2]
-    xs = np.arange(width, dtype=np.float32) + flow[0]
-    ys = np.arange(height, dtype=np.float32)[:, None] + flow[1]
-    return cv2.remap(
-        image.astype(np.float32), xs, ys, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
-
-
-def to_levels(image: np.ndarray) -> np.ndarray:
-    """Levels 0..255 in float, rounded and clipped to uint8."""
-    return np.rint(image).clip(0, 255).astype(np.uint8)
 
 
 def find_checkpoint(config: Config) -> Path | None:

@@ -36,6 +36,13 @@ def test_defaults_and_flags():
     assert parse("in", "--no-resume") == Config("in")
 
 
+def test_other_defaults_take_the_place_of_the_classs_own():
+    config = parse_config(
+        Config, "", ("source",), ["in", "--steps", "9"], {"steps": 5, "rate": 0.5, "old": 1}
+    )
+    assert config == Config("in", steps=9, rate=0.5)
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -58,6 +65,18 @@ def test_comments_become_help(capsys):
         parse("--help")
     text = capsys.readouterr().out
     assert "where to write, 100% of it (default: out)" in " ".join(text.split())
+
+
+def test_help_of_an_inherited_field(capsys):
+    @dataclass(frozen=True)
+    class Larger(Config):
+        width: int = 3  # pixels across
+
+    with pytest.raises(SystemExit):
+        parse_config(Larger, "", argv=["--help"])
+    text = capsys.readouterr().out
+    assert "pixels across" in text
+    assert "learning rate" in text
 
 
 def test_describe_names_every_field():

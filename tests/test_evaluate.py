@@ -15,6 +15,7 @@ import torch
 from data.images import read_image, write_image
 from data.resize import imresize
 from models import MSTT
+from utils import baselines
 from utils.checkpoint import save_network
 from utils.inference import super_resolve
 from utils.metrics import clip_metrics, psnr
@@ -150,7 +151,7 @@ def test_windows_cover_every_frame_once(frames):
 
 def test_bicubic_blend_is_the_mean_of_the_enlarged_neighbours():
     given = np.random.default_rng(0).integers(0, 256, (3, 16, 20, 3), dtype=np.uint8)
-    output = evaluation.bicubic_blend(given)
+    output = baselines.bicubic_blend(given)
     enlarged = imresize(given.astype(np.float32), 4)
     expected = [enlarged[0], (enlarged[0] + enlarged[1]) / 2, enlarged[1]]
     expected += [(enlarged[1] + enlarged[2]) / 2, enlarged[2]]
@@ -163,7 +164,7 @@ def test_bicubic_flow_follows_a_drift_that_blending_smears():
     ground = imresize(imresize(rng.integers(0, 256, (10, 10, 3), dtype=np.uint8), 4), 4)
     truth = np.stack([ground[:, 4 * t : 4 * t + 128] for t in range(5)])
     given = imresize(truth[::2], 1 / 4)
-    flow, blend = evaluation.bicubic_flow(given, "dis"), evaluation.bicubic_blend(given)
+    flow, blend = baselines.bicubic_flow(given, "dis"), baselines.bicubic_blend(given)
     inner = np.s_[16:-16, 16:-16]
     for t in (1, 3):
         assert psnr(flow[t][inner], truth[t][inner]) > psnr(blend[t][inner], truth[t][inner]) + 5
@@ -172,7 +173,7 @@ def test_bicubic_flow_follows_a_drift_that_blending_smears():
 def test_sample_reads_the_image_where_the_flow_points():
     image = np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     flow = np.stack([np.full((20, 24), 2, np.float32), np.full((20, 24), -3, np.float32)])
-    warped = evaluation.sample(image, flow)
+    warped = baselines.sample(image, flow)
     np.testing.assert_allclose(warped[3:, :-2], image[:-3, 2:], atol=1e-3)
     np.testing.assert_allclose(warped[0, 0], image[0, 2], atol=1e-3)  # the border is repeated
 

@@ -19,7 +19,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 C = TypeVar("C")
@@ -33,6 +33,7 @@ def parse_config(
     description: str | None,
     positional: Sequence[str] = (),
     argv: Sequence[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> C:
     """Make the command line of a script from its Config and read it.
 
@@ -42,6 +43,8 @@ def parse_config(
         description: the script's docstring, printed by --help.
         positional: names of the fields that are given by position instead of by flag.
         argv: the arguments, by default those of the process.
+        defaults: values that take the place of the class's own, such as those of a run that is
+            resumed.
 
     Returns: an instance of config_class.
 
@@ -57,11 +60,12 @@ def parse_config(
     comments = _comments(config_class)
     hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        required = field.default is dataclasses.MISSING
+        default = (defaults or {}).get(field.name, field.default)
+        required = default is dataclasses.MISSING
         options = {"help": comments.get(field.name, "").replace("%", "%%")}
         if not required:
-            options["default"] = field.default
-            options["help"] += f" (default: {field.default})"
+            options["default"] = default
+            options["help"] += f" (default: {default})"
         if hints[field.name] is bool:
             options["action"] = argparse.BooleanOptionalAction
         else:
@@ -75,8 +79,10 @@ def parse_config(
 
 
 def _comments(config_class: type) -> dict[str, str]:
-    """The trailing comment of every field, read from the source of the class."""
-    matches = (FIELD_LINE.match(line) for line in inspect.getsource(config_class).splitlines())
+    """The trailing comment of every field, read from the source of the class and its bases."""
+    bases = [base for base in reversed(config_class.__mro__) if dataclasses.is_dataclass(base)]
+    lines = [line for base in bases for line in inspect.getsource(base).splitlines()]
+    matches = (FIELD_LINE.match(line) for line in lines)
     return {match["name"]: match["help"].strip() for match in matches if match}
 
 

@@ -115,6 +115,9 @@ def super_resolve(
         flow_method: see `flow.estimate_flow`; the flow is taken between whole frames.
         device, precision: where and how the network runs, see `pick_precision`.
 
+    Raises:
+        ValueError: the output is not finite, or the frames do not fit `flow.estimate_flow`.
+
     Yields: 2N - 1 frames (4H, 4W, 3) uint8, in order of time.
     """
     device = torch.device(device)
@@ -124,4 +127,6 @@ def super_resolve(
         inputs = (to_tensor(given), *map(torch.from_numpy, flows))
         with torch.inference_mode(), autocast(device, precision):
             output = network(*(tensor[None].to(device) for tensor in inputs))
+        if not torch.isfinite(output).all():
+            raise ValueError("the network's output is not finite; its weights are of no use")
         yield from to_uint8(output[0, first_new:])
