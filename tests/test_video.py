@@ -114,8 +114,9 @@ def test_frame_rate_doubles_and_pieces_join_exactly(tmp_path, checkpoint, suffix
     assert (result.count, result.height, result.width) == (15, 4 * 24, 4 * 32)
     folder = open_source(run(checkpoint, given.path, tmp_path / "folder"))
     for index in range(result.count):
-        difference = np.abs(result.read(index).astype(int) - folder.read(index))
-        assert difference.max() == 0 if lossless else difference.mean() < 4
+        difference = result.read(index).astype(int) - folder.read(index)
+        # Lossy video keeps colour at half resolution, so only the brightness is compared.
+        assert not difference.any() if lossless else np.abs(difference.mean(axis=2)).mean() < 3
 
 
 def test_ten_bits_stay_ten_bits(tmp_path, checkpoint):

@@ -230,9 +230,9 @@ def _open_folder(path: Path) -> Source:
     return ImageFolder(path, files)
 
 
-def natural_key(path: Path) -> list[tuple[int, int, str]]:
+def natural_key(path: Path | str) -> list[tuple[int, int, str]]:
     """Sorts names as people do: frame2 before frame10."""
-    parts = re.findall(r"\d+|\D+", path.name)
+    parts = re.findall(r"\d+|\D+", path.name if isinstance(path, Path) else path)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part.lower()) for part in parts]
 
 

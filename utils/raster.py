@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from models.blocks import SCALE
-from utils.frames import FrameError, ImageSink, Source, remove
+from utils.frames import FrameError, ImageSink, Source, natural_key, remove
 
 CREATION = {"driver": "GTiff", "compress": "deflate", "tiled": True, "BIGTIFF": "IF_SAFER"}
 
@@ -101,7 +101,8 @@ class GeoTiffSource(Source):
         datasets = [str(file) for file in files]
         if not path.is_dir():
             with self._open(datasets[0]) as dataset:
-                datasets = list(dataset.subdatasets) or datasets
+                # rasterio lists page 10 before page 2.
+                datasets = sorted(dataset.subdatasets, key=natural_key) or datasets
                 total = dataset.count
         if len(datasets) == 1 and bands_per_frame:
             if total % bands_per_frame:
@@ -142,7 +143,7 @@ class GeoTiffSource(Source):
         if first.dtype.kind == "c":
             raise ValueError(f"{self.name(0)} holds complex numbers, which are no picture")
         self.adopt(first)
-        names = [colour.name for colour in reference.colours]
+        names = _names(reference.colours)
         rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
         self.colour = tuple(rgb) if len(rgb) == 3 else None
 
@@ -230,12 +231,15 @@ class GeoTiffSink(ImageSink):
             **options,
         ) as dataset:
             self._describe(dataset, reference)
-            for band in range(bands):
+            for band, colour in enumerate(reference.colours):
                 hole = None if missing is np.ma.nomask else missing[..., band]
+                if hole is not None and colour.name == "alpha":
+                    hole = missing.any(axis=2)
                 values = _with_nodata(np.ma.getdata(pixels)[..., band], hole, reference.nodata)
                 dataset.write(values, band + 1)
-            if missing is not np.ma.nomask and reference.nodata is None:
-                self._mask(dataset, reference, missing)
+            has_mark = reference.nodata is not None or "alpha" in _names(reference.colours)
+            if missing is not np.ma.nomask and not has_mark:
+                dataset.write_mask(~missing.all(axis=2))
 
     def _describe(self, dataset: Any, reference: Georeference) -> None:
         dataset.update_tags(**reference.tags)
@@ -249,17 +253,6 @@ class GeoTiffSink(ImageSink):
             dataset.gcps = reference.points
         if reference.rpcs is not None:
             dataset.rpcs = reference.rpcs
-
-    def _mask(self, dataset: Any, reference: Georeference, missing: np.ndarray) -> None:
-        """Keep what has no data where no value says so: in the alpha band, or in a mask."""
-        names = [colour.name for colour in reference.colours]
-        if "alpha" in names:
-            alpha = names.index("alpha") + 1
-            values = dataset.read(alpha)
-            values[missing.any(axis=2)] = 0
-            dataset.write(values, alpha)
-        else:
-            dataset.write_mask(~missing.all(axis=2))
 
     def join(self, target: Path) -> None:
         if not self.single:
@@ -295,6 +288,11 @@ class GeoTiffSink(ImageSink):
                         dataset.write(frame.read(band), position)
                         dataset.update_tags(position, **frame.tags(band))
                         dataset.set_band_description(position, frame.descriptions[band - 1] or "")
+
+
+def _names(colours: tuple[Any, ...]) -> list[str]:
+    """What bands show: "red", "alpha", "undefined", ..."""
+    return [colour.name for colour in colours]
 
 
 def _with_nodata(values: np.ndarray, missing: np.ndarray | None, nodata: float | None):

@@ -1,0 +1,254 @@
+"""GeoTIFF and TIFF stacks: place, bands, type and missing data survive."""
+
+import sys
+
+import numpy as np
+import pytest
+
+rasterio = pytest.importorskip("rasterio")
+
+from enhancing import HEIGHT, WIDTH, make_frames, run, save_small_network  # noqa: E402
+from rasterio.control import GroundControlPoint  # noqa: E402
+from rasterio.enums import ColorInterp  # noqa: E402
+from rasterio.rpc import RPC  # noqa: E402
+from rasterio.transform import Affine  # noqa: E402
+
+from utils.frames import open_source  # noqa: E402
+from utils.raster import _with_nodata  # noqa: E402
+
+PLACE = Affine(0.9, 0, 500_000, 0, -0.9, 4_000_000)
+RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "small.safetensors"
+    save_small_network(path)
+    return path
+
+
+def write_geotiff(path, bands, nodata=None, transform=PLACE, colours=None, **options):
+    """Write (bands, H, W)."""
+    count, height, width = bands.shape
+    size = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
+    place = {"crs": "EPSG:32633", "transform": transform, "nodata": nodata}
+    with rasterio.open(path, "w", driver="GTiff", **size, **place, **options) as dataset:
+        dataset.write(bands)
+        if colours:
+            dataset.colorinterp = colours
+    return path
+
+
+def write_sequence(folder, frames, **options):
+    """Write (N, bands, H, W), one file each; frame 10 comes after frame 9."""
+    folder.mkdir()
+    for index, bands in enumerate(frames):
+        write_geotiff(folder / f"scene_{index + 8}.tif", bands, **options)
+    return folder
+
+
+def sixteen_bits(count, bands=3):
+    """12-bit data in 16 bits, (count, bands, H, W)."""
+    frames = np.moveaxis(make_frames(count), -1, 1).astype(np.uint16) * 16
+    return np.concatenate([frames, frames], axis=1)[:, :bands]
+
+
+def test_a_sequence_keeps_its_place_bands_and_tags(tmp_path, checkpoint):
+    colours = (*RGB, ColorInterp.undefined)
+    given = write_sequence(tmp_path / "in", sixteen_bits(3, 4), nodata=0, colours=colours)
+    for path in given.iterdir():
+        with rasterio.open(path, "r+") as dataset:
+            dataset.descriptions = ("red", "green", "blue", "near infrared")
+            dataset.update_tags(SENSOR="camera", TIME=path.stem)
+            dataset.update_tags(4, WAVELENGTH="850")
+            dataset.scales, dataset.offsets = (0.01,) * 4, (1.0,) * 4
+    result = run(checkpoint, given, tmp_path / "out")
+    assert sorted(path.name for path in result.iterdir()) == [f"{i:08d}.tif" for i in range(5)]
+    with rasterio.open(result / "00000004.tif") as dataset:
+        assert dataset.crs.to_epsg() == 32633
+        assert dataset.transform == PLACE @ Affine.scale(1 / 4)
+        assert (dataset.height, dataset.width) == (4 * HEIGHT, 4 * WIDTH)
+        assert dataset.bounds == rasterio.open(given / "scene_8.tif").bounds
+        assert dataset.dtypes == ("uint16",) * 4
+        assert dataset.nodata == 0
+        assert dataset.descriptions == ("red", "green", "blue", "near infrared")
+        assert dataset.colorinterp == colours
+        assert dataset.tags()["SENSOR"] == "camera"
+        assert dataset.tags()["TIME"] == "scene_10"  # natural order: 8, 9, 10
+        assert dataset.tags(4)["WAVELENGTH"] == "850"
+        assert dataset.scales == (0.01,) * 4
+        values = dataset.read()
+    assert len(np.unique(values)) > 1000  # sixteen bits all the way
+    given_mean = open_source(given).read(2).mean(axis=(0, 1))
+    np.testing.assert_allclose(values.mean(axis=(1, 2)), given_mean, rtol=0.03)
+
+
+def test_a_frame_between_lies_between(tmp_path, checkpoint):
+    frames = sixteen_bits(2)
+    (tmp_path / "in").mkdir()
+    for index, bands in enumerate(frames):
+        moved = Affine(1, 0, 1000 + 10 * index, 0, -1, 2000)
+        write_geotiff(tmp_path / "in" / f"{index}.tif", bands, transform=moved)
+    result = run(checkpoint, tmp_path / "in", tmp_path / "out")
+    corners = [rasterio.open(path).transform.c for path in sorted(result.iterdir())]
+    assert corners == [1000, 1005, 1010]
+
+
+def test_control_points_and_rpcs_follow_the_pixels(tmp_path, checkpoint):
+    given = write_sequence(tmp_path / "in", sixteen_bits(2), transform=None)
+    points = [GroundControlPoint(row, col, col, -row) for row, col in ((0, 0), (8, 4), (20, 30))]
+    rpc = RPC(
+        height_off=0,
+        height_scale=1,
+        lat_off=0,
+        lat_scale=1,
+        line_den_coeff=[1] + [0] * 19,
+        line_num_coeff=[1] + [0] * 19,
+        line_off=10,
+        line_scale=5,
+        long_off=0,
+        long_scale=1,
+        samp_den_coeff=[1] + [0] * 19,
+        samp_num_coeff=[1] + [0] * 19,
+        samp_off=12,
+        samp_scale=6,
+    )
+    for path in given.iterdir():
+        with rasterio.open(path, "r+") as dataset:
+            dataset.gcps = (points, rasterio.crs.CRS.from_epsg(32633))
+            dataset.rpcs = rpc
+    result = run(checkpoint, given, tmp_path / "out")
+    with rasterio.open(result / "00000001.tif") as dataset:
+        assert [(point.row, point.col) for point in dataset.gcps[0]] == [(0, 0), (32, 16), (80, 120)]
+        assert dataset.rpcs.line_scale == 20
+        assert dataset.rpcs.samp_off == 4 * 12.5 - 0.5
+
+
+@pytest.mark.parametrize("nodata", [0, 65535])
+def test_missing_data_stays_missing_and_does_not_bleed(tmp_path, checkpoint, nodata):
+    frames = sixteen_bits(3)
+    frames[0, :, :6, :8] = nodata
+    frames[1, :, :6, :10] = nodata
+    given = write_sequence(tmp_path / "in", frames, nodata=nodata)
+    result = run(checkpoint, given, tmp_path / "out", "--white", 4095)
+    source = open_source(result)
+    masks = [np.ma.getmaskarray(source.read(index))[..., 0] for index in range(5)]
+    for mask, columns in zip(masks, (8, 10, 10, 10, 0), strict=True):
+        assert mask[:24, : 4 * columns].all()
+        assert mask.sum() == 24 * 4 * columns
+    # The same pixels with other values under the mask give the same result.
+    other = frames.copy()
+    missing = np.zeros(frames.shape, bool)
+    missing[0, :, :6, :8] = missing[1, :, :6, :10] = True
+    other[missing] = 2000
+    other_nodata = write_sequence(tmp_path / "other", other, nodata=2000)
+    again = open_source(run(checkpoint, other_nodata, tmp_path / "out2", "--white", 4095))
+    for index in range(5):
+        first, second = source.read(index), again.read(index)
+        visible = ~np.ma.getmaskarray(first)
+        # 2000 itself is no longer a value that a pixel may have: it moves by one.
+        assert np.abs(first.data[visible].astype(int) - second.data[visible]).max() <= 1
+
+
+def test_floating_values_and_nan(tmp_path, checkpoint):
+    frames = sixteen_bits(2).astype(np.float32) / 4095
+    frames[:, :, 10:14, 10:14] = np.nan
+    given = write_sequence(tmp_path / "in", frames, nodata=np.nan)
+    result = open_source(run(checkpoint, given, tmp_path / "out")).read(1)
+    assert result.dtype == np.float32
+    assert np.ma.getmaskarray(result).sum() == 3 * 16 * 16
+    assert np.isfinite(result.compressed()).all()
+
+
+def test_values_step_aside_from_nodata():
+    values = np.array([[0, 1, 7]], np.uint8)
+    missing = np.array([[False, True, False]])
+    assert _with_nodata(values, missing, 0).tolist() == [[1, 0, 7]]
+    assert _with_nodata(np.array([[255]], np.uint8), None, 255).tolist() == [[254]]
+    moved = _with_nodata(np.array([[-1.0]], np.float32), None, -1.0)
+    assert -1 < moved[0, 0] < -0.999
+
+
+def test_an_internal_mask_and_an_alpha_band_are_kept(tmp_path, checkpoint):
+    frames = sixteen_bits(2)
+    given = write_sequence(tmp_path / "in", frames)
+    keep = np.ones((HEIGHT, WIDTH), bool)
+    keep[:5] = False
+    for path in given.iterdir():
+        with rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(keep)
+    with rasterio.open(run(checkpoint, given, tmp_path / "out") / "00000001.tif") as dataset:
+        assert (dataset.dataset_mask() == 0).sum() == 20 * 4 * WIDTH
+
+    alpha = np.full((2, 1, HEIGHT, WIDTH), 65535, np.uint16)
+    alpha[:, :, :5] = 0
+    colours = (*RGB, ColorInterp.alpha)
+    bands = np.concatenate([frames, alpha], axis=1)
+    given = write_sequence(tmp_path / "alpha", bands, colours=colours)
+    with rasterio.open(run(checkpoint, given, tmp_path / "out2") / "00000001.tif") as dataset:
+        assert dataset.colorinterp == colours
+        assert (dataset.read(4)[:20] == 0).all()
+        assert dataset.read(4)[40:].min() > 60000
+
+
+def test_pages_and_bands_as_frames(tmp_path, checkpoint):
+    frames = sixteen_bits(5, 1)
+    pages = tmp_path / "pages.tif"
+    for index, bands in enumerate(frames):
+        write_geotiff(pages, bands, nodata=0, **({"APPEND_SUBDATASET": True} if index else {}))
+    bands = write_geotiff(tmp_path / "bands.tif", frames[:, 0], nodata=0)
+    folder = write_sequence(tmp_path / "folder", frames, nodata=0)
+    by_file = open_source(run(checkpoint, folder, tmp_path / "x4"))
+    by_page = open_source(run(checkpoint, pages, tmp_path / "pages_x4.tif"))
+    flag = ("--bands-per-frame", 1)
+    by_band = open_source(run(checkpoint, bands, tmp_path / "bands_x4.tif", *flag), 1)
+    assert by_file.count == by_page.count == by_band.count == 9
+    for index in range(9):
+        np.testing.assert_array_equal(by_page.read(index), by_file.read(index))
+        np.testing.assert_array_equal(by_band.read(index), by_file.read(index))
+    for source in (by_page, by_band):
+        reference = source.georeference(8)
+        assert reference.transform == PLACE @ Affine.scale(1 / 4)
+        assert reference.crs.to_epsg() == 32633
+        assert reference.nodata == 0
+    with pytest.raises(ValueError, match="one frame of 5 bands.*--bands-per-frame"):
+        open_source(bands)
+    with pytest.raises(ValueError, match="5 bands, not a multiple"):
+        open_source(bands, 2)
+
+
+def test_interrupted_stacks_join_the_same(tmp_path, checkpoint, monkeypatch):
+    import enhance
+
+    given = write_sequence(tmp_path / "in", sixteen_bits(8, 1), nodata=0)
+    whole = open_source(run(checkpoint, given, tmp_path / "whole.tif"))
+    enhance_window, calls = enhance.Enhancer.window, []
+
+    def interrupted(self, *arguments):
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return enhance_window(self, *arguments)
+
+    monkeypatch.setattr(enhance.Enhancer, "window", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, given, tmp_path / "out.tif")
+    finished = open_source(tmp_path / "out.tif.partial" / "frames")
+    np.testing.assert_array_equal(finished.read(3), whole.read(3))
+    again = open_source(run(checkpoint, given, tmp_path / "out.tif", "--resume"))
+    assert again.count == whole.count == 15
+    for index in range(15):
+        np.testing.assert_array_equal(again.read(index), whole.read(index))
+
+
+def test_a_damaged_file_and_a_missing_library_are_named(tmp_path, checkpoint, monkeypatch):
+    given = write_sequence(tmp_path / "in", sixteen_bits(3), compress="deflate")
+    damaged = given / "scene_9.tif"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"scene_9.tif.*--skip-bad"):
+        run(checkpoint, given, tmp_path / "out")
+    assert open_source(run(checkpoint, given, tmp_path / "out", "--skip-bad")).count == 5
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(ValueError, match=r"requirements-geotiff.txt"):
+        open_source(given)
