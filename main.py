@@ -300,6 +300,7 @@ def open_loader(
         worker_init_fn=one_opencv_thread,
         pin_memory=device.type == "cuda",
         prefetch_factor=4 if config.workers else None,
+        generator=torch.Generator(),  # its own, so that the global one resumes exactly
     )
 
 
