@@ -11,7 +11,7 @@ import pytest
 import flow
 from flow import FLOW_METHODS, coarse2fine_flow, estimate_flow
 
-OURS = ("pyflow", "dis")
+OURS = ("pyflow", "dis", "dis4x")
 
 
 def moving_frames(count, height, width, step=(1.0, -0.5), seed=0):
@@ -44,7 +44,7 @@ def fake_pyflow(monkeypatch):
 
 def test_pyflow_is_the_default():
     assert inspect.signature(estimate_flow).parameters["method"].default == "pyflow"
-    assert FLOW_METHODS == ("pyflow", "dis", "pyflow-original")
+    assert FLOW_METHODS == ("pyflow", "dis", "dis4x", "pyflow-original")
 
 
 @pytest.mark.parametrize("method", OURS)
@@ -91,6 +91,21 @@ def test_dis_is_opencv_on_grey():
     np.testing.assert_array_equal(estimate_flow(frames, "dis")[0][0].transpose(1, 2, 0), expected)
 
 
+def test_dis4x_sees_a_vehicle_that_dis_loses():
+    """A bright spot of less than one LR pixel that drives over still ground."""
+    ground = cv2.GaussianBlur(np.random.default_rng(0).random((160, 160)), (0, 0), 6)
+    ground = 60 + 300 * (ground - ground.mean())
+    frames = []
+    for i in range(2):
+        large = ground.copy()
+        cv2.rectangle(large, (78 + 6 * i, 79), (81 + 6 * i, 81), 255, -1)  # moves 1.5 LR pixels
+        small = cv2.resize(large, (40, 40), interpolation=cv2.INTER_AREA).clip(0, 255)
+        frames.append(np.repeat(small.astype(np.uint8)[..., None], 3, axis=2))
+    speeds = {m: estimate_flow(np.stack(frames), m)[0][0, 0, 20, 20] for m in ("dis", "dis4x")}
+    assert speeds["dis4x"] > 0.75
+    assert speeds["dis"] < 0.75 * speeds["dis4x"]
+
+
 @pytest.mark.parametrize("method", OURS)
 def test_number_of_threads_does_not_matter(method):
     frames = moving_frames(4, 32, 32)
@@ -114,8 +129,9 @@ def test_identical_frames_do_not_move(method):
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 17), (19, 90), (90, 16)])
-def test_dis_takes_the_smallest_frames(height, width):
-    forward, backward = estimate_flow(moving_frames(2, height, width), "dis")
+@pytest.mark.parametrize("method", ["dis", "dis4x"])
+def test_dis_takes_the_smallest_frames(method, height, width):
+    forward, backward = estimate_flow(moving_frames(2, height, width), method)
     assert forward.shape == backward.shape == (1, 2, height, width)
     assert abs(np.median(forward[0, 0]) - 1) < 0.2
     assert abs(np.median(backward[0, 0]) + 1) < 0.2
@@ -160,7 +176,7 @@ def test_wrong_frames(frames, message):
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match=r"'raft'.*pyflow, dis, pyflow-original"):
+    with pytest.raises(ValueError, match=r"'raft'.*pyflow, dis, dis4x, pyflow-original"):
         estimate_flow(moving_frames(2, 32, 32), "raft")
 
 
