@@ -162,15 +162,16 @@ class Canvas:
     def paint(self, where: tuple[slice, slice], mask: np.ndarray, material: Material) -> None:
         """Blend a material into a part of the canvas with the given opacity (h, w)."""
         # Long slanting things touch few pixels of their bounding box: work on those alone.
-        touched = np.nonzero(mask)
+        sparse = 3 * np.count_nonzero(mask) < mask.size
+        touched = np.nonzero(mask) if sparse else ...
         relief = (
             material.grain * self.grain[where][touched]
             + material.mottle * self.mottle[where][touched]
             + material.patch * self.patch[where][touched]
         )
         below = self.colour[where][touched]
-        target = np.array(material.colour, np.float32) * (1 + 2 * relief[:, None])
-        self.colour[where][touched] = below + mask[touched][:, None] * (target - below)
+        target = np.array(material.colour, np.float32) * (1 + 2 * relief[..., None])
+        self.colour[where][touched] = below + mask[touched][..., None] * (target - below)
 
     def stroke(
         self,

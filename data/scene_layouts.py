@@ -61,13 +61,8 @@ def industry(scene: Scene) -> None:
     streets(scene, (-r, -r, r, at - 14), (210, 150), {"works": 8, "parking": 1}, ((2,), (2, 4)))
     canvas.fill(box(-r, at - 18, r, at + 18), scene.ground.soil)
     paint.railway(canvas, line(-r, at, r, at), int(rng.integers(2, 6)))
-    streets(
-        scene,
-        (-r, at + 14, r, r),
-        (180, 130),
-        {"works": 7, "offices": 1.5, "stadium": 0.5},
-        ((2,), (2, 4)),
-    )
+    shares = {"works": 7, "offices": 1.5, "stadium": 0.5}
+    streets(scene, (-r, at + 14, r, r), (180, 130), shares, ((2,), (2, 4)))
     nature.tree_row(canvas, line(-r, at + 16, r, at + 16), 7, 2.8)
 
 
@@ -187,7 +182,7 @@ def paint_scene(kind: str, size: tuple[int, int], rng: np.random.Generator) -> S
     ground = GROUNDS[rng.integers(len(GROUNDS))]
     ground = Ground(*(material.varied(rng, 0.02) for material in vars(ground).values()))
     scene = Scene(canvas, ground)
-    nature.meadow(canvas, box(*2 * (-canvas.reach,), *2 * (canvas.reach,)), scene.ground)
+    canvas.colour[:] = ground.grass.colour
     KINDS[kind](scene)
     canvas.grow(ground.leaf)
     scene.light = canvas.light()

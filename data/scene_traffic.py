@@ -8,6 +8,7 @@ disappears under whatever stands higher: bridges, crowns of trees, roofs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,7 +17,6 @@ from data.scene_canvas import (
     Canvas,
     arc_length,
     beside,
-    points_at,
     polygon_coverage,
     rectangle,
     turned,
@@ -67,23 +67,28 @@ class Mover:
     height: float
     rise: np.ndarray | None = None
 
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Distance along the path to each of its points, in canvas pixels."""
+        return arc_length(self.path)
+
     def deck(self, time: float) -> float:
         """Height of its road in metres at a time in frames."""
         if self.rise is None:
             return 0.0
         distance = DENSITY * (self.start + self.speed * time)
-        return float(np.interp(distance, arc_length(self.path), self.rise))
+        return float(np.interp(distance, self.places, self.rise))
 
     def pose(self, time: float) -> tuple[np.ndarray, float]:
         """Centre in canvas pixels and heading in radians at a time in frames."""
-        distance = DENSITY * (self.start + self.speed * time)
-        tail, centre, head = points_at(self.path, distance + np.array([-3.0, 0.0, 3.0]))
-        return centre, float(np.arctan2(*(head - tail)[::-1]))
+        distance = DENSITY * (self.start + self.speed * time) + np.array([-3.0, 0.0, 3.0])
+        x, y = (np.interp(distance, self.places, self.path[:, k]) for k in (0, 1))
+        return np.array([x[1], y[1]]), float(np.arctan2(y[2] - y[0], x[2] - x[0]))
 
     def visible(self, canvas: Canvas, frames: int) -> bool:
         """Whether it is near the canvas and on its path, ends included, for that many frames."""
         last = self.start + self.speed * (frames - 1)
-        if self.start <= 3 or last >= arc_length(self.path)[-1] / DENSITY - 3:
+        if self.start <= 3 or last >= self.places[-1] / DENSITY - 3:
             return False
         reach = DENSITY * (12 + max(np.abs(part.outline).max() for part in self.parts))
         centre = self.pose(frames / 2)[0]

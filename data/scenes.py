@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from data.images import write_image
 from data.scene_canvas import DENSITY
-from data.scene_layouts import KINDS, Scene, paint_scene
+from data.scene_layouts import KINDS, paint_scene
 from data.scene_traffic import blend_movers
 from utils.config import parse_config, run_script
 
@@ -79,7 +80,7 @@ def make_scenes(
         ValueError: a setting is out of range, the folder was made with other settings, or it
             holds something else.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     settings = {
         "version": VERSION,
         "clips": clips,
@@ -97,6 +98,8 @@ def make_scenes(
     try:
         _write_clips(partial, settings, workers or min(MOST_WORKERS, os.cpu_count() or 1))
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+        if _reusable(out, settings, overwrite):
+            return out  # another process made the same meanwhile
         if out.exists():
             shutil.rmtree(out)
         os.replace(partial, out)
@@ -188,7 +191,7 @@ def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> n
     """
     scene = paint_scene(kind, size, rng)
     movers = [mover for mover in scene.movers if mover.visible(scene.canvas, FRAMES)]
-    grade = _grade(scene, rng)
+    grade = _grade(rng)
     sigma = rng.uniform(0.5, 0.8)  # the sensor's blur, pixels
     noise = rng.uniform(0.6, 1.4) / 255
     frames = []
@@ -210,6 +213,7 @@ def platform_motion(rng: np.random.Generator) -> np.ndarray:
     Returns:
         (7, 3): x and y in pixels, rotation in radians, all 0 in the middle frame.
     """
+    # The jitter below adds at most 0.03 to the speed: the bound holds.
     speed = rng.uniform(0.02, 0.1) if rng.random() < 0.875 else rng.uniform(0.1, MAX_DRIFT - 0.1)
     heading = rng.uniform(0, 2 * np.pi)
     steps = speed * np.array([[np.cos(heading), np.sin(heading)]]).repeat(FRAMES, 0)
@@ -235,7 +239,7 @@ def sample_world(
     )
 
 
-def _grade(scene: Scene, rng: np.random.Generator):
+def _grade(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
     """The sensor's and the air's colours: exposure, contrast, haze and saturation of a clip."""
     haze = rng.uniform(0.02, 0.14)
     air = np.array([0.62, 0.65, 0.66], np.float32)
@@ -245,6 +249,7 @@ def _grade(scene: Scene, rng: np.random.Generator):
     gamma = np.float32(rng.uniform(0.9, 1.1))
 
     def apply(frame: np.ndarray) -> np.ndarray:
+        """Grade a frame (H, W, 3) of radiances."""
         frame = np.clip(frame, 0, None) ** gamma * gain
         grey = frame.mean(-1, keepdims=True)
         frame = grey + saturation * (frame - grey)
