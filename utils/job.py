@@ -104,7 +104,8 @@ class WindowBuffer:
         """Add rows to every frame: (frames, rows, width, bands)."""
         for path, rows in zip(self.paths, strip, strict=True):
             with path.open("ab") as file:
-                np.ascontiguousarray(rows, self.dtype).tofile(file)
+                # Unlike ndarray.tofile, this says what is wrong when the disk is full.
+                file.write(np.ascontiguousarray(rows, self.dtype).data)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """The frames, one at a time, each (height, width, bands)."""

@@ -40,8 +40,10 @@ class Levels:
 
     def to_unit(self, pixels: np.ndarray) -> np.ndarray:
         """File values -> float32, black 0 and white 1."""
-        scale = np.float32(1 / (self.white - self.black))
-        return (pixels.astype(np.float32) - np.float32(self.black)) * scale
+        unit = pixels.astype(np.float32)
+        unit -= np.float32(self.black)
+        unit /= np.float32(self.white - self.black)
+        return unit
 
     def from_unit(self, pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """The inverse of `to_unit`, rounded and clipped to the range of an integer type."""

@@ -1,0 +1,368 @@
+"""enhance.py on folders: what comes out, what survives an interruption, what is refused."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from enhancing import HEIGHT, WIDTH, make_frames, run, save_small_network, write_frames
+
+import enhance
+from data.resize import imresize
+from utils import tiling
+from utils.enhancer import output_masks
+from utils.frames import natural_key, open_source
+from utils.inference import super_resolve
+from utils.sequence import band_groups, fill_missing, survey
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "small.safetensors"
+    save_small_network(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network(checkpoint):
+    return save_small_network(checkpoint)
+
+
+def read_all(path):
+    source = open_source(path)
+    return np.stack([source.read(index) for index in range(source.count)])
+
+
+def interrupt_at(monkeypatch, calls):
+    """Press Ctrl-C in the n-th of all calls of the network from now on, for every n in calls."""
+    strips, seen = enhance.Enhancer.strips, [0]
+
+    def pressed(self, *arguments):
+        for strip in strips(self, *arguments):
+            seen[0] += 1
+            if seen[0] in calls:
+                raise KeyboardInterrupt
+            yield strip
+
+    monkeypatch.setattr(enhance.Enhancer, "strips", pressed)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 9])
+def test_a_folder_is_what_super_resolve_gives(tmp_path, checkpoint, network, count):
+    frames = make_frames(count)
+    given = write_frames(tmp_path / "in", frames)
+    result = run(checkpoint, given, tmp_path / "out")
+    expected = np.stack(list(super_resolve(network, frames, "dis")))
+    np.testing.assert_array_equal(read_all(result), expected)
+    assert sorted(os.listdir(result)) == [f"{index:08d}.png" for index in range(2 * count - 1)]
+    assert not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_take_no_step_through_eight(tmp_path, checkpoint, suffix):
+    frames = make_frames(3)
+    eight = read_all(run(checkpoint, write_frames(tmp_path / "8", frames), tmp_path / "out8"))
+    deep = write_frames(tmp_path / "16", frames.astype(np.uint16) * 257, suffix)
+    sixteen = read_all(run(checkpoint, deep, tmp_path / "out16", "--white", 65535))
+    assert sixteen.dtype == np.uint16
+    inside = (eight > 0) & (eight < 255)
+    # The flow sees a stretched view, so frames between may differ a little; given ones do not.
+    difference = np.abs(sixteen[::2] / 257 - eight[::2])[inside[::2]]
+    assert difference.max() < 0.51
+    assert difference.mean() > 0.1  # the digits behind those of 8 bits are there
+
+
+def test_grey_comes_out_grey(tmp_path, checkpoint, network):
+    grey = make_frames(2)[..., 1:2]
+    given = write_frames(tmp_path / "in", grey)
+    result = read_all(run(checkpoint, given, tmp_path / "out"))
+    assert result.shape == (3, 4 * HEIGHT, 4 * WIDTH, 1)
+    triple = np.stack(list(super_resolve(network, np.repeat(grey, 3, axis=3), "dis")))
+    assert np.abs(result[..., 0] - triple.mean(axis=3)).max() <= 1
+
+
+def test_an_alpha_channel_stays(tmp_path, checkpoint):
+    alpha = np.full((2, HEIGHT, WIDTH, 1), 200, np.uint8)
+    rgba = np.concatenate([make_frames(2), alpha], axis=3)
+    result = read_all(run(checkpoint, write_frames(tmp_path / "in", rgba), tmp_path / "out"))
+    assert result.shape[3] == 4
+    assert np.abs(result[..., 3].astype(int) - 200).max() <= 8
+
+
+def test_jpeg_stays_jpeg_unless_lossless(tmp_path, checkpoint):
+    given = write_frames(tmp_path / "in", make_frames(2), ".jpg")
+    jpeg = run(checkpoint, given, tmp_path / "out")
+    png = run(checkpoint, given, tmp_path / "out2", "--lossless")
+    assert {path.suffix for path in jpeg.iterdir()} == {".jpg"}
+    assert {path.suffix for path in png.iterdir()} == {".png"}
+    assert np.abs(read_all(jpeg).astype(int) - read_all(png)).mean() < 2
+
+
+def test_tiff_stacks(tmp_path, checkpoint):
+    frames = make_frames(5)
+    given = write_frames(tmp_path / "in", frames)
+    stack = run(checkpoint, given, tmp_path / "stack.tif")
+    np.testing.assert_array_equal(read_all(stack), read_all(run(checkpoint, given, tmp_path / "x")))
+    from_stack = run(checkpoint, stack, tmp_path / "again.tif", "--tile", 100_000)
+    assert read_all(from_stack).shape == (17, 16 * HEIGHT, 16 * WIDTH, 3)
+
+
+def test_two_passes_in_time(tmp_path, checkpoint, network, monkeypatch):
+    frames = make_frames(3)
+    given = write_frames(tmp_path / "in", frames)
+    result = read_all(run(checkpoint, given, tmp_path / "out", "--times", 4))
+    once = np.stack(list(super_resolve(network, frames, "dis")))
+    denser = np.empty((5, *frames.shape[1:]), np.uint8)
+    denser[::2] = frames
+    denser[1::2] = imresize(once[1::2], 1 / 4)
+    twice = np.stack(list(super_resolve(network, denser, "dis")))
+    # The middle frames are rounded to 8 bits here and are not there.
+    assert np.abs(result.astype(int) - twice).max() <= 2
+
+    interrupt_at(monkeypatch, {2, 3, 4})
+    for flags in ((), ("--resume",), ("--resume",)):
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint, given, tmp_path / "again", "--times", 4, *flags)
+    again = run(checkpoint, given, tmp_path / "again", "--times", 4, "--resume")
+    np.testing.assert_array_equal(read_all(again), result)
+
+
+@pytest.mark.parametrize("output", ["out", "out.mkv"])
+def test_interrupted_ten_times(tmp_path, checkpoint, monkeypatch, output):
+    if output.endswith(".mkv"):
+        pytest.importorskip("av")
+    given = write_frames(tmp_path / "in", make_frames(12, 16, 24))
+    whole = run(checkpoint, given, tmp_path / f"whole_{output}", "--lossless")
+    interrupt_at(monkeypatch, set(random.Random(7).sample(range(1, 15), 10)))
+    interruptions = 0
+    while not (tmp_path / output).exists():
+        try:
+            run(checkpoint, given, tmp_path / output, "--lossless", "--resume")
+        except KeyboardInterrupt:
+            interruptions += 1
+            partial = tmp_path / f"{output}.partial"
+            assert (partial / "job.json").exists()
+            assert not (tmp_path / output).exists()
+    assert interruptions == 10
+    np.testing.assert_array_equal(read_all(tmp_path / output), read_all(whole))
+    if output.endswith(".mkv"):
+        assert open_source(tmp_path / output).times == open_source(whole).times
+
+
+def test_unfinished_work_is_not_lost_by_accident(tmp_path, checkpoint, monkeypatch):
+    given = write_frames(tmp_path / "in", make_frames(5))
+    interrupt_at(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, given, tmp_path / "out")
+    assert len(list((tmp_path / "out.partial" / "frames").glob("*.png"))) == 7
+    with pytest.raises(ValueError, match="holds unfinished work; --resume"):
+        run(checkpoint, given, tmp_path / "out")
+    with pytest.raises(ValueError, match="was made with overlap 32, now it is 24"):
+        run(checkpoint, given, tmp_path / "out", "--resume", "--overlap", 24)
+    run(checkpoint, given, tmp_path / "out", "--overwrite")
+
+
+def test_outputs_are_never_overwritten(tmp_path, checkpoint):
+    given = write_frames(tmp_path / "in", make_frames(2))
+    output = run(checkpoint, given, tmp_path / "out")
+    before = read_all(output)
+    with pytest.raises(ValueError, match="exists; choose another OUTPUT or add --overwrite"):
+        run(checkpoint, given, output)
+    np.testing.assert_array_equal(before, read_all(run(checkpoint, given, output, "--overwrite")))
+    (output / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds files that are no frames.*notes.txt"):
+        run(checkpoint, given, output, "--overwrite")
+    with pytest.raises(ValueError, match="is in the input"):
+        run(checkpoint, given, given, "--overwrite")
+    with pytest.raises(ValueError, match="is in the input"):
+        run(checkpoint, given, given / "out")
+
+
+def test_a_damaged_frame_is_named_and_bridged(tmp_path, checkpoint):
+    frames = make_frames(5)
+    given = write_frames(tmp_path / "in", frames)
+    (given / "2.png").write_bytes((given / "2.png").read_bytes()[:900])
+    with pytest.raises(ValueError, match=r"2.png cannot be decoded.*--skip-bad"):
+        run(checkpoint, given, tmp_path / "out")
+    result = read_all(run(checkpoint, given, tmp_path / "out", "--skip-bad"))
+    assert len(result) == 9
+    whole = write_frames(tmp_path / "whole", frames)
+    expected = read_all(run(checkpoint, whole, tmp_path / "expected"))
+    assert np.abs(result[4].astype(int) - expected[4]).mean() < 4
+    np.testing.assert_array_equal(result[0], expected[0])
+
+
+def test_damage_at_the_end_repeats_the_nearest_frame(tmp_path, checkpoint):
+    given = write_frames(tmp_path / "in", make_frames(4))
+    (given / "0.png").write_bytes(b"")
+    result = read_all(run(checkpoint, given, tmp_path / "out", "--skip-bad"))
+    np.testing.assert_array_equal(result[0], result[2])
+
+
+@pytest.mark.parametrize("change", ["one frame", "mixed sizes", "mixed depths", "no frames"])
+def test_what_is_no_sequence_is_refused(tmp_path, checkpoint, change):
+    given = write_frames(tmp_path / "in", make_frames(1 if change == "one frame" else 3))
+    last = given / "2.png"
+    if change == "mixed sizes":
+        cv2.imwrite(str(last), np.zeros((30, 20, 3), np.uint8))
+    if change == "mixed depths":
+        cv2.imwrite(str(last), np.zeros((HEIGHT, WIDTH, 3), np.uint16))
+    if change == "no frames":
+        for path in given.iterdir():
+            path.unlink()
+    message = {
+        "one frame": "holds 1 frame; frames between frames need at least two",
+        "mixed sizes": "2.png is 20x30, 3 bands, uint8, the first frame 32x24, 3 bands, uint8",
+        "mixed depths": "2.png is 32x24, 3 bands, uint16, the first frame",
+        "no frames": "holds no frames",
+    }[change]
+    with pytest.raises(ValueError, match=message):
+        run(checkpoint, given, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (("--scale", 2), "scale is 2; the network enlarges by 4 only"),
+    (("--times", 3), "times is 3"),
+    (("--fps", 0), "fps is 0"),
+    (("--tile", 40), "tile is 40"),
+    (("--device", "cuda:77"), "cuda:77"),
+    (("--model", "nowhere.pth"), "nowhere.pth"),
+    (("--white", -5), "white is -5"),
+])  # fmt: skip
+def test_settings_that_make_no_sense_are_refused(tmp_path, checkpoint, flags, message):
+    given = write_frames(tmp_path / "in", make_frames(2))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(checkpoint, given, tmp_path / "out", *flags)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_out_of_memory_tries_the_next_smaller_tile(tmp_path, checkpoint, monkeypatch, capsys):
+    given = write_frames(tmp_path / "in", make_frames(2, 100, 100))
+    expected = read_all(run(checkpoint, given, tmp_path / "small", "--tile", 80))
+    forward = enhance.Enhancer.strips
+
+    def small_memory(self, source, frames, flows, tile, first_new):
+        if tile > 80:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, source, frames, flows, tile, first_new)
+
+    monkeypatch.setattr(enhance.Enhancer, "strips", small_memory)
+    np.testing.assert_array_equal(read_all(run(checkpoint, given, tmp_path / "out")), expected)
+    assert "out of memory with tiles of 160, going on with 80" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="out of memory with --tile 160; try --tile 80"):
+        run(checkpoint, given, tmp_path / "forced", "--tile", 160)
+
+
+def test_a_resumed_run_keeps_the_tile(tmp_path, checkpoint, monkeypatch):
+    given = write_frames(tmp_path / "in", make_frames(8, 24, 100))
+    whole = read_all(run(checkpoint, given, tmp_path / "whole"))
+    interrupt_at(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, given, tmp_path / "out")
+    monkeypatch.setattr(tiling, "available_memory", lambda device: 0)
+    again = run(checkpoint, given, tmp_path / "out", "--resume")
+    np.testing.assert_array_equal(read_all(again), whole)
+
+
+def test_comparison(tmp_path, checkpoint):
+    pytest.importorskip("av")
+    given = write_frames(tmp_path / "in", make_frames(4, 48, 64))
+    run(checkpoint, given, tmp_path / "out", "--compare")
+    video = read_all(tmp_path / "out_compare.mp4")
+    assert video.shape == (7, 4 * 48, 2 * 4 * 64, 3)
+    left, right = np.split(video.astype(int), 2, axis=2)
+    assert 0.5 < np.abs(left - right).mean() < 20
+    sheet = cv2.imread(str(tmp_path / "out_compare.png"))
+    assert min(sheet.shape[:2]) > 200
+
+
+def test_deep_frames_become_full_scale_video(tmp_path, checkpoint):
+    pytest.importorskip("av")
+    frames = np.repeat(make_frames(2, 32, 32), 2, axis=0).astype(np.uint16) * 8
+    video = open_source(
+        run(checkpoint, write_frames(tmp_path / "in", frames), tmp_path / "out.mp4", "--fps", 10)
+    )
+    assert video.depth == 10
+    assert video.times[1] * 20 == 1
+    assert np.abs(video.read(0).mean() / 65535 - frames[0].mean() / 2047) < 0.02
+
+
+def test_a_full_disk_is_one_line(tmp_path, checkpoint):
+    """A limit on file sizes stands in for the end of the disk: the same error from write."""
+    given = write_frames(tmp_path / "in", make_frames(2, 100, 100))
+    code = (
+        "import resource, sys, enhance; from utils.config import run_script;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "run_script(lambda: enhance.main(sys.argv[1:]))"
+    )
+    flags = ["--model", str(checkpoint), "--flow", "dis", "--precision", "float32"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(given), str(tmp_path / "out"), *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "File too large" in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_sort_as_people_do():
+    names = ["frame10.png", "frame9.png", "Frame1.png", "frame9b.png", "a.png"]
+    ordered = sorted(map(Path, names), key=natural_key)
+    assert [path.name for path in ordered] == [
+        "a.png",
+        "Frame1.png",
+        "frame9.png",
+        "frame9b.png",
+        "frame10.png",
+    ]
+
+
+def test_levels_follow_the_depth_of_the_data(tmp_path):
+    frames = make_frames(3).astype(np.uint16) * 8  # up to 1760: 11 bits
+    levels, damaged = survey(open_source(write_frames(tmp_path / "in", frames)))
+    assert (levels.black, levels.white, damaged) == (0, 2047, {})
+    assert 0 < levels.view_black < levels.view_white < 2047
+    unit = levels.to_unit(frames)
+    assert unit.max() < 1
+    np.testing.assert_array_equal(levels.from_unit(unit, np.dtype(np.uint16)), frames)
+    over = np.array([-0.1, 40.0], np.float32)
+    assert levels.from_unit(over, np.dtype(np.uint16)).tolist() == [0, 65535]
+
+
+def test_missing_pixels_take_the_nearest_value():
+    pixels = np.ma.array(np.arange(30, dtype=np.uint16).reshape(5, 6, 1), mask=False)
+    pixels[:, 3:] = np.ma.masked
+    filled = fill_missing(pixels)[..., 0]
+    np.testing.assert_array_equal(filled[:, :3], np.arange(30).reshape(5, 6)[:, :3])
+    np.testing.assert_array_equal(filled[:, 5], np.arange(30).reshape(5, 6)[:, 2])
+
+
+def test_bands_go_through_together_or_alone():
+    assert band_groups(1, None) == [(0, 0, 0)]
+    assert band_groups(3, (0, 1, 2)) == [(0, 1, 2)]
+    assert band_groups(4, (2, 1, 0)) == [(2, 1, 0), (3, 3, 3)]
+    assert band_groups(2, None) == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_masks_between_are_those_of_either_side():
+    first, last = np.array([True, False, False]), np.array([False, True, False])
+    masks = output_masks([first, None, last])
+    assert [None if mask is None else mask.tolist() for mask in masks] == [
+        [True, False, False],
+        [True, False, False],
+        None,
+        [False, True, False],
+        [False, True, False],
+    ]
