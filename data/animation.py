@@ -265,7 +265,7 @@ class StillsDataset(Dataset):
         rng = np.random.default_rng((self.seed, epoch, index))
         truth = animate(self.stills[number], self.size, rng, self.animation)
         given = degrade_given(imresize(truth[::2], 1 / 4), rng, self.animation)
-        forward, backward = estimate_flow(given, self.flow_method)
+        forward, backward = estimate_flow(given, self.flow_method, threads=1)
         return {
             "frames": to_tensor(given),
             "truth": to_tensor(truth),

@@ -92,10 +92,10 @@ class FlowCache:
             OSError: the folder cannot be written.
         """
         if self.folder is None:
-            return estimate_flow(make_frames(), self.method)
+            return estimate_flow(make_frames(), self.method, threads=1)
         path = self._path(content_key(contents, self.method))
         flows = self._load(path)
         if flows is None:
-            flows = np.stack(estimate_flow(make_frames(), self.method))
+            flows = np.stack(estimate_flow(make_frames(), self.method, threads=1))
             self._store(path, flows)
         return flows[0], flows[1]
