@@ -93,9 +93,9 @@ def draw_motion(path: Path, given: np.ndarray, inside: dict[str, np.ndarray]) ->
     flow, offsets = inside["forward_flow"][0], inside["offsets"][0]
     offsets = offsets - np.median(offsets, axis=(1, 2), keepdims=True)
     panels = {"given frame 0": given[0], "given frame 1": given[1]}
-    for name, field in (("optical flow 0 to 1", flow), ("mean offset of the alignment", offsets)):
+    for name, field in (("optical flow", flow), ("mean offset", offsets)):
         largest = max(float(np.percentile(np.hypot(*field)[4:-4, 4:-4], 99.5)), 0.05)
-        panels[f"{name}\nfull colour: {largest:.2f} LR pixels"] = flow_colours(field, largest)
+        panels[f"{name}, up to {largest:.2f} LR px"] = flow_colours(field, largest)
     figure = Figure(figsize=(3.2 * len(panels), 3.8), dpi=DPI, layout="constrained")
     for axes, (label, image) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         axes.imshow(image, interpolation="nearest")
