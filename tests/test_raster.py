@@ -119,7 +119,11 @@ def test_control_points_and_rpcs_follow_the_pixels(tmp_path, checkpoint):
             dataset.rpcs = rpc
     result = run(checkpoint, given, tmp_path / "out")
     with rasterio.open(result / "00000001.tif") as dataset:
-        assert [(point.row, point.col) for point in dataset.gcps[0]] == [(0, 0), (32, 16), (80, 120)]
+        assert [(point.row, point.col) for point in dataset.gcps[0]] == [
+            (0, 0),
+            (32, 16),
+            (80, 120),
+        ]
         assert dataset.rpcs.line_scale == 20
         assert dataset.rpcs.samp_off == 4 * 12.5 - 0.5
 
@@ -211,7 +215,7 @@ def test_pages_and_bands_as_frames(tmp_path, checkpoint):
         assert reference.transform == PLACE @ Affine.scale(1 / 4)
         assert reference.crs.to_epsg() == 32633
         assert reference.nodata == 0
-    with pytest.raises(ValueError, match="one frame of 5 bands.*--bands-per-frame"):
+    with pytest.raises(ValueError, match=r"one frame of 5 bands.*--bands-per-frame"):
         open_source(bands)
     with pytest.raises(ValueError, match="5 bands, not a multiple"):
         open_source(bands, 2)

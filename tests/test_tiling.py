@@ -1,11 +1,13 @@
 """Tiles: they cover the frame, blend without a seam, and fit the memory."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from enhancing import make_frames
 
 from data.resize import imresize
-from enhancing import make_frames
 from flow import estimate_flow
 from models import MSTT
 from models.blocks import SCALE
@@ -24,7 +26,7 @@ def test_tiles_cover_an_axis_and_overlap(length, tile, overlap):
     assert starts[0] == 0
     assert (covered > 0).all()
     assert starts[-1] + tile == length or (len(starts) == 1 and tile >= length)
-    assert all(after - before <= tile - overlap for before, after in zip(starts, starts[1:]))
+    assert all(after - before <= tile - overlap for before, after in itertools.pairwise(starts))
 
 
 @pytest.mark.parametrize(("length", "tile", "overlap"), SIZES)
@@ -126,7 +128,7 @@ def test_chosen_tiles_fit_and_grow_with_the_memory(channels):
     tiles = [tiling.choose_tile(5000, 12000, channels, 3, free) for free in memory]
     assert tiles == sorted(tiles)
     assert tiles[0] == tiling.PATCH
-    assert tiles[-1] == tiling.LARGEST_AUTOMATIC
+    assert tiles[-1] == tiling.LARGEST_TILE
     for tile, free in zip(tiles[1:], memory[1:], strict=True):
         assert tile % tiling.PATCH == 0
         needed = tiling.tile_bytes(tile, 12000, channels)
@@ -134,8 +136,8 @@ def test_chosen_tiles_fit_and_grow_with_the_memory(channels):
 
 
 def test_a_small_frame_is_not_cut():
-    tile = tiling.choose_tile(100, 130, 64, 3, 2**36)
-    assert tiling.tile_count(100, 130, tile, 32) == 1
+    tile = tiling.choose_tile(512, 600, 64, 3, 2**36)
+    assert tiling.tile_count(512, 600, tile, 32) == 1
 
 
 def test_smaller_tiles_come_to_an_end():

@@ -212,7 +212,7 @@ def test_a_damaged_frame_is_named_and_bridged(tmp_path, checkpoint):
     with pytest.raises(FrameError, match=r"frame 2 \(at 0.080 s\) is damaged"):
         source.read(2)
     source.read(3)
-    with pytest.raises(ValueError, match="frame 2 .*--skip-bad"):
+    with pytest.raises(ValueError, match=r"frame 2 .*--skip-bad"):
         run(checkpoint, path, tmp_path / "out.mp4")
     result = open_source(run(checkpoint, path, tmp_path / "out.mp4", "--skip-bad"))
     assert result.count == 11
@@ -226,7 +226,7 @@ def test_what_is_no_video_is_refused(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"broken.mp4 cannot be read as video"):
         open_source(broken)
     single = write_video(tmp_path / "single.mp4", make_frames(1))
-    with pytest.raises(ValueError, match="holds 1 frame; .* at least two"):
+    with pytest.raises(ValueError, match=r"holds 1 frame; .* at least two"):
         run(checkpoint, single, tmp_path / "out.mp4")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)

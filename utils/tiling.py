@@ -21,12 +21,15 @@ from models.blocks import SCALE
 
 PATCH = 80  # LR pixels of the largest attention patch: tiles of its multiples keep patches whole
 MARGIN = 8  # LR pixels next to a cut that get no weight
-LARGEST_AUTOMATIC = 640  # LR pixels; beyond, attention between all patches costs more than it gives
+# LR pixels. The cost of attention between all patches grows with the square of the area, so
+# larger frames are cut even where memory would hold them whole.
+LARGEST_WHOLE = 640
+LARGEST_TILE = 400
 
 # Bytes that a window of four frames needs per LR pixel of a tile, for each channel of the
 # network and besides; measured with benchmarks/enhance.py.
-BYTES_PER_CHANNEL = 200
-BYTES_BESIDES = 1500
+BYTES_PER_CHANNEL = 150
+BYTES_BESIDES = 8500
 # Share of the free memory that is planned with: the rest is for decoding, flow and others.
 USABLE = 0.6
 
@@ -152,20 +155,22 @@ def tile_bytes(tile: int, width: int, channels: int, bands: int = 3, frames: int
 
 
 def choose_tile(height: int, width: int, channels: int, bands: int, available: int) -> int:
-    """The largest tile that the free memory allows, a multiple of PATCH.
+    """The whole frame if the free memory allows it, else the largest tile that it allows.
 
     Arguments:
         height, width, bands: of the frames.
         channels: of the network.
         available: free bytes, see `available_memory`.
 
-    Returns: the side of a tile; at least PATCH, however little memory there is.
+    Returns: the side of a tile, a multiple of PATCH; however little memory there is, PATCH.
     """
     whole = -(-max(height, width) // PATCH) * PATCH
-    tile = min(whole, LARGEST_AUTOMATIC)
-    while tile > PATCH and tile_bytes(tile, width, channels, bands) > USABLE * available:
-        tile -= PATCH
-    return tile
+    sides = [whole] if whole <= LARGEST_WHOLE else []
+    sides += range(min(LARGEST_TILE, whole), PATCH, -PATCH)
+    fitting = (
+        side for side in sides if tile_bytes(side, width, channels, bands) <= USABLE * available
+    )
+    return next(fitting, PATCH)
 
 
 def smaller_tile(tile: int, height: int, width: int, overlap: int) -> int | None:

@@ -1,0 +1,190 @@
+"""Memory, speed and fidelity of enhance.py.
+
+    python -m benchmarks.enhance memory     peak memory of square frames, and what the plan says
+    python -m benchmarks.enhance speed      a pair of 2000x1200 frames: seconds per megapixel
+    python -m benchmarks.enhance length     peak memory of clips of 64x64 against their length
+    python -m benchmarks.enhance tiles --frames DIR    tiles against whole frames, on real frames
+
+Every run is a process of its own, whose peak resident memory the system counts. Weights are
+random unless --model names some: they change neither memory nor speed.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from data.resize import imresize
+from flow import estimate_flow
+from models import SIZES, build_network
+from models.blocks import SCALE
+from utils import tiling
+from utils.checkpoint import load_network, save_network
+from utils.config import parse_config, run_script
+from utils.frames import open_source, write_image_file
+from utils.inference import autocast, to_tensor
+
+ENHANCE = Path(__file__).parent.parent / "enhance.py"
+
+
+@dataclass(frozen=True)
+class Config:
+    what: str  # memory, speed, length or tiles
+    model: str = "none"  # a checkpoint; none: random weights, of both sizes
+    sides: str = "80,160,240,320"  # of the frames in `memory`, LR pixels
+    size: str = "2000x1200"  # of the frames in `speed`
+    lengths: str = "20,100,500"  # frames of the clips in `length`
+    frames: str = ""  # folder of frames for `tiles`, at least four; given to the network as LR
+    tiles: str = "160,240,320"  # sides of the tiles in `tiles`
+    overlaps: str = "24,32,48"  # overlaps in `tiles`
+    flow: str = "dis"  # method of the optical flow, see flow/
+    precision: str = "float32"  # float32, bfloat16 or auto
+
+
+def main() -> None:
+    config = parse_config(Config, __doc__, positional=("what",))
+    benchmarks = {"memory": memory, "speed": speed, "length": length, "tiles": tiles}
+    if config.what not in benchmarks:
+        raise ValueError(f"{config.what!r} is no benchmark; choose one of {', '.join(benchmarks)}")
+    with tempfile.TemporaryDirectory() as folder:
+        benchmarks[config.what](config, Path(folder))
+
+
+def checkpoints(config: Config, folder: Path) -> dict[str, Path]:
+    """The networks to measure: the user's, or random ones of both sizes."""
+    if config.model != "none":
+        return {Path(config.model).stem: Path(config.model)}
+    torch.manual_seed(0)
+    paths = {size: folder / f"{size}.safetensors" for size in SIZES}
+    for size, path in paths.items():
+        save_network(path, build_network(size, global_skip=True), {})
+    return paths
+
+
+def write_clip(folder: Path, count: int, height: int, width: int) -> Path:
+    """Frames of smooth noise that drifts by a pixel per frame."""
+    rng = np.random.default_rng(0)
+    ground = rng.integers(0, 256, (height // 4 + 2, (width + count) // 4 + 2, 3), np.uint8)
+    ground = imresize(ground, SCALE)
+    folder.mkdir()
+    for index in range(count):
+        frame = ground[:height, index : index + width]
+        write_image_file(folder / f"{index:06d}.png", np.ascontiguousarray(frame))
+    return folder
+
+
+def measure(source: Path, output: Path, model: Path, config: Config, *flags) -> tuple[float, float]:
+    """Run enhance.py; returns seconds and peak resident GiB."""
+    fixed = ["--model", model, "--flow", config.flow, "--precision", config.precision]
+    command = [sys.executable, ENHANCE, source, output, *fixed, "--device", "cpu", *flags]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    problems = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise ValueError(f"{' '.join(map(str, command))} failed: {problems.splitlines()[-1]}")
+    kibibytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss / 1024
+    return time.perf_counter() - start, kibibytes / 2**20
+
+
+def memory(config: Config, folder: Path) -> None:
+    """Peak memory of enhance.py on four square frames that fit one tile, and the plan for it."""
+    print("network   side  peak MiB  bytes/LR pixel above the smallest  planned MiB")
+    sides = [int(side) for side in config.sides.split(",")]
+    clips = {side: write_clip(folder / f"clip{side}", 4, side, side) for side in sides}
+    for name, model in checkpoints(config, folder).items():
+        channels = load_network(model)[0].options["channels"]
+        least = None
+        for side, clip in clips.items():
+            flags = ("--tile", 100_000)
+            _, peak = measure(clip, folder / f"{name}{side}", model, config, *flags)
+            least = least or peak
+            growth = (peak - least) * 2**30 / max(side**2 - sides[0] ** 2, 1)
+            planned = tiling.tile_bytes(side, side, channels) / 2**20
+            print(f"{name:8}  {side:4}  {peak * 1024:8.0f}  {growth:34.0f}  {planned:11.0f}")
+
+
+def speed(config: Config, folder: Path) -> None:
+    """One pair of large frames: aim at most 6 GiB."""
+    width, height = map(int, config.size.split("x"))
+    clip = write_clip(folder / "clip", 2, height, width)
+    megapixels = 3 * SCALE**2 * width * height / 1e6
+    print(
+        f"a pair of {width}x{height}: {megapixels:.0f} megapixels of output, {os.cpu_count()} CPUs"
+    )
+    for name, model in checkpoints(config, folder).items():
+        seconds, peak = measure(clip, folder / name, model, config)
+        print(f"{name:8}  {seconds / megapixels:6.2f} s per output megapixel, peak {peak:.2f} GiB")
+
+
+def length(config: Config, folder: Path) -> None:
+    """Clips of 64x64: the peak should not grow with their length."""
+    name, model = list(checkpoints(config, folder).items())[-1]
+    for count in map(int, config.lengths.split(",")):
+        clip = write_clip(folder / f"clip{count}", count, 64, 64)
+        seconds, peak = measure(clip, folder / f"out{count}", model, config)
+        print(f"{name:8}  {count:4} frames  peak {peak * 1024:.0f} MiB  {seconds:.0f} s")
+
+
+def tiles(config: Config, folder: Path) -> None:
+    """Tiles against whole frames.
+
+    The given frames are taken as LR, and reduced by 4 as LR of themselves: the first shows how
+    much tiles change, the second what that costs in PSNR against the truth.
+    """
+    source = open_source(config.frames)
+    given = np.stack([source.read(index) for index in range(4)])
+    if given.dtype != np.uint8 or given.shape[3] != 3:
+        raise ValueError(f"{config.frames} has to hold 8-bit RGB frames")
+    height, width = (side // SCALE * SCALE for side in given.shape[1:3])
+    given = given[:, :height, :width]
+    for name, model in checkpoints(config, folder).items():
+        network, _ = load_network(model)
+        print(f"{name} on frames of {width}x{height}")
+        whole = enhance_tiles(network, given, config, 100_000, 32)
+        for tile in map(int, config.tiles.split(",")):
+            for overlap in map(int, config.overlaps.split(",")):
+                tiled = enhance_tiles(network, given, config, tile, overlap)
+                difference = np.abs(tiled - whole) * 255
+                print(
+                    f"  tile {tile:3} overlap {overlap:2}: {psnr(tiled, whole):6.2f} dB, "
+                    f"mean {difference.mean():.4f}, largest {difference.max():.2f} of 255"
+                )
+        small = imresize(given, 1 / SCALE)
+        truth = given.astype(np.float32) / 255
+        untiled = psnr(enhance_tiles(network, small, config, 100_000, 32)[::2], truth)
+        tiled = psnr(enhance_tiles(network, small, config, 80, 32)[::2], truth)
+        print(f"  against truth: whole {untiled:.3f} dB, tiles of 80 {tiled:.3f} dB")
+
+
+def enhance_tiles(network, given: np.ndarray, config: Config, tile: int, overlap: int):
+    """A window of frames (4, H, W, 3) uint8 in tiles: (7, SCALE * H, SCALE * W, 3) in [0, 1]."""
+    flows = [torch.from_numpy(flow)[None] for flow in estimate_flow(given, method=config.flow)]
+
+    @torch.inference_mode()
+    def predict(rows: slice, columns: slice) -> np.ndarray:
+        parts = [flow[..., rows, columns] for flow in flows]
+        with autocast(torch.device("cpu"), config.precision):
+            output = network(to_tensor(given[:, rows, columns])[None], *parts)
+        return output[0].float().movedim(1, -1).numpy()
+
+    strips = tiling.blend_tiles(predict, *given.shape[1:3], tile, overlap)
+    return np.concatenate(list(strips), axis=1).clip(0, 1)
+
+
+def psnr(image: np.ndarray, truth: np.ndarray) -> float:
+    """PSNR of images in [0, 1], in dB."""
+    return float(-10 * np.log10(max(np.mean((image - truth) ** 2, dtype=np.float64), 1e-12)))
+
+
+if __name__ == "__main__":
+    run_script(main)
