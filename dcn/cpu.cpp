@@ -286,7 +286,8 @@ struct Backward {
         T* rows = all_rows.at(thread_index() * 6 * z.taps * kBlock);
         T* grad_shifts = rows + 3 * z.taps * kBlock;
         T* grad_factors = grad_shifts + 2 * z.taps * kBlock;
-        const auto shifts = pixel_rows(offset, n, group * 2 * z.taps, 2 * z.taps, first, count, rows);
+        const auto shifts = pixel_rows(offset, n, group * 2 * z.taps, 2 * z.taps, first, count,
+                                       rows);
         const auto factors = pixel_rows(mask, n, group * z.taps, z.taps, first, count,
                                         rows + 2 * z.taps * kBlock);
         Samples<T> samples;

@@ -16,7 +16,7 @@ struct Shape {
     Index groups, threads;
 };
 
-constexpr Index kBlock = 60;  // output pixels; whole tiles for 4, 5 and 6 rows per tile
+constexpr Index kBlock = 120;  // output pixels; whole tiles for 4, 5 and 6 rows per tile
 
 // A tensor (batch, channels, pixels), stored pixels last or channels last.
 template <class T>
@@ -35,15 +35,20 @@ struct Strides {
     Index pixel, channel;
 };
 
+// The inner loop follows the image's own order, where consecutive channels or pixels of the
+// other order lie a power of two apart and would evict each other from the cache.
 template <class T>
 void copy(const T* source, Strides from, T* target, Strides to, Index pixels, Index channels) {
     if (from.channel == 1 && to.channel == 1) {
         for (Index p = 0; p < pixels; p++)
             std::memcpy(target + p * to.pixel, source + p * from.pixel, channels * sizeof(T));
-    } else if (to.pixel == 1) {
+    } else if (from.pixel == 1 && to.pixel == 1) {
+        for (Index c = 0; c < channels; c++)
+            std::memcpy(target + c * to.channel, source + c * from.channel, pixels * sizeof(T));
+    } else if (from.pixel == 1 || to.pixel == 1) {
         for (Index c = 0; c < channels; c++)
             for (Index p = 0; p < pixels; p++)
-                target[p + c * to.channel] = source[p * from.pixel + c * from.channel];
+                target[p * to.pixel + c * to.channel] = source[p * from.pixel + c * from.channel];
     } else {
         for (Index p = 0; p < pixels; p++)
             for (Index c = 0; c < channels; c++)

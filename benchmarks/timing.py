@@ -1,0 +1,87 @@
+"""Fair comparisons: interleaved medians, peak memory, and what they were measured on.
+
+Other programs slow a machine down for seconds at a time. Functions that are compared
+therefore take turns, and their medians are compared, never figures of different runs.
+"""
+
+import ctypes
+import gc
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+
+class Seconds(NamedTuple):
+    """What a call takes. Other programs lengthen the wall time, hardly the processor time."""
+
+    wall: float
+    processor: float  # of all threads together
+
+
+def interleaved_medians(functions: dict[str, Callable], repeats: int) -> dict[str, Seconds]:
+    """Median times of every function, called in turns after one warm-up call each."""
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        function()
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = Seconds(time.perf_counter(), time.process_time())
+            function()
+            stop = Seconds(time.perf_counter(), time.process_time())
+            times[name].append(Seconds(stop.wall - start.wall, stop.processor - start.processor))
+    return {
+        name: Seconds(*(statistics.median(column) for column in zip(*rows, strict=True)))
+        for name, rows in times.items()
+    }
+
+
+def peak_extra_memory(function: Callable) -> int | None:
+    """Bytes of memory a call needs at its peak on top of what is in use before it.
+
+    Measured by the operating system, so that memory that PyTorch does not know of counts
+    too. None where there is no such measurement (anywhere but on Linux).
+    """
+    if not Path("/proc/self/clear_refs").exists():
+        return None
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # memory kept for reuse would hide that it is needed
+    before = _process_memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # 5 resets the peak
+    function()
+    return _process_memory("VmHWM") - before
+
+
+def _process_memory(field: str) -> int:
+    """A figure of /proc/self/status in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}")
+
+
+def machine() -> str:
+    """Processor, cores and versions, in one line."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(":")[2].strip()
+                break
+    return (
+        f"{processor}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+    )
+
+
+def print_table(title: str, rows: list[dict[str, str]]) -> None:
+    """Print rows that share their keys, which become the heads of the columns."""
+    print(f"\n{title}")
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    for row in [{key: key for key in widths}, *rows]:
+        print("  " + "  ".join(row[key].ljust(width) for key, width in widths.items()).rstrip())
