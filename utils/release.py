@@ -1,4 +1,4 @@
-"""Turn a finished run into weights that can be shipped: safetensors, and JSON that says what they are.
+"""Turn a finished run into weights to ship: safetensors, and JSON that says what they are.
 
     python test.py --data testset --checkpoint runs/B/best.pt --out results/B
     python -m utils.release runs/B/best.pt checkpoints/mstt_small.safetensors \\

@@ -1,0 +1,94 @@
+"""Weights that are shipped say what they are."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from models import MSTT
+from utils import release
+from utils.checkpoint import FORMAT, file_sha256, load_network, save_torch_file
+
+CONFIG = {"batch": 2, "rate": 1e-4, "flow_method": "dis", "run": "somewhere"}
+
+
+def write_run(folder, steps, scores):
+    """A finished run: last.pt, and a log in which one step was taken twice."""
+    folder.mkdir()
+    network = MSTT(8, 2, 1, 1, global_skip=True)
+    state = {
+        "format": FORMAT,
+        "step": steps,
+        "network": network.state_dict(),
+        "ema": network.state_dict(),
+        "optimiser": {},
+        "random": {},
+        "network_options": network.options,
+        "config": CONFIG,
+        "best_score": max(scores.values()),
+        "versions": {"torch": "2"},
+    }
+    save_torch_file(folder / "last.pt", state)
+    lines = [{"step": step, "loss": 0.1} for step in scores]
+    lines += [{"step": s, "psnr": 1.0, "gain_over_bicubic_flow": 0.0} for s in scores]
+    lines += [
+        {"step": step, "psnr": score, "gain_over_bicubic_flow": score - 20.0}
+        for step, score in scores.items()
+    ]
+    (folder / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return network
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    write_run(tmp_path / "A", 10, {5: 21.0, 10: 22.0})
+    network = write_run(tmp_path / "B", 4, {4: 22.5})
+    results = {
+        "settings": {"flow_method": "dis", "precision": "float32"},
+        "methods": {
+            "mstt": {
+                "mean": {"psnr_rgb": 30.123456},
+                "clips": {"one": {"psnr_rgb": 30.123456, "moving": None, "frames": [1, 2]}},
+            }
+        },
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+
+    def run(*flags):
+        argv = ["release", str(tmp_path / "B" / "last.pt"), str(tmp_path / "net.safetensors")]
+        argv += ["--stages", f"{tmp_path / 'A'},{tmp_path / 'B'}", "--imagery", "drawn"]
+        monkeypatch.setattr(sys, "argv", [*argv, "--results", f"{tmp_path}/results.json", *flags])
+        release.main()
+        return load_network(tmp_path / "net.safetensors")
+
+    return run, network, tmp_path
+
+
+def test_weights_and_description(released):
+    run, network, folder = released
+    loaded, information = run()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor)
+    assert information["sha256"] == file_sha256(folder / "net.safetensors")
+    assert information["flow_method"] == "dis"
+    assert information["samples"] == 2 * (10 + 4)
+    assert information["metrics"]["clips"] == {"one": {"psnr_rgb": 30.1235, "moving": None}}
+    assert [stage["points"] for stage in information["curve"]] == [
+        [[10, 21.0], [20, 22.0]],
+        [[28, 22.5]],
+    ]
+    assert information["curve_baseline"] == 20.0
+    assert all("run" not in stage["settings"] for stage in information["recipe"])
+
+
+def test_half_precision_halves_the_file(released):
+    run, network, folder = released
+    run()
+    whole = (folder / "net.safetensors").stat().st_size
+    loaded, _ = run("--half")
+    assert (folder / "net.safetensors").stat().st_size < 0.6 * whole
+    name = "reconstruction.conv_hr.weight"
+    torch.testing.assert_close(
+        loaded.state_dict()[name], network.state_dict()[name], atol=1e-3, rtol=1e-3
+    )
