@@ -24,7 +24,7 @@ missing data. Sound is not carried over.
 """
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,7 +49,8 @@ from utils.frames import (
     open_source,
 )
 from utils.inference import pick_device
-from utils.job import Job
+from utils.job import Job, work_folder
+from utils.raster import GeoTiffSink, GeoTiffSource
 from utils.sequence import (
     Bridged,
     Denser,
@@ -59,6 +60,8 @@ from utils.sequence import (
     full_scale,
     survey,
 )
+from utils.tiff import TiffStackSink
+from utils.video import VideoSink, VideoSource, import_av
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 MODELS = {"mstt": CHECKPOINTS / "mstt.safetensors", "small": CHECKPOINTS / "mstt_small.safetensors"}
@@ -80,7 +83,7 @@ class Config:
     white: float | None = None  # the value that is white; none: from type, depth and values
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
-    flow: str = FLOW_METHODS[0]  # method of the optical flow, see flow/
+    flow_method: str = "auto"  # see flow/; auto: what the network was trained with
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is built for it
     compare: bool = False  # also write a split-screen video (bicubic | enhanced), a sheet of crops
@@ -95,8 +98,10 @@ class Config:
             raise ValueError(f"times is {self.times}; it can be 2, 4 or 8")
         if not 0 < self.fps < 10_000:
             raise ValueError(f"fps is {self.fps}; give the frames per second of the input")
-        if self.flow not in FLOW_METHODS:
-            raise ValueError(f"flow is {self.flow!r}; choose one of {', '.join(FLOW_METHODS)}")
+        methods = ("auto", *FLOW_METHODS)
+        if self.flow_method not in methods:
+            choice = ", ".join(methods)
+            raise ValueError(f"flow method is {self.flow_method!r}; choose one of {choice}")
         tiling.check_tile(self.tile or tiling.PATCH, self.overlap)
         suffix = Path(self.output).suffix.lower()
         if suffix in IMAGE_SUFFIXES and suffix not in TIFF_SUFFIXES:
@@ -110,7 +115,9 @@ def main(argv: list[str] | None = None) -> None:
     extras = check_outputs(config, output)
     device = pick_device(config.device)
     checkpoint = MODELS.get(config.model, Path(config.model))
-    network, _ = load_network(checkpoint, device)
+    network, information = load_network(checkpoint, device)
+    if config.flow_method == "auto":
+        config = replace(config, flow_method=trained_flow(information))
     levels, damaged = survey(given, config.white)
     source = bridge(given, levels, damaged, config)
 
@@ -121,30 +128,59 @@ def main(argv: list[str] | None = None) -> None:
         "model": file_sha256(checkpoint),
         "device": device.type,
     }
+    sink = open_sink(config, given, work_folder(output) / "frames")
     job = Job(output, settings, config.resume, config.overwrite)
     tiles = (config.tile, config.overlap)
-    enhancer = Enhancer(network, device, config.precision, config.flow, *tiles, levels, job)
+    enhancer = Enhancer(network, device, config.precision, config.flow_method, *tiles, levels, job)
+    joined = job.folder / f"joined{output.suffix}"
     try:
-        passes = config.times.bit_length() - 1
-        for number in range(1, passes):
-            folder = job.folder / f"pass{number}"
-            title = f"pass {number} of {passes}"
-            enhancer.run(source, LowResolutionSink(folder), levels, given.dtype, title)
-            source = Denser(source, folder)
-        sink = open_sink(config, given, source, job.folder / "frames")
-        title = f"pass {passes} of {passes}" if passes > 1 else "enhancing"
-        enhancer.run(source, sink, *levels_of_output(config, given, levels), title)
+        if not joined.exists():
+            run_passes(config, enhancer, source, sink, levels, given.dtype)
+            sink.join(joined)
     except KeyboardInterrupt:
         print(f"\nfinished frames are in {job.folder}; go on with --resume", file=sys.stderr)
         raise
-    joined = job.folder / f"joined{output.suffix}"
-    sink.join(joined)
+    except OSError as error:
+        raise OSError(
+            f"{error}; finished frames are in {job.folder}, go on with --resume"
+        ) from error
     job.finish(joined)
-    print(
-        f"{output}: {2 * source.count - 1} frames of {SCALE * given.width}x{SCALE * given.height}"
-    )
+    frames = config.times * (given.count - 1) + 1
+    print(f"{output}: {frames} frames of {SCALE * given.width}x{SCALE * given.height}")
     if extras:
         compare(given, levels, output, config.times, config.bands_per_frame, config.fps, *extras)
+
+
+def run_passes(
+    config: Config,
+    enhancer: Enhancer,
+    source: Source,
+    sink: Sink,
+    levels: Levels,
+    dtype: np.dtype,
+) -> None:
+    """Enhance a source as often as --times asks for; the last pass goes to the sink.
+
+    Arguments:
+        config: of the run.
+        enhancer: does the work.
+        source: given frames, of `levels` and `dtype`.
+        sink: takes the result.
+    """
+    passes = config.times.bit_length() - 1
+    for number in range(1, passes):
+        folder = enhancer.job.folder / f"pass{number}"
+        title = f"pass {number} of {passes}"
+        enhancer.run(source, LowResolutionSink(folder), levels, dtype, title)
+        source = Denser(source, folder)
+    title = f"pass {passes} of {passes}" if passes > 1 else "enhancing"
+    enhancer.run(source, sink, *levels_of_output(config, source, levels), title)
+
+
+def trained_flow(information: dict) -> str:
+    """The flow method a network was trained with; the released ones with PyFlow."""
+    config = information.get("config", {})
+    return information.get("flow_method", config.get("flow_method", "pyflow"))
 
 
 def check_outputs(config: Config, output: Path) -> list[Path]:
@@ -158,11 +194,12 @@ def check_outputs(config: Config, output: Path) -> list[Path]:
         raise ValueError(f"{output} is in the input {config.input}; choose another OUTPUT")
     if not output.resolve().parent.is_dir():
         raise FileNotFoundError(f"{output.parent} is no folder to put {output.name} in")
-    if not config.compare:
-        return []
-    extras = [output.with_name(f"{output.stem}_compare{end}") for end in (".mp4", ".png")]
-    for path in extras:
+    ends = (".mp4", ".png") if config.compare else ()
+    extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
+    for path in (output, *extras):
         free_of(path, config.overwrite)
+    if extras:
+        import_av()
     return extras
 
 
@@ -180,16 +217,15 @@ def bridge(source: Source, levels: Levels, damaged: dict[int, str], config: Conf
     if not config.skip_bad:
         others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""
         raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad bridges over it")
-    return Bridged(source, levels, set(damaged), config.flow)
+    return Bridged(source, levels, set(damaged), config.flow_method)
 
 
-def open_sink(config: Config, given: Source, source: Source, folder: Path) -> Sink:
+def open_sink(config: Config, given: Source, folder: Path) -> Sink:
     """Where the frames go, by the ending of the output and the kind of the input.
 
     Arguments:
         config: of the run.
         given: what the user gave.
-        source: the frames of the last pass.
         folder: for unfinished work.
 
     Raises:
@@ -197,41 +233,28 @@ def open_sink(config: Config, given: Source, source: Source, folder: Path) -> Si
     """
     suffix = Path(config.output).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
-        from utils.video import BT709, UNSPECIFIED, VideoSink
-
         if given.bands != 1 and (given.colour is None or given.bands > 3):
             raise ValueError(
                 f"{config.input} has {given.bands} bands, a video one or three; "
                 "give a folder or a .tif file as OUTPUT"
             )
-        times = source.times or [
-            Fraction(2 * index, config.times) / Fraction(config.fps).limit_denominator(1001)
-            for index in range(source.count)
-        ]
-        times = list(denser_times(times))
+        rate = Fraction(config.fps).limit_denominator(1001)
+        times = given.times or [index / rate for index in range(given.count)]
+        for _ in range(config.times.bit_length() - 1):
+            times = list(denser_times(times))
         if config.slow_motion:
             times = [time * config.times for time in times]
-        return VideoSink(
-            folder,
-            SCALE * given.height,
-            SCALE * given.width,
-            times,
-            depth=getattr(given, "depth", 8 if given.dtype == np.uint8 else 10),
-            matrix=getattr(given, "matrix", BT709),
-            primaries=getattr(given, "primaries", UNSPECIFIED),
-            transfer=getattr(given, "transfer", UNSPECIFIED),
-            aspect=getattr(given, "aspect", None),
-            suffix=suffix,
-            lossless=config.lossless,
-        )
+        colours = {"depth": 8 if given.dtype == np.uint8 else 10}
+        if isinstance(given, VideoSource):
+            kept = ("depth", "matrix", "primaries", "transfer", "aspect")
+            colours = {name: getattr(given, name) for name in kept}
+        size = (SCALE * given.height, SCALE * given.width)
+        kind = {"suffix": suffix, "lossless": config.lossless}
+        return VideoSink(folder, *size, times, **colours, **kind)
     single = suffix in TIFF_SUFFIXES
-    if hasattr(given, "georeference"):
-        from utils.raster import GeoTiffSink
-
+    if isinstance(given, GeoTiffSource):
         return GeoTiffSink(folder, given, config.times, single)
     if single:
-        from utils.tiff import TiffStackSink
-
         return TiffStackSink(folder)
     as_png = config.lossless and given.suffix in JPEG_SUFFIXES
     return ImageSink(folder, ".png" if as_png else given.suffix)

@@ -43,7 +43,7 @@ class Config:
     frames: str = ""  # folder of frames for `tiles`, at least four; given to the network as LR
     tiles: str = "160,240,320"  # sides of the tiles in `tiles`
     overlaps: str = "24,32,48"  # overlaps in `tiles`
-    flow: str = "dis"  # method of the optical flow, see flow/
+    flow_method: str = "dis"  # method of the optical flow, see flow/
     precision: str = "float32"  # float32, bfloat16 or auto
 
 
@@ -79,9 +79,11 @@ def write_clip(folder: Path, count: int, height: int, width: int) -> Path:
     return folder
 
 
-def measure(source: Path, output: Path, model: Path, config: Config, *flags) -> tuple[float, float]:
-    """Run enhance.py; returns seconds and peak resident GiB."""
-    fixed = ["--model", model, "--flow", config.flow, "--precision", config.precision]
+def measure(
+    source: Path, output: Path, model: Path, config: Config, *flags
+) -> tuple[float, float, float]:
+    """Run enhance.py; returns its seconds, processor seconds and peak resident GiB."""
+    fixed = ["--model", model, "--flow-method", config.flow_method, "--precision", config.precision]
     command = [sys.executable, ENHANCE, source, output, *fixed, "--device", "cpu", *flags]
     start = time.perf_counter()
     process = subprocess.Popen(
@@ -93,7 +95,8 @@ def measure(source: Path, output: Path, model: Path, config: Config, *flags) -> 
     if process.returncode:
         raise ValueError(f"{' '.join(map(str, command))} failed: {problems.splitlines()[-1]}")
     kibibytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss / 1024
-    return time.perf_counter() - start, kibibytes / 2**20
+    processor = usage.ru_utime + usage.ru_stime
+    return time.perf_counter() - start, processor, kibibytes / 2**20
 
 
 def memory(config: Config, folder: Path) -> None:
@@ -106,11 +109,14 @@ def memory(config: Config, folder: Path) -> None:
         least = None
         for side, clip in clips.items():
             flags = ("--tile", 100_000)
-            _, peak = measure(clip, folder / f"{name}{side}", model, config, *flags)
+            *_, peak = measure(clip, folder / f"{name}{side}", model, config, *flags)
             least = least or peak
             growth = (peak - least) * 2**30 / max(side**2 - sides[0] ** 2, 1)
             planned = tiling.tile_bytes(side, side, channels) / 2**20
-            print(f"{name:8}  {side:4}  {peak * 1024:8.0f}  {growth:34.0f}  {planned:11.0f}")
+            print(
+                f"{name:8}  {side:4}  {peak * 1024:8.0f}  {growth:34.0f}  {planned:11.0f}",
+                flush=True,
+            )
 
 
 def speed(config: Config, folder: Path) -> None:
@@ -122,8 +128,12 @@ def speed(config: Config, folder: Path) -> None:
         f"a pair of {width}x{height}: {megapixels:.0f} megapixels of output, {os.cpu_count()} CPUs"
     )
     for name, model in checkpoints(config, folder).items():
-        seconds, peak = measure(clip, folder / name, model, config)
-        print(f"{name:8}  {seconds / megapixels:6.2f} s per output megapixel, peak {peak:.2f} GiB")
+        seconds, processor, peak = measure(clip, folder / name, model, config)
+        print(
+            f"{name:8}  per output megapixel {seconds / megapixels:.2f} s, "
+            f"{processor / megapixels:.2f} s of processors; peak {peak:.2f} GiB",
+            flush=True,
+        )
 
 
 def length(config: Config, folder: Path) -> None:
@@ -131,8 +141,10 @@ def length(config: Config, folder: Path) -> None:
     name, model = list(checkpoints(config, folder).items())[-1]
     for count in map(int, config.lengths.split(",")):
         clip = write_clip(folder / f"clip{count}", count, 64, 64)
-        seconds, peak = measure(clip, folder / f"out{count}", model, config)
-        print(f"{name:8}  {count:4} frames  peak {peak * 1024:.0f} MiB  {seconds:.0f} s")
+        seconds, _, peak = measure(clip, folder / f"out{count}", model, config)
+        print(
+            f"{name:8}  {count:4} frames  peak {peak * 1024:.0f} MiB  {seconds:.0f} s", flush=True
+        )
 
 
 def tiles(config: Config, folder: Path) -> None:
@@ -168,7 +180,9 @@ def tiles(config: Config, folder: Path) -> None:
 
 def enhance_tiles(network, given: np.ndarray, config: Config, tile: int, overlap: int):
     """A window of frames (4, H, W, 3) uint8 in tiles: (7, SCALE * H, SCALE * W, 3) in [0, 1]."""
-    flows = [torch.from_numpy(flow)[None] for flow in estimate_flow(given, method=config.flow)]
+    flows = [
+        torch.from_numpy(flow)[None] for flow in estimate_flow(given, method=config.flow_method)
+    ]
 
     @torch.inference_mode()
     def predict(rows: slice, columns: slice) -> np.ndarray:

@@ -45,6 +45,6 @@ def save_small_network(path):
 
 def run(checkpoint, source, output, *flags):
     """enhance.py on the CPU, in float32, with the fast flow."""
-    fixed = ("--model", str(checkpoint), "--flow", "dis", "--device", "cpu")
+    fixed = ("--model", str(checkpoint), "--flow-method", "dis", "--device", "cpu")
     enhance.main([str(source), str(output), *fixed, "--precision", "float32", *map(str, flags)])
     return Path(output)

@@ -302,7 +302,7 @@ def test_a_full_disk_is_one_line(tmp_path, checkpoint):
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
         "run_script(lambda: enhance.main(sys.argv[1:]))"
     )
-    flags = ["--model", str(checkpoint), "--flow", "dis", "--precision", "float32"]
+    flags = ["--model", str(checkpoint), "--flow-method", "dis", "--precision", "float32"]
     done = subprocess.run(
         [sys.executable, "-c", code, str(given), str(tmp_path / "out"), *flags],
         cwd=ROOT,

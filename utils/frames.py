@@ -110,7 +110,6 @@ class Sink(ABC):
 
     def __init__(self, folder: Path):
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
 
     @abstractmethod
     def finished(self) -> int:
@@ -164,6 +163,7 @@ class ImageSink(Sink):
         return index
 
     def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         for index, pixels in enumerate(frames, start):
             partial = self.path(index).with_suffix(f".partial{self.suffix}")
             self.write_frame(partial, index, pixels)

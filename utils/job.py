@@ -19,23 +19,28 @@ import numpy as np
 from utils.frames import free_of, remove
 
 
+def work_folder(output: Path) -> Path:
+    """Where the unfinished work for an output is: beside it, so that renaming moves no data."""
+    return output.with_name(output.name + ".partial")
+
+
 class Job:
     """The unfinished work for one output.
 
     Arguments:
         output: the final file or folder.
         settings: all that decides the result; JSON values.
-        resume: go on from earlier unfinished work.
+        resume: go on from earlier unfinished work, if there is any.
         overwrite: replace the output and earlier unfinished work.
 
     Raises:
         ValueError: the output exists; there is unfinished work and neither resume nor overwrite
-            says what to do with it; it was made with other settings, or there is none to resume.
+            says what to do with it; or it was made with other settings.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], resume: bool, overwrite: bool):
         self.output = output
-        self.folder = output.with_name(output.name + ".partial")
+        self.folder = work_folder(output)
         self.record = self.folder / "job.json"
         # What the run found out itself and a resumed one has to keep to, such as the tile.
         self.notes: dict[str, Any] = {}

@@ -4,7 +4,7 @@ Reading: any codec of FFmpeg. Frames come upright (rotation metadata is applied)
 uint8, deeper ones as uint16 at full scale; every frame has the time its file gives it, so a
 variable frame rate survives. The matrix (BT.601, BT.709, ...) and the range (limited or full) are
 those of the file; a file that does not say is taken as players take it: BT.709 from 720 lines or
-1280 columns on, BT.601 below, limited range.
+1280 columns on, BT.601 below, limited range. Interlaced frames are taken as they are.
 
 Writing: 8 bits become H.264, deeper ones 10-bit H.265, both YUV 4:2:0 in limited range at a
 quality that leaves no visible loss: the one form that every player and hardware decoder takes.
@@ -15,6 +15,7 @@ is not carried over.
 A finished piece is a small Matroska file without B-frames, so pieces join by copying packets.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -107,13 +108,13 @@ class VideoSource(Source):
             rate = stream.guessed_rate or stream.average_rate or Fraction(25)
             step = max(round(1 / (rate * stream.time_base)), 1)
             return [index * step for index in range(len(packets))]
-        return sorted(packets)
+        return sorted(set(packets))  # two fields of a frame may come as packets of one time
 
     def _adopt_first(self) -> None:
         frame, _ = self._next_frame()
         if frame is None:
             raise ValueError(f"{self.path} has no frame that can be decoded")
-        self.depth = max(component.bits for component in frame.format.components)
+        self.depth = max(8, *(component.bits for component in frame.format.components))
         self.grey = frame.format.name.startswith("gray")
         matrix = frame.colorspace
         if frame.format.is_rgb:
@@ -123,6 +124,8 @@ class VideoSource(Source):
         self.matrix = matrix
         self.full_range = frame.color_range == FULL or frame.format.name.startswith("yuvj")
         self.primaries, self.transfer = frame.color_primaries, frame.color_trc
+        if self.aspect and round(frame.rotation / 90) % 2:
+            self.aspect = 1 / self.aspect
         self.adopt(self._pixels(frame))
         self.full_scale = True
         self._rewind()
@@ -252,11 +255,12 @@ class VideoSink(Sink):
         return int(pieces[-1].stem.split("-")[1]) if pieces else 0
 
     def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
         # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
         suffix = ".avi" if self.suffix == ".avi" else ".mkv"
         partial = self.folder / f"{start:08d}.partial{suffix}"
         count = 0
-        with self.av.open(str(partial), "w") as container:
+        with self._writing(partial) as container:
             stream = self._add_stream(container)
             for count, pixels in enumerate(frames, 1):
                 frame = self._frame(np.ma.filled(pixels, 0))
@@ -264,6 +268,17 @@ class VideoSink(Sink):
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         os.replace(partial, self.folder / f"{start:08d}-{start + count:08d}{suffix}")
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[Any]:
+        """A container to write to; what FFmpeg fails with becomes an OSError that names it."""
+        try:
+            with self.av.open(str(path), "w") as container:
+                yield container
+        except self.av.error.FFmpegError as error:
+            raise OSError(
+                error.errno, f"writing video failed: {error.strerror}", str(path)
+            ) from error
 
     def _add_stream(self, container):
         seconds = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
@@ -305,7 +320,7 @@ class VideoSink(Sink):
         ticks.append(2 * ticks[-1] - ticks[-2])  # the last frame stays as long as the one before
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
         index, output = 0, None
-        with self.av.open(str(partial), "w") as container:
+        with self._writing(partial) as container:
             for piece in self._pieces():
                 with self.av.open(str(piece)) as source:
                     if output is None:
