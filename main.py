@@ -5,49 +5,53 @@
     python main.py --stills /data/stills            clips animated from still images
     python main.py --resume --run runs/NAME         go on with a stopped run, exactly
     python main.py --steps 2000 --size small        every constant below is a flag
+    torchrun --nproc-per-node 4 main.py             one process for each of four GPUs
 
 A run writes runs/NAME/last.pt (to resume), best.pt (best on the validation clips) and log.jsonl.
 The recipe is the paper's (LR patch 80, Charbonnier loss, Adam); what is newer is marked below.
 """
 
+import contextlib
 import dataclasses
 import math
 import sys
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.animation import Animation, StillsDataset
-from data.clips import Clip, find_clips, read_clip
-from data.sampler import MixedDataset, ResumableSampler
+from data.clips import Clip, find_clips
+from data.loading import LoadingError, load_steps, one_opencv_thread, open_loader
 from data.scenes import make_scenes
 from data.septuplets import SeptupletDataset
 from models import MSTT, build_network
 from utils.baselines import bicubic_blend, bicubic_flow
-from utils.checkpoint import load_network, save_torch_file
+from utils.checkpoint import load_network, network_from, save_torch_file
 from utils.config import describe_config, parse_config, run_script
-from utils.inference import autocast, pick_device, pick_precision, super_resolve
-from utils.metrics import psnr
-from utils.runs import check_unchanged, choose_run, read_state, restore, training_state
+from utils.distributed import Team, join_team
+from utils.inference import autocast, pick_precision, super_resolve
+from utils.runs import check_unchanged, open_run, restore, training_state
 from utils.training import (
     Ema,
+    Meter,
     RunLog,
     StopSignals,
+    blame,
     charbonnier,
+    largest_offset,
     learning_rate,
     memory_in_use,
+    move_batch,
+    on_error,
 )
+from utils.validation import mean_psnr
 
 PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 SCENES = Path("trainset/scenes")  # where the built-in scenes are kept
@@ -80,7 +84,8 @@ class Config:
 
     # Optimisation
     steps: int | None = None  # optimiser steps; none: the paper's 132,350 on a GPU, 500 on a CPU
-    batch: int = 1  # samples per step (paper: 1)
+    batch: int | None = None  # samples per step, of all processes; none: 1 (paper) for each
+    accumulate: int = 1  # parts that a process takes its samples in, one by one: less memory
     patch: int = 80  # LR pixels, side of a training crop (paper: 80); attention wants multiples
     given_frames: int = 4  # N of a sample (paper: 4); 2 or 3 train faster on less time
     rate: float = 4e-4  # peak learning rate (released script: 1e-5, which would need weeks)
@@ -89,6 +94,7 @@ class Config:
     clip: float = 0.5  # newer: largest norm of the gradient; guards against runaway offsets
     ema: float = 0.999  # newer: averaging of the weights that are validated and saved as best
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where it is native
+    skip_nonfinite: int = 0  # steps of a run that may be left out for a loss that is no number
     seed: int = 123  # of weights, crops and augmentation (paper: 123)
 
     # Run
@@ -96,90 +102,121 @@ class Config:
     resume: bool = False  # go on from last.pt of the run
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
     workers: int | None = None  # loader processes; none: 1 on a CPU, else one per core up to 16
+    patience: int = 60  # seconds a sample may take a loader process, before the run stops
     validate_every: int | None = None  # steps; none: ten times in a run, at most every 5000
     log_every: int = 20  # steps between lines of the log
 
     def __post_init__(self):
-        for name in ("batch", "patch", "log_every", "rate", "clip"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        positive = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
+        for name in (*positive, "rate", "clip", "patience"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; it must be above 0")
         if not 2 <= self.given_frames <= 4:
             raise ValueError(f"given_frames is {self.given_frames}; a septuplet has 2 to 4 of them")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be at least 0 and below 1")
 
 
-def train(config: Config, run: Path, device: torch.device, state: dict[str, Any] | None) -> int:
+def train(
+    config: Config, run: Path, device: torch.device, state: dict[str, Any] | None, team: Team
+) -> int:
     """The training loop.
 
     Arguments:
         config: settled, see `settle`.
         run: the folder of the run.
-        device: where to train.
+        device: where this process trains.
         state: the state of a run that is resumed.
+        team: the processes that train together; only the first one writes files.
 
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
     """
     torch.manual_seed(config.seed)
-    network = MSTT(**state["network_options"]) if state else make_network(config)
+    network = make_network(config, run, state)
     network = network.to(device, memory_format=torch.channels_last).train()
     ema = Ema(network, config.ema)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate, betas=(0.9, 0.999))
-    step, best_score = 0, -math.inf
-    if state:
-        step, best_score = restore(state, network, ema, optimiser)
+    step, best_score, skipped = restore(state, ema, optimiser) if state else (0, -math.inf, 0)
+    model = team.wrap(network)
 
-    sources = open_sources(config)
-    validation = find_validation(config)
-    loader = open_loader(config, sources, device, first_sample=step * config.batch)
-    baseline = mean_psnr(validation, bicubic_flow)
+    with team.first_goes_first():
+        sources = open_sources(config)
+        validation = find_validation(config)
+    loader = open_loader(
+        sources,
+        batch=config.batch // (team.world * config.accumulate),
+        samples=range(step * config.batch, max(step, config.steps) * config.batch),
+        seed=config.seed,
+        workers=config.workers,
+        patience=config.patience,
+        pin_memory=device.type == "cuda",
+        rank=team.rank,
+        world=team.world,
+    )
+    baseline = mean_psnr(validation, bicubic_flow, team)
     print(f"bicubic + flow on the validation clips: {baseline:.2f} dB", flush=True)
 
     def save(name: str) -> None:
-        save_torch_file(
-            run / name, training_state(config, network, ema, optimiser, step, best_score)
-        )
+        if team.first:
+            state = training_state(config, network, ema, optimiser, step, best_score, skipped)
+            save_torch_file(run / name, state)
 
-    log = RunLog(run)
-    bar = tqdm(total=config.steps, initial=step, unit="step", smoothing=0.05, dynamic_ncols=True)
-    window = {"loss": 0.0, "steps": 0, "start": time.perf_counter()}
-    with StopSignals() as stop:
-        for batch in loader:
+    log = RunLog(run if team.first else None)
+    bar = tqdm(
+        total=config.steps,
+        initial=step,
+        unit="step",
+        smoothing=0.05,
+        dynamic_ncols=True,
+        disable=not team.first,
+    )
+    meter, stopped = Meter(), 0
+    with (
+        StopSignals(patient=team.launched) as stop,
+        on_error(LoadingError, lambda: save("last.pt")),
+    ):
+        for parts in load_steps(loader, config.accumulate):
             rate = learning_rate(step, config.steps, config.rate, config.warmup, config.final_rate)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            inputs, truth = move_batch(batch, config.given_frames, device)
-            with autocast(device, config.precision):
-                output = network(*inputs)
-            loss = charbonnier(output, truth)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            norm = clip_grad_norm_(network.parameters(), config.clip)
-            if not torch.isfinite(norm):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()}, its gradient {norm.item()} at step {step} on "
-                    f"{', '.join(batch['name'])}; nothing was changed by this step. Lower --rate"
-                )
-            optimiser.step()
+            losses = []
+            for number, part in enumerate(parts, start=1):
+                inputs, truth = move_batch(part, config.given_frames, device)
+                with team.gradients_later(model, number < len(parts)):
+                    with autocast(device, config.precision):
+                        output = model(*inputs)
+                    loss = charbonnier(output, truth)
+                    (loss / len(parts)).backward()
+                losses.append(loss.detach())
+            loss = team.mean(torch.stack(losses).mean().item())
+            norm = clip_grad_norm_(network.parameters(), config.clip).item()
+            if math.isfinite(loss) and math.isfinite(norm):
+                optimiser.step()
+                ema.update(network, step + 1)
+            else:
+                skipped += 1
+                offsets = partial(offsets_on, network, config, device)
+                problem = blame(team, step, norm, losses, parts, offsets)
+                if skipped > config.skip_nonfinite:
+                    raise FloatingPointError(f"{problem}. Lower --rate")
+                bar.write(f"left out: {problem}")
             step += 1
-            ema.update(network, step)
 
-            window["loss"] += loss.detach()
-            window["steps"] += 1
+            meter.add(loss, config.batch)
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
-                average = float(window["loss"]) / window["steps"]
-                speed = window["steps"] * config.batch / (time.perf_counter() - window["start"])
                 log.write(
-                    step, loss=average, rate=rate, gradient=norm.item(), samples_per_second=speed
+                    step, loss=meter.loss, rate=rate, gradient=norm, samples_per_second=meter.speed
                 )
                 bar.set_postfix_str(
-                    f"loss {average:.4f}, best {best_score:.2f} dB, {speed:.1f} samples/s, "
-                    f"{memory_in_use(device):.1f} GiB"
+                    f"loss {meter.loss:.4f}, best {best_score:.2f} dB, "
+                    f"{meter.speed:.1f} samples/s, {memory_in_use(device):.1f} GiB"
                 )
-                window = {"loss": 0.0, "steps": 0, "start": time.perf_counter()}
+                meter = Meter()
             if step % config.validate_every == 0 or step == config.steps:
-                score = validate(averaged(ema, network), validation, config, device)
+                score = validate(ema.averaged(network), validation, config, device, team)
                 log.write(step, psnr=score, gain_over_bicubic_flow=score - baseline)
                 bar.write(
                     f"step {step}: {score:.2f} dB, {score - baseline:+.2f} over bicubic + flow"
@@ -188,21 +225,27 @@ def train(config: Config, run: Path, device: torch.device, state: dict[str, Any]
                     best_score = score
                     save("best.pt")
                 save("last.pt")
-                window = {"loss": 0.0, "steps": 0, "start": time.perf_counter()}
-            if stop.received:
+                meter = Meter()
+            stopped = int(team.largest(stop.received or 0))
+            if stopped:
                 save("last.pt")
                 break
     bar.close()
     log.close()
-    if stop.received:
+    if stopped:
         print(f"stopped at step {step}; go on with: python main.py --resume --run {run}")
-        return 128 + stop.received
-    report(run, baseline, validation, config, device)
+        return 128 + stopped
+    if best_score == -math.inf:
+        raise FloatingPointError(f"no validation gave a finite PSNR; the weights are in {run}")
+    if team.first:
+        report(run, baseline, validation, config, device)
     return 0
 
 
-def make_network(config: Config) -> MSTT:
-    """A new network, or the one of trained weights."""
+def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MSTT:
+    """A new network, the one of trained weights, or that of a run that is resumed."""
+    if state:
+        return network_from(run / "last.pt", state["network_options"], state["network"])
     if config.weights is None:
         return build_network(
             config.size,
@@ -215,23 +258,11 @@ def make_network(config: Config) -> MSTT:
     return network
 
 
-def averaged(ema: Ema, network: MSTT) -> MSTT:
-    """A copy of the network with the averaged weights, ready to be evaluated."""
-    device = next(network.parameters()).device
-    copy = MSTT(**network.options).to(device, memory_format=torch.channels_last).eval()
-    copy.load_state_dict(ema.weights)
-    return copy
-
-
-def move_batch(
-    batch: dict[str, Any], count: int, device: torch.device
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The network's inputs and the truth, cut to the first `count` given frames, on the device."""
-    frames = batch["frames"][:, :count]
-    flows = (batch[name][:, : count - 1] for name in ("forward_flow", "backward_flow"))
-    tensors = (frames, *flows, batch["truth"][:, : 2 * count - 1])
-    *inputs, truth = (tensor.to(device, non_blocking=True) for tensor in tensors)
-    return tuple(inputs), truth
+def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[str, Any]) -> float:
+    """The network's largest deformable offset on a batch, in pixels."""
+    inputs, _ = move_batch(part, config.given_frames, device)
+    with autocast(device, config.precision):
+        return largest_offset(network, inputs)
 
 
 def open_sources(config: Config) -> list[tuple[Dataset, float]]:
@@ -277,42 +308,6 @@ def open_sources(config: Config) -> list[tuple[Dataset, float]]:
     return sources
 
 
-def open_loader(
-    config: Config,
-    sources: list[tuple[Dataset, float]],
-    device: torch.device,
-    first_sample: int,
-) -> DataLoader:
-    """Batches from `first_sample` to the end of the run, the same whatever the workers."""
-    datasets, weights = zip(*sources, strict=True)
-    sampler = ResumableSampler(
-        lengths=[len(dataset) for dataset in datasets],
-        weights=weights,
-        seed=config.seed,
-        start=first_sample,
-        count=config.steps * config.batch - first_sample,
-    )
-    return DataLoader(
-        MixedDataset(datasets),
-        batch_size=config.batch,
-        sampler=sampler,
-        num_workers=config.workers,
-        worker_init_fn=one_opencv_thread,
-        pin_memory=device.type == "cuda",
-        prefetch_factor=4 if config.workers else None,
-        generator=torch.Generator(),  # its own, so that the global one resumes exactly
-    )
-
-
-def one_opencv_thread(worker: int | None = None) -> None:
-    """Keep OpenCV to one thread: loader workers share the cores among themselves.
-
-    The main process does so before it uses OpenCV at all, because a worker that is forked from a
-    process with OpenCV threads waits for them for ever.
-    """
-    cv2.setNumThreads(1)
-
-
 def find_validation(config: Config) -> list[Clip]:
     """The clips that the network is validated on; never trained on."""
     folder = config.validation
@@ -324,7 +319,9 @@ def find_validation(config: Config) -> list[Clip]:
     return find_clips(folder)
 
 
-def validate(network: nn.Module, clips: list[Clip], config: Config, device: torch.device) -> float:
+def validate(
+    network: nn.Module, clips: list[Clip], config: Config, device: torch.device, team: Team
+) -> float:
     """The network's PSNR on the validation clips, in dB."""
     method = partial(
         super_resolve,
@@ -333,16 +330,7 @@ def validate(network: nn.Module, clips: list[Clip], config: Config, device: torc
         device=device,
         precision=config.precision,
     )
-    return mean_psnr(clips, method)
-
-
-def mean_psnr(clips: list[Clip], method: Callable[[np.ndarray], Iterable[np.ndarray]]) -> float:
-    """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips."""
-    scores = []
-    for clip in clips:
-        given, truth = read_clip(clip)
-        scores.append(np.mean([psnr(a, b) for a, b in zip(method(given), truth, strict=True)]))
-    return float(np.mean(scores))
+    return mean_psnr(clips, method, team)
 
 
 def report(
@@ -350,7 +338,7 @@ def report(
 ) -> None:
     """The end of a run: what it reached, and where everything is."""
     network, information = load_network(run / "best.pt", device)
-    score = validate(network, clips, config, device)
+    score = validate(network, clips, config, device, Team())
     print(f"\n{'method':<24}PSNR (dB, RGB, no border, {len(clips)} validation clips)")
     print(f"{'bicubic + blend':<24}{mean_psnr(clips, bicubic_blend):.2f}")
     print(f"{'bicubic + flow':<24}{baseline:.2f}")
@@ -359,35 +347,49 @@ def report(
     print(f"evaluate    python test.py --checkpoint {run / 'best.pt'}")
 
 
-def settle(config: Config, device: torch.device) -> Config:
+def settle(config: Config, device: torch.device, team: Team) -> Config:
     """Replace "auto" and "none" by what they mean on this machine, so that a run is on record."""
     gpu = device.type == "cuda"
-    steps = config.steps or (math.ceil(PAPER_SAMPLES / config.batch) if gpu else 500)
+    batch = config.batch or team.world * config.accumulate
+    if batch % (team.world * config.accumulate):
+        raise ValueError(
+            f"batch is {batch}; it must be a multiple of {team.world * config.accumulate}, for "
+            f"{team.world} process(es) that take {config.accumulate} part(s) each"
+        )
+    steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 500)
     every = config.validate_every or min(max(steps // 10, 1), 5000)
     size = config.size if config.size != "auto" else ("mstt" if gpu else "small")
     workers = config.workers
     if workers is None:
-        workers = min(torch.multiprocessing.cpu_count(), 16) if gpu else 1
-    precision = (
-        "bfloat16" if pick_precision(device, config.precision) == torch.bfloat16 else "float32"
-    )
+        cores = torch.multiprocessing.cpu_count() // team.local_world
+        workers = min(max(cores, 1), 16) if gpu else 1
+    native = pick_precision(device, config.precision) == torch.bfloat16
     return dataclasses.replace(
-        config, steps=steps, validate_every=every, size=size, workers=workers, precision=precision
+        config,
+        batch=batch,
+        steps=steps,
+        validate_every=every,
+        size=size,
+        workers=workers,
+        precision="bfloat16" if native else "float32",
     )
 
 
 def main() -> int:
     config = parse_config(Config, __doc__)
     one_opencv_thread()
-    device = pick_device(config.device)
-    run, state = choose_run(config.run, config.resume), None
-    if config.resume:
-        state = read_state(run / "last.pt")
-        config = parse_config(Config, __doc__, defaults=state["config"])
-        check_unchanged(config, state["config"])
-    config = settle(config, device)
-    print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")
-    return train(config, run, device, state)
+    with join_team() as team, contextlib.ExitStack() as stack:
+        device = team.device(config.device)
+        if team.max_restarts and config.run == "auto":
+            raise ValueError("--max-restarts needs --run NAME, so that a restart finds the run")
+        restarted = team.restarts > 0
+        run, state = team.from_first(lambda: open_run(config.run, config.resume, restarted, stack))
+        if state:
+            config = parse_config(Config, __doc__, defaults=state["config"])
+            check_unchanged(config, state["config"])
+        config = team.from_first(partial(settle, config, device, team))
+        print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")
+        return train(config, run, device, state, team)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,20 @@ from torch import Tensor
 from models import MSTT
 
 FORMAT = "mstt-stvsr training checkpoint, version 1"
+# The parts of a training checkpoint and what they are.
+STATE = {
+    "step": int,
+    "network": dict,
+    "ema": dict,
+    "network_options": dict,
+    "optimiser": dict,
+    "random": dict,
+    "best_score": float,
+    "config": dict,
+    "versions": dict,
+}
+MOST_PRINTED = 400  # characters of a file's content in a message
+PARTIAL = ".partial"  # ending of a file that is being written
 
 # The released code's module names, and ours.
 RELEASED_NAMES = (
@@ -61,6 +75,7 @@ def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors, not as {path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     write_atomically(path, lambda partial: save_file(weights, partial))
     information = information | {"network": network.options, "sha256": file_sha256(path)}
@@ -90,8 +105,7 @@ def load_network(
         weights, information = _read_safetensors(path)
     else:
         weights, information = _read_torch(path)
-    network = _build(path, information["network"])
-    _load_strictly(path, network, weights)
+    network = network_from(path, information["network"], weights)
     return network.to(device).eval(), information
 
 
@@ -114,6 +128,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = load_torch_file(path)
     if content.get("format") == FORMAT:
+        check_state(path, content)
         return content["ema"], {
             "network": content["network_options"],
             "config": content["config"],
@@ -122,13 +137,33 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "versions": content["versions"],
         }
     if "conv_first.weight" in content:
-        weights = {_our_name(name): tensor for name, tensor in content.items()}
+        weights = {_our_name(str(name)): tensor for name, tensor in content.items()}
         return weights, {"network": _released_options(path, content), "origin": "released code"}
-    some = ", ".join(map(str, list(content)[:4]))
+    some = one_line(", ".join(map(str, list(content)[:4])))
     raise ValueError(
         f"{path} is neither a training checkpoint of this project nor a state dict of the "
         f"released MSTT code; it holds {some or 'nothing'}"
     )
+
+
+def check_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Refuse a training checkpoint that lacks a part or has one of another kind.
+
+    Raises:
+        ValueError: names the parts.
+    """
+    wrong = [
+        f"{name} is {'missing' if name not in state else type(state[name]).__name__}"
+        for name, kind in STATE.items()
+        if not isinstance(state.get(name), kind)
+    ]
+    if wrong:
+        raise ValueError(f"{path} is no complete training checkpoint: {', '.join(wrong)}")
+
+
+def one_line(text: str) -> str:
+    """Text from a file as a message may hold it: line ends and control characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:MOST_PRINTED])
 
 
 def load_torch_file(path: str | Path) -> dict[str, Any]:
@@ -138,6 +173,7 @@ def load_torch_file(path: str | Path) -> dict[str, Any]:
         ValueError: the file is truncated, is no such file, or holds more than plain values.
     """
     try:
+        _refuse_compressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (
         pickle.UnpicklingError,
@@ -154,11 +190,19 @@ def load_torch_file(path: str | Path) -> dict[str, Any]:
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"{path} cannot be loaded safely: it is damaged, no PyTorch file, or holds more than "
-            f"weights ({reason[0] if reason else type(error).__name__})"
+            f"weights ({one_line(reason[0]) if reason else type(error).__name__})"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
+
+
+def _refuse_compressed(path: str | Path) -> None:
+    """torch.save stores without compression; a file that claims more than it holds is a bomb."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("its parts are compressed, which PyTorch never does")
 
 
 def _our_name(released_name: str) -> str:
@@ -186,28 +230,50 @@ def _released_options(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _build(path: Path, options: dict[str, Any]) -> MSTT:
+def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, Tensor]) -> MSTT:
+    """A network with these options and weights, float32.
+
+    Arguments:
+        path: the file they came from, for messages.
+        options: of `MSTT`.
+        weights: its state dict, of any floating type.
+
+    Raises:
+        ValueError: options of no network, or weights that do not fit it, with the names.
+    """
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise ValueError(f"{path} holds no weights by name")
+    # A file may ask for anything, so nothing is built before it is known to match the weights:
+    # first the number of its blocks, then, without memory, its shapes.
     try:
-        return MSTT(**options)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        blocks = [int(options.get(name, 0)) for name in ("front_blocks", "back_blocks")]
+        if not all(0 <= count <= len(weights) for count in blocks):
+            raise ValueError(f"{blocks} blocks for {len(weights)} weights")
+        with torch.device("meta"):
+            expected = MSTT(**options).state_dict()
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
         raise ValueError(f"{path} asks for a network that cannot be built: {error}") from error
+    _check_fit(path, expected, weights)
+    network = MSTT(**options)
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return network
 
 
-def _load_strictly(path: Path, network: MSTT, weights: dict[str, Tensor]) -> None:
-    expected = network.state_dict()
+def _check_fit(path: str | Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is unknown" for name in weights if name not in expected]
-    problems += [
-        f"{name} is {tuple(weights[name].shape)} instead of {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
+    for name in (name for name in expected if name in weights):
+        shape, given = tuple(expected[name].shape), weights[name]
+        if tuple(given.shape) != shape:
+            problems.append(f"{name} is {tuple(given.shape)} instead of {shape}")
+        elif given.layout != torch.strided or given.is_quantized or not given.is_floating_point():
+            problems.append(f"{name} is {given.layout} {given.dtype}, no plain floating type")
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(
-            f"the weights of {path} do not fit the network: {'; '.join(problems[:3])}{more}"
-        )
-    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        some = one_line("; ".join(problems[:3]))
+        raise ValueError(f"the weights of {path} do not fit the network: {some}{more}")
 
 
 def save_torch_file(path: str | Path, content: dict[str, Any]) -> None:
@@ -227,9 +293,11 @@ def save_torch_file(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def write_atomically(path: Path, write) -> None:
-    """Call write(partial) on a temporary name beside path, flush it to disk, rename it to path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Call write(partial) on a temporary name beside path, flush it to disk, rename it to path.
+
+    A process killed meanwhile leaves the partial file, whose name no reader takes for a checkpoint.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
         write(partial)
         with open(partial, "rb+") as file:
@@ -237,6 +305,12 @@ def write_atomically(path: Path, write) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # the new name itself reaches the disk with its folder
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def file_sha256(path: str | Path) -> str:

@@ -1,15 +1,19 @@
 """A run on disk: its folder, and the training checkpoint from which it goes on exactly."""
 
+import contextlib
 import dataclasses
+import itertools
+import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
 from models import MSTT
-from utils.checkpoint import FORMAT, load_torch_file
+from utils.checkpoint import FORMAT, PARTIAL, check_state, load_torch_file
 from utils.training import Ema, random_states, restore_random_states
 
 # Constants that may differ between a run and its continuation without changing what it learns.
@@ -18,19 +22,47 @@ MAY_CHANGE = {
     "run",
     "device",
     "workers",
+    "patience",
+    "accumulate",
+    "skip_nonfinite",
     "validate_every",
     "log_every",
     "steps",
     "weights",
 }
 
+LOCK = ".lock"
 
-def choose_run(name: str, resume: bool) -> Path:
-    """The folder of a run: a new one, or to resume one that is there.
+
+def open_run(
+    name: str, resume: bool, restarted: bool, stack: contextlib.ExitStack
+) -> tuple[Path, dict[str, Any] | None]:
+    """Choose the folder of a run, take it for this process alone, and read where it stopped.
 
     Arguments:
         name: the folder, or "auto": a new one under runs/, or to resume the newest there.
         resume: whether the run goes on.
+        restarted: whether a launcher started the job again: then the run goes on from its last
+            checkpoint, or from its start where there is none yet.
+        stack: keeps the folder locked until it is closed.
+
+    Raises:
+        ValueError: the folder holds a run already or is in use, or there is none to resume.
+        FileNotFoundError: the run to resume has no checkpoint.
+    """
+    if resume and name != "auto" and not (Path(name) / "last.pt").is_file():
+        raise FileNotFoundError(f"nothing to resume: no checkpoint at {Path(name) / 'last.pt'}")
+    run = choose_run(name, resume or restarted)
+    stack.enter_context(lock_run(run))
+    for leftover in run.glob(f".*{PARTIAL}"):  # of a process that was killed while it saved
+        leftover.unlink()
+    if resume or (restarted and (run / "last.pt").is_file()):
+        return run, read_state(run / "last.pt")
+    return run, None
+
+
+def choose_run(name: str, resume: bool) -> Path:
+    """The folder of a run: a new one, or to resume one that is there; see `open_run`.
 
     Raises:
         ValueError: the folder holds a run already, or there is none to resume.
@@ -41,13 +73,62 @@ def choose_run(name: str, resume: bool) -> Path:
         runs = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
         if not runs:
             raise ValueError("nothing to resume under runs/; leave out --resume")
-        run = runs[-1].parent
+        return runs[-1].parent
     else:
-        run = Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
-    if not resume and run.exists() and any(run.iterdir()):
+        return _new_folder(Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    if not resume and run.exists() and any(path.name != LOCK for path in run.iterdir()):
         raise ValueError(f"{run} holds a run already; add --resume or choose another --run")
     run.mkdir(parents=True, exist_ok=True)
     return run
+
+
+def _new_folder(path: Path) -> Path:
+    """Make a folder of this name, or with -2, -3 .. behind it where another process was first."""
+    for name in itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2))):
+        folder = path.with_name(name)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Keep other trainings out of a run's folder for the time of the block.
+
+    The lock is the operating system's: it ends with the process however that ends, so that none
+    is ever left behind. The file .lock only says who holds it.
+
+    Raises:
+        ValueError: another training holds it.
+    """
+    with open(run / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read().strip() or "another training"
+            raise ValueError(f"{run} is in use by {owner}; choose another --run") from None
+        except OSError as error:  # a file system without locks
+            print(f"{run} cannot be locked ({error}): start no second training there", flush=True)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.asctime()}")
+        file.flush()
+        yield
+
+
+def _lock(file: TextIO) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(2**20)  # a locked byte cannot be read, so one far behind the owner's name
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        # Not flock: loader workers would inherit that lock and could outlive this process.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def training_state(
@@ -57,6 +138,7 @@ def training_state(
     optimiser: torch.optim.Optimizer,
     step: int,
     best_score: float,
+    skipped: int = 0,
 ) -> dict[str, Any]:
     """Everything that a run needs to go on exactly, and that load_network needs.
 
@@ -71,6 +153,7 @@ def training_state(
         "optimiser": optimiser.state_dict(),
         "random": random_states(),
         "best_score": best_score,
+        "skipped": skipped,
         "config": dataclasses.asdict(config),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
@@ -80,14 +163,12 @@ def read_state(path: Path) -> dict[str, Any]:
     """The training state in a checkpoint.
 
     Raises:
-        FileNotFoundError: nothing to resume.
         ValueError: damaged, or no training checkpoint.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"nothing to resume: no checkpoint at {path}")
     state = load_torch_file(path)
     if state.get("format") != FORMAT:
         raise ValueError(f"{path} is no training checkpoint of this version")
+    check_state(path, state)
     return state
 
 
@@ -110,12 +191,28 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
 
 
 def restore(
-    state: dict[str, Any], network: MSTT, ema: Ema, optimiser: torch.optim.Optimizer
-) -> tuple[int, float]:
-    """Put a training state back in place; returns its step and best score."""
-    network.load_state_dict(state["network"])
-    for name, average in ema.weights.items():
-        average.copy_(state["ema"][name])
-    optimiser.load_state_dict(state["optimiser"])
-    restore_random_states(state["random"])
-    return state["step"], state["best_score"]
+    state: dict[str, Any], ema: Ema, optimiser: torch.optim.Optimizer
+) -> tuple[int, float, int]:
+    """Put the rest of a training state back in place, with the network already made from it.
+
+    Returns: its step, its best score, and how many steps were skipped.
+
+    Raises:
+        ValueError: the state is not of this network.
+    """
+    try:
+        for name, average in ema.weights.items():
+            average.copy_(state["ema"][name])
+        optimiser.load_state_dict(state["optimiser"])
+        restore_random_states(state["random"])
+        shapes = [
+            (parameter.shape, optimiser.state[parameter]["exp_avg"].shape)
+            for group in optimiser.param_groups
+            for parameter in group["params"]
+            if parameter in optimiser.state
+        ]
+    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"the checkpoint's parts do not fit each other ({error})") from error
+    if any(shape != average for shape, average in shapes):
+        raise ValueError("the checkpoint's optimiser is not that of its network")
+    return state["step"], state["best_score"], state.get("skipped", 0)

@@ -1,15 +1,20 @@
 """The parts of training that main.py's loop is made of: schedule, loss, EMA, log, stop signals."""
 
+import contextlib
 import json
 import math
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dcn import DCNv2
+from utils.distributed import Team
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, final: float) -> float:
@@ -62,28 +67,79 @@ class Ema:
         for name, average in self.weights.items():
             average.lerp_(current[name], 1 - decay)
 
+    def averaged(self, network: nn.Module) -> nn.Module:
+        """A copy of the network with the averaged weights, ready to be evaluated."""
+        device = next(network.parameters()).device
+        copy = type(network)(**network.options)
+        copy = copy.to(device, memory_format=torch.channels_last).eval()
+        copy.load_state_dict(self.weights)
+        return copy
+
+
+def move_batch(
+    batch: dict[str, Any], count: int, device: torch.device
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The network's inputs and the truth, cut to the first `count` given frames, on the device."""
+    frames = batch["frames"][:, :count]
+    flows = (batch[name][:, : count - 1] for name in ("forward_flow", "backward_flow"))
+    tensors = (frames, *flows, batch["truth"][:, : 2 * count - 1])
+    *inputs, truth = (tensor.to(device, non_blocking=True) for tensor in tensors)
+    return tuple(inputs), truth
+
+
+class Meter:
+    """Mean loss and speed since it was made, left-out steps apart."""
+
+    def __init__(self):
+        self.losses: list[float] = []
+        self.samples = 0
+        self.start = time.perf_counter()
+
+    def add(self, loss: float, samples: int) -> None:
+        """Count a step."""
+        self.samples += samples
+        if math.isfinite(loss):
+            self.losses.append(loss)
+
+    @property
+    def loss(self) -> float:
+        """The mean loss; NaN where no step counted."""
+        return sum(self.losses) / len(self.losses) if self.losses else math.nan
+
+    @property
+    def speed(self) -> float:
+        """Samples per second."""
+        return self.samples / (time.perf_counter() - self.start)
+
 
 class RunLog:
     """A run's log: one JSON object per line in log.jsonl, and TensorBoard where it is installed.
 
-    A resumed run appends; lines of steps that are taken again stay, the later one counts.
+    A resumed run appends; lines of steps that are taken again stay, the later one counts. Numbers
+    that are not finite become null, which JSON has no other word for.
 
     Arguments:
-        folder: the folder of the run.
+        folder: the folder of the run, or None to write nothing.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path | None):
+        self.file = self.board = None
+        if folder is None:
+            return
         self.file = open(folder / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            self.board = None
+            pass
         else:
             self.board = SummaryWriter(str(folder / "tensorboard"))
 
     def write(self, step: int, **values: float) -> None:
         """Add the values of a step."""
-        line = {"step": step, "time": round(time.time(), 1)} | values
+        if self.file is None:
+            return
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = {"step": step, "time": round(time.time(), 1)} | finite
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
         if self.board:
@@ -91,7 +147,8 @@ class RunLog:
                 self.board.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self.file.close()
+        if self.file:
+            self.file.close()
         if self.board:
             self.board.close()
 
@@ -100,10 +157,15 @@ class StopSignals:
     """Ctrl-C and SIGTERM as a wish: the loop finishes its step, saves, and then leaves.
 
     Use as a context. `received` is the signal's number, or None; a second Ctrl-C acts at once.
+
+    Arguments:
+        patient: a second signal waits too. torchrun passes on to its processes a Ctrl-C that the
+            terminal has sent them already; it kills them itself if they take more than 30 s.
     """
 
-    def __init__(self):
+    def __init__(self, patient: bool = False):
         self.received: int | None = None
+        self.patient = patient
 
     def __enter__(self) -> "StopSignals":
         self.previous = {
@@ -117,7 +179,72 @@ class StopSignals:
 
     def _note(self, number: int, frame: Any) -> None:
         self.received = number
-        signal.signal(number, self.previous[number])
+        if not self.patient:
+            signal.signal(number, self.previous[number])
+
+
+@contextlib.contextmanager
+def on_error(kind: type[Exception], action: Callable[[], None]) -> Iterator[None]:
+    """A block after whose failure of one kind an action is done first."""
+    try:
+        yield
+    except kind:
+        action()
+        raise
+
+
+def blame(
+    team: Team,
+    step: int,
+    norm: float,
+    losses: Sequence[Tensor],
+    parts: Sequence[dict[str, Any]],
+    offset_on: Callable[[dict[str, Any]], float],
+) -> str:
+    """What a step without a finite loss or gradient happened on; called in every process.
+
+    Arguments:
+        team: the processes that took the step.
+        step: its number.
+        norm: norm of its gradient.
+        losses, parts: the batches of this process and their losses.
+        offset_on: gives the network's largest deformable offset on a batch, in pixels.
+    """
+    mine = [
+        (loss.item(), part["name"], offset_on(part))
+        for loss, part in zip(losses, parts, strict=True)
+    ]
+    everyone = [batch for process in team.gather(mine) for batch in process]
+    # A finite loss can have a gradient that is not; then any batch may be the cause.
+    guilty = [batch for batch in everyone if not math.isfinite(batch[0])] or everyone
+    batches = "; ".join(
+        f"the loss is {loss:.4g} on {', '.join(names)}, its largest offset {offset:.4g} pixels"
+        for loss, names, offset in guilty
+    )
+    return f"step {step}: {batches}; the gradient's norm is {norm:.4g}. The step changed nothing"
+
+
+@torch.no_grad()
+def largest_offset(network: nn.Module, inputs: Sequence[Tensor]) -> float:
+    """The largest |offset| in pixels of the network's deformable convolutions on these inputs.
+
+    A runaway offset is the usual cause of a loss that is no number. The pass is repeated with a
+    look at the offsets, because looking at them in every step would cost time.
+    """
+    sizes = []
+
+    def look(layer: nn.Module, arguments: Any, output: Tensor) -> None:
+        offsets = output[:, : output.shape[1] * 2 // 3]  # the last third is the mask
+        sizes.append(offsets.abs().max().item())
+
+    layers = [layer for layer in network.modules() if isinstance(layer, DCNv2)]
+    hooks = [layer.conv_offset_mask.register_forward_hook(look) for layer in layers]
+    try:
+        network(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(sizes, key=lambda size: (math.isnan(size), size))
 
 
 def memory_in_use(device: torch.device) -> float:
@@ -134,9 +261,11 @@ def memory_in_use(device: torch.device) -> float:
 
 
 def random_states() -> dict[str, Tensor]:
-    """The states of PyTorch's random generators, for a checkpoint."""
+    """The states of PyTorch's random generators in use, for a checkpoint."""
     states = {"cpu": torch.get_rng_state()}
-    return states | {f"cuda:{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+    if torch.cuda.is_initialized():  # the other GPUs are other processes', leave them alone
+        states[f"cuda:{torch.cuda.current_device()}"] = torch.cuda.get_rng_state()
+    return states
 
 
 def restore_random_states(states: dict[str, Tensor]) -> None:

@@ -1,0 +1,97 @@
+"""The loader of training batches, and its failures as one clear line each."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.sampler import MixedDataset, ResumableSampler
+
+
+class LoadingError(OSError):
+    """A sample could not be loaded: a file vanished or is damaged, a worker died, a disk hangs."""
+
+
+def one_opencv_thread(worker: int | None = None) -> None:
+    """Keep OpenCV to one thread: loader workers share the cores among themselves.
+
+    The main process does so before it uses OpenCV at all, because a worker that is forked from a
+    process with OpenCV threads waits for them for ever.
+    """
+    cv2.setNumThreads(1)
+
+
+def open_loader(
+    sources: list[tuple[Dataset, float]],
+    batch: int,
+    samples: range,
+    seed: int,
+    workers: int,
+    patience: int,
+    pin_memory: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> DataLoader:
+    """Batches of the samples with these numbers, the same whatever the workers.
+
+    Arguments:
+        sources: data sets and their weights.
+        batch: samples that this process takes at once.
+        samples: numbers of the samples of all processes, see `ResumableSampler`.
+        seed: of their order.
+        workers: loader processes; 0 loads in this one, which can then not watch the time.
+        patience: seconds that one sample may take.
+        pin_memory: for fast copies to a GPU.
+        rank, world: this process takes every world-th sample, from the rank-th.
+    """
+    datasets, weights = zip(*sources, strict=True)
+    sampler = ResumableSampler(
+        lengths=[len(dataset) for dataset in datasets],
+        weights=weights,
+        seed=seed,
+        start=samples.start,
+        count=len(samples),
+        rank=rank,
+        world=world,
+    )
+    return DataLoader(
+        MixedDataset(datasets),
+        batch_size=batch,
+        sampler=sampler,
+        num_workers=workers,
+        worker_init_fn=one_opencv_thread,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        timeout=patience * batch if workers else 0,
+        generator=torch.Generator(),  # its own, so that the global one resumes exactly
+    )
+
+
+def load_steps(loader: DataLoader, parts: int) -> Iterator[tuple[dict[str, Any], ...]]:
+    """The batches of a loader, `parts` of them for each step.
+
+    Raises:
+        LoadingError: one line that says what could not be loaded. No sample is ever left out or
+            replaced by another one.
+    """
+    try:
+        batches = iter(loader)
+        yield from zip(*[batches] * parts, strict=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise LoadingError(_explain(error)) from error
+
+
+def _explain(error: Exception) -> str:
+    """One line of an error of a DataLoader, which hands on a worker's whole traceback as text."""
+    text = str(error).strip()
+    if "timed out after" in text:
+        seconds = re.search(r"timed out after (\d+)", text)[1]
+        return f"no sample was loaded for {seconds} s: the disk hangs, or raise --patience"
+    if re.search(r"DataLoader worker .*(killed|exited unexpectedly)", text):
+        return f"a loader worker died, perhaps for lack of memory: lower --workers ({text})"
+    if text.startswith("Caught "):
+        text = re.sub(r"^(\w+\.)*\w+: ", "", text.splitlines()[-1])
+    return f"a sample cannot be loaded: {text}"

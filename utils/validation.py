@@ -1,0 +1,31 @@
+"""The score of a network on validation clips, shared out over the processes of a training."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from data.clips import Clip, read_clip
+from utils.distributed import Team
+from utils.metrics import psnr
+
+Method = Callable[[np.ndarray], Iterable[np.ndarray]]
+
+
+def mean_psnr(clips: list[Clip], method: Method, team: Team | None = None) -> float:
+    """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips.
+
+    Every clip counts once, whatever the number of processes.
+
+    Arguments:
+        clips: the validation clips, the same in every process.
+        method: given frames (N, H, W, 3) uint8 to 2N - 1 frames (4H, 4W, 3).
+        team: the processes that share the clips out among them.
+    """
+    team = team or Team()
+    scores = {}
+    for number in range(team.rank, len(clips), team.world):
+        given, truth = read_clip(clips[number])
+        frames = zip(method(given), truth, strict=True)
+        scores[number] = float(np.mean([psnr(ours, true) for ours, true in frames]))
+    scores = {number: score for part in team.gather(scores) for number, score in part.items()}
+    return float(np.mean([scores[number] for number in range(len(clips))]))
