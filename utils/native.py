@@ -69,16 +69,17 @@ def _load(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     headers = sorted(source.parent.glob("*.h"))
     code = b"\0".join(path.read_bytes() for path in (source, *headers))
     compiler, version = _find_compiler()
-    parts = (code, version.encode(), repr((compiler, flags)).encode(), _cpu().encode())
+    options = repr((compiler, COMMON_FLAGS, OPTIONAL_FLAGS, flags))
+    parts = (code, version.encode(), options.encode(), _cpu().encode())
     digest = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts))
     name = f"{source.stem}-{digest.hexdigest()[:20]}{SUFFIX}"
     problems = []
     for folder in (_user_cache, _temporary_cache):
         try:
             return _load_from(folder() / name, source, compiler, flags)
-        except (OSError, RuntimeError) as error:
-            if isinstance(error, NativeBuildError):
-                raise
+        except NativeBuildError:
+            raise
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
             problems.append(str(error))
     raise NativeBuildError(f"no usable folder for {name}: {'; '.join(problems)}")
 
