@@ -60,10 +60,20 @@ def test_blending_gives_back_what_the_tiles_agree_on(height, width):
     assert len(asked) == tiling.tile_count(height, width, 80, 32)
 
 
-def test_tiles_are_even():
-    assert tiling.tile_length(512, 480, 32) == 320  # two tiles either way
+@pytest.mark.parametrize(("length", "tile"), [(512, 480), (2000, 400), (1200, 400), (333, 90)])
+def test_tiles_overlap_no_more_than_they_must(length, tile):
+    def pixels(side):
+        return side * len(tiling.tile_starts(length, side, 32))
+
+    chosen = tiling.tile_length(length, tile, 32)
+    assert chosen % tiling.PATCH == 0
+    assert chosen <= tile
+    assert pixels(chosen) == min(map(pixels, range(80, tile + 1, 80)))
+
+
+def test_what_fits_one_tile_is_not_cut():
     assert tiling.tile_length(512, 512, 32) == 512
-    assert tiling.tile_length(512, 600, 32) == 560
+    assert tiling.tile_length(512, 100_000, 32) == 512
 
 
 def test_disagreeing_tiles_leave_no_step():

@@ -10,6 +10,7 @@ Lengths are in LR pixels unless they are called HR.
 """
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -49,15 +50,24 @@ def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
 
 
 def tile_length(length: int, tile: int, overlap: int) -> int:
-    """The shortest multiple of PATCH that covers an axis with as few tiles as `tile` does."""
-    count = len(tile_starts(length, tile, overlap))
-    even = -(-(length + (count - 1) * overlap) // count)
-    return min(-(-even // PATCH) * PATCH, tile)
+    """The length of tiles that covers an axis with the least overlap, a multiple of PATCH.
+
+    Arguments:
+        length: of the axis; a tile holds it whole if it may be as long.
+        tile: the longest it may be.
+        overlap: of neighbouring tiles, at least.
+    """
+    if length <= tile:
+        return length
+    shortest = min(tile, max(PATCH, -(-2 * overlap // PATCH) * PATCH))
+    lengths = range(tile // PATCH * PATCH, shortest - 1, -PATCH) or (tile,)
+    return min(lengths, key=lambda side: side * len(tile_starts(length, side, overlap)))
 
 
 def tile_count(height: int, width: int, tile: int, overlap: int) -> int:
     """How many tiles `blend_tiles` asks for."""
-    return len(tile_starts(height, tile, overlap)) * len(tile_starts(width, tile, overlap))
+    axes = [(length, tile_length(length, tile, overlap)) for length in (height, width)]
+    return math.prod(len(tile_starts(*axis, overlap)) for axis in axes)
 
 
 def feather_weights(length: int, tile: int, overlap: int) -> list[np.ndarray]:
@@ -98,7 +108,7 @@ def blend_tiles(
         predict: from rows and columns of the LR frames to the result there,
             (T, SCALE * rows, SCALE * columns, bands) float32.
         height, width: of the LR frames.
-        tile: longest side of a tile; tiles are made as even as they can be.
+        tile: longest side of a tile; shorter ones are taken where fewer pixels overlap then.
         overlap: of neighbouring tiles; see `check_tile`.
 
     Yields: the rows of the result from the top down, (T, some rows, SCALE * width, bands)
