@@ -163,16 +163,12 @@ def train(
             save_torch_file(run / name, state)
 
     log = RunLog(run if team.first else None)
-    bar = tqdm(
-        total=config.steps,
-        initial=step,
-        unit="step",
-        smoothing=0.05,
-        dynamic_ncols=True,
-        disable=not team.first,
+    progress = partial(
+        tqdm, unit="step", smoothing=0.05, dynamic_ncols=True, disable=not team.first
     )
     meter, stopped = Meter(), 0
     with (
+        progress(total=config.steps, initial=step) as bar,
         StopSignals(patient=team.launched) as stop,
         on_error(LoadingError, lambda: save("last.pt")),
     ):
@@ -230,7 +226,6 @@ def train(
             if stopped:
                 save("last.pt")
                 break
-    bar.close()
     log.close()
     if stopped:
         print(f"stopped at step {step}; go on with: python main.py --resume --run {run}")

@@ -1,0 +1,171 @@
+"""Promises about a training that is stopped, killed, short of disk, or shared with another one."""
+
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from trainings import (
+    Training,
+    nan_in_second_rank,
+    same_training,
+    slow_saves,
+    small_files,
+    wait_for,
+    write_data,
+)
+
+from utils.checkpoint import load_network, load_torch_file
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits of Linux")
+STEPS = ("--steps", "6", "--validate-every", "1", "--ema", "0.9")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(data):
+    """The state of a run that was never stopped."""
+    training = Training(data, *STEPS, "--run", "whole")
+    assert training.wait() == 0, training.err
+    return load_torch_file(data / "whole" / "last.pt")
+
+
+def complete(run):
+    """The training state of a run that was killed, or None before its first checkpoint."""
+    if not (run / "last.pt").exists():
+        return None
+    load_network(run / "last.pt")
+    return load_torch_file(run / "last.pt")
+
+
+def partial_files(run):
+    return list(run.glob(".*.partial"))
+
+
+def test_the_same_seed_gives_the_same_run(data, whole):
+    training = Training(data, *STEPS, "--run", "again", "--workers", "2")
+    assert training.wait() == 0, training.err
+    assert same_training(load_torch_file(data / "again" / "last.pt"), whole)
+
+
+def test_a_run_killed_at_any_moment_resumes_exactly(data, whole):
+    rng, run = random.Random(1), data / "killed"
+    for kill in range(4):
+        started_at = complete(run)
+        flags = ("--resume",) if started_at else STEPS
+        if run.exists() and not started_at:
+            run = data / f"killed again {kill}"
+        training = Training(data, *flags, "--run", str(run), tricks=[(slow_saves,)])
+        step = started_at["step"] if started_at else 0
+        wait_for(lambda: (state := complete(run)) and state["step"] > step, "a checkpoint")  # noqa: B023
+        if kill % 2:
+            wait_for(lambda: partial_files(run) or not training.running, "a save")  # noqa: B023
+        else:
+            training.process.join(rng.uniform(0, 0.3))
+        os.kill(training.pid, signal.SIGKILL)
+        training.wait()
+        assert complete(run)["step"] > step
+    training = Training(data, "--resume", "--run", str(run))
+    assert training.wait() == 0, training.err
+    assert same_training(complete(run), whole)
+    assert not partial_files(run)
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "0"), (signal.SIGINT, "2")])
+def test_a_stop_signal_saves_and_the_run_resumes_exactly(data, whole, number, workers):
+    run = data / f"stopped by {number.name}"
+    training = Training(data, *STEPS, "--run", str(run), "--workers", workers)
+    wait_for(lambda: complete(run), "a checkpoint")
+    os.kill(training.pid, number)
+    assert training.wait() == 128 + number
+    assert f"--resume --run {run}" in training.out
+    assert complete(run)["step"] < 6
+    training = Training(data, "--resume", "--run", str(run), "--workers", workers)
+    assert training.wait() == 0, training.err
+    assert same_training(complete(run), whole)
+
+
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(data, whole):
+    run = data / "full"
+    training = Training(data, *STEPS, "--run", str(run))
+    wait_for(lambda: complete(run), "a checkpoint")
+    os.kill(training.pid, signal.SIGTERM)
+    training.wait()
+    before = (run / "last.pt").read_bytes()
+    training = Training(
+        data, "--resume", "--run", str(run), tricks=[(small_files, len(before) // 2)]
+    )
+    assert training.wait() == 2
+    assert training.last_line.startswith("error: ")
+    assert ".pt" in training.last_line
+    assert (run / "last.pt").read_bytes() == before
+    assert not partial_files(run)
+
+
+def test_a_vanished_folder_ends_the_run(data):
+    run = data / "vanishing"
+    training = Training(data, "--steps", "500", "--validate-every", "5", "--run", str(run))
+    wait_for(lambda: complete(run), "a checkpoint")
+    run.rename(data / "vanished")
+    assert training.wait() == 2
+    assert training.last_line.startswith("error: ")
+    assert str(run) in training.last_line
+    assert complete(data / "vanished")["step"] >= 5
+    assert not run.exists()
+
+
+def test_a_vanished_sample_ends_the_run_after_a_save(tmp_path):
+    write_data(tmp_path)
+    flags = ("--steps", "500", "--validate-every", "500", "--run", "r", "--workers", "1")
+    training = Training(tmp_path, *flags)
+    wait_for(lambda: (tmp_path / "r" / "log.jsonl").exists(), "the first step")
+    gone = tmp_path / "septuplets" / "train" / "clip 1" / "im4.png"
+    gone.unlink()
+    assert training.wait() == 2
+    assert training.last_line.startswith("error: a sample cannot be loaded")
+    assert str(gone.relative_to(tmp_path)) in training.last_line
+    assert complete(tmp_path / "r")["step"] > 0
+
+
+def test_two_trainings_do_not_share_a_folder(data):
+    run = data / "mine"
+    first = Training(data, "--steps", "500", "--validate-every", "1", "--run", str(run))
+    wait_for(lambda: complete(run), "a checkpoint")
+    second = Training(data, "--resume", "--run", str(run), rank=0)
+    assert second.wait() == 2
+    assert f"in use by process {first.pid}" in second.last_line
+    os.kill(first.pid, signal.SIGKILL)  # a dead process holds no lock
+    first.wait()
+    third = Training(data, "--resume", "--run", str(run), "--steps", "1")
+    assert third.wait() == 0, third.err
+
+
+def test_nonfinite_steps_are_left_out_up_to_the_limit(data):
+    flags = ("--steps", "3", "--skip-nonfinite", "1")
+    training = Training(data, *flags, "--run", "one", tricks=[(nan_in_second_rank, 1)])
+    assert training.wait() == 0, training.err
+    assert "left out: step 1: the loss is nan on clip" in training.out
+    assert load_torch_file(data / "one" / "last.pt")["skipped"] == 1
+    tricks = [(nan_in_second_rank, 1), (nan_in_second_rank, 2)]
+    training = Training(data, *flags, "--run", "two", tricks=tricks)
+    assert training.wait() == 1
+    assert training.last_line.startswith("stopped: step 2: the loss is nan on clip")
+    assert "largest offset" in training.last_line
+
+
+def test_every_temporary_name_is_no_checkpoint(data):
+    """A partial file, even a complete one, is never resumed from."""
+    run = data / "only partial"
+    run.mkdir()
+    Path(run / ".last.pt.1.partial").write_bytes(b"not yet")
+    training = Training(data, "--resume", "--run", str(run))
+    assert training.wait() == 2
+    assert "nothing to resume" in training.last_line

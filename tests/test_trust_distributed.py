@@ -1,0 +1,151 @@
+"""Several processes: the same result as one, and an end with a message where one of them dies."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from trainings import (
+    ROOT,
+    SECONDS,
+    TINY,
+    Training,
+    nan_in_second_rank,
+    team_of,
+    wait_for,
+    write_data,
+)
+
+from utils import validation
+from utils.checkpoint import load_torch_file
+from utils.distributed import Team
+from utils.validation import mean_psnr
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo and signals of Linux")
+# Four steps at low rates: Adam divides by the size of the gradient, which makes rounding errors
+# of tiny gradients large, so equality is tested where the schedule starts.
+STEPS = ("--steps", "4", "--validate-every", "2", "--rate", "1e-4", "--batch", "4")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(data):
+    """The state of a run in one process."""
+    training = Training(data, *STEPS, "--run", "one")
+    assert training.wait() == 0, training.err
+    return load_torch_file(data / "one" / "last.pt")
+
+
+def largest_difference(first, second):
+    return max((first[name] - second[name]).abs().max().item() for name in first)
+
+
+@pytest.mark.parametrize("accumulate", ["1", "2"])
+def test_two_processes_train_as_one(data, one, accumulate):
+    run = data / f"two-{accumulate}"
+    team = team_of(2, data, *STEPS, "--run", str(run), "--accumulate", accumulate)
+    assert [training.wait() for training in team] == [0, 0], team[1].err
+    two = load_torch_file(run / "last.pt")
+    for part in ("network", "ema"):
+        assert largest_difference(one[part], two[part]) < 1e-6
+    assert two["best_score"] == pytest.approx(one["best_score"], abs=1e-4)
+    assert "MSTT, step" in team[0].out
+    assert team[1].out == ""
+    assert len((run / "log.jsonl").read_text().splitlines()) == 6  # four steps, two validations
+
+
+def test_a_run_goes_on_with_another_number_of_processes(data, one):
+    run = data / "changing"
+    team = team_of(2, data, *STEPS, "--run", str(run), "--validate-every", "1")
+    wait_for(lambda: (run / "last.pt").exists(), "a checkpoint")
+    for training in team:
+        os.kill(training.pid, signal.SIGTERM)
+    assert [training.wait() for training in team] == [128 + signal.SIGTERM] * 2
+    assert load_torch_file(run / "last.pt")["step"] < 4
+    training = Training(data, "--resume", "--run", str(run), "--validate-every", "2")
+    assert training.wait() == 0, training.err
+    assert largest_difference(one["ema"], load_torch_file(run / "last.pt")["ema"]) < 1e-6
+
+
+def test_a_dying_process_ends_the_others_with_a_message(data):
+    run = data / "dying"
+    flags = ("--steps", "500", "--batch", "2", "--validate-every", "1", "--run", str(run))
+    team = team_of(2, data, *flags)
+    wait_for(lambda: (run / "last.pt").exists(), "a checkpoint")
+    os.kill(team[1].pid, signal.SIGKILL)
+    assert team[0].wait() == 2
+    assert "process 0 of 2 lost contact with the others" in team[0].last_line
+    assert load_torch_file(run / "last.pt")["step"] > 0
+
+
+def test_all_processes_stop_before_a_nonfinite_step_of_one(data):
+    team = team_of(2, data, *STEPS, "--run", "poisoned", tricks=[(nan_in_second_rank, 0)])
+    assert [training.wait() for training in team] == [1, 1]
+    lines = {training.last_line for training in team}
+    assert len(lines) == 1
+    assert lines.pop().startswith("stopped: step 0: the loss is nan on clip")
+    assert not (data / "poisoned" / "last.pt").exists()
+
+
+def test_bad_input_is_named_by_every_process(data):
+    team = team_of(2, data, "--steps", "1", "--batch", "3", "--run", "uneven")
+    assert [training.wait() for training in team] == [2, 2]
+    for training in team:
+        assert "batch is 3; it must be a multiple of 2" in training.last_line
+    team = team_of(2, data, "--resume", "--run", "absent")
+    assert [training.wait() for training in team] == [2, 2]
+    for training in team:
+        assert "nothing to resume" in training.last_line
+
+
+def test_torchrun_restarts_from_the_last_checkpoint(data):
+    """A process is killed; torchrun starts both again, and they go on without being told to."""
+    run = data / "elastic"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    command += ["2", "--max-restarts", "1", "--monitor-interval", "0.1", "--"]
+    command += [str(ROOT / "main.py"), *TINY, "--steps", "5", "--batch", "2", "--run", str(run)]
+    command += ["--validate-every", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with open(data / "torchrun.txt", "w") as output:
+        launcher = subprocess.Popen(
+            command, cwd=data, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+    wait_for(lambda: (run / "last.pt").exists() or launcher.poll() is not None, "a checkpoint")
+    owner = (run / ".lock").read_text()
+    os.kill(int(owner.split()[1]), signal.SIGKILL)
+    assert launcher.wait(SECONDS) == 0, (data / "torchrun.txt").read_text()
+    assert (run / ".lock").read_text() != owner
+    steps = [line.count('"loss"') for line in (run / "log.jsonl").read_text().splitlines()]
+    assert 5 <= sum(steps) < 10  # the restart did not begin at step 0
+    assert load_torch_file(run / "last.pt")["step"] == 5
+
+
+def test_restarts_need_a_name_for_the_run(data):
+    restarts = {"TORCHELASTIC_MAX_RESTARTS": "3"}
+    team = team_of(2, data, "--steps", "1", environment=restarts)
+    assert [training.wait() for training in team] == [2, 2]
+    assert "--max-restarts needs --run NAME" in team[0].last_line
+
+
+def test_more_processes_than_clips_count_every_clip_once(monkeypatch):
+    """Three of four processes have a clip; the mean is over three clips."""
+    scores = {"a": 30.0, "b": 40.0, "c": 20.0}
+    monkeypatch.setattr(validation, "read_clip", lambda clip: ([0], [scores[clip]]))
+    monkeypatch.setattr(validation, "psnr", lambda ours, truth: truth)
+    parts = []
+
+    class Rank(Team):
+        def gather(self, value):
+            parts.append(value)
+            return parts if len(parts) == self.world else [dict.fromkeys(range(3), 0.0)]
+
+    means = [mean_psnr(list("abc"), list, Rank(rank=rank, world=4)) for rank in range(4)]
+    assert means[-1] == 30.0
+    assert sorted(number for part in parts for number in part) == [0, 1, 2]

@@ -1,0 +1,182 @@
+"""Trainings as processes of their own, on clips of 80 pixels with a network of a few channels.
+
+They are forked from a server that has imported PyTorch, which starts them in a fraction of a
+second; the server itself never computes.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+import main
+import utils.checkpoint
+from data.images import write_image
+from models.mstt import SIZES
+from utils.config import run_script
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--patch", "16", "--size", "small", "--given-frames", "2", "--flow-method", "dis"]
+TINY += ["--log-every", "1", "--warmup", "2", "--precision", "float32", "--data-root", "septuplets"]
+TINY += ["--validation", "clips", "--device", "cpu", "--workers", "0"]
+FEW_CHANNELS = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1}
+SECONDS = 120  # that anything here may take on a busy machine
+
+
+def write_clip(folder, seed, names):
+    """Seven frames of a smooth texture that drifts."""
+    texture = np.random.default_rng(seed).integers(0, 256, (110, 110, 3), dtype=np.uint8)
+    texture = cv2.GaussianBlur(texture, (0, 0), 1.5)
+    folder.mkdir(parents=True)
+    for shift, name in enumerate(names):
+        write_image(folder / name, texture[:80, shift : shift + 80])
+
+
+def write_data(folder):
+    """Three septuplets for training and three clips for validation."""
+    for seed in range(3):
+        names = [f"im{number}.png" for number in range(1, 8)]
+        write_clip(folder / "septuplets" / "train" / f"clip {seed}", seed, names)
+        names = [f"{number:08d}.png" for number in range(7)]
+        write_clip(folder / "clips" / f"clip {seed}" / "truth", 9 + seed, names)
+
+
+def same_state(first, second):
+    """Whether two nested states of tensors are equal to the last bit."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same_state(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same_state, first, second))
+    return first == second
+
+
+def same_training(first, second):
+    """Whether two training states hold the same run, whatever folder and workers it had."""
+    parts = ("step", "network", "ema", "optimiser", "random", "best_score", "skipped")
+    return all(same_state(first[part], second[part]) for part in parts)
+
+
+def wait_for(condition, what):
+    """Wait until condition() is true and return its value."""
+    end = time.monotonic() + SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {SECONDS} s for {what}"
+        time.sleep(0.005)
+    return value
+
+
+def nan_in_second_rank(step):
+    """Let the loss of the process of rank 1 be no number from a step on."""
+    calls, charbonnier = iter(range(10**9)), main.charbonnier
+    guilty = os.environ.get("RANK", "1") == "1"
+
+    def loss(output, truth):
+        value = charbonnier(output, truth)
+        return value * float("nan") if next(calls) == step and guilty else value
+
+    main.charbonnier = loss
+
+
+def slow_saves():
+    """Stretch the moment in which a checkpoint is complete but not yet in its place."""
+    replace = os.replace
+
+    def slowly(source, target):
+        time.sleep(0.2)
+        replace(source, target)
+
+    utils.checkpoint.os = type("SlowOs", (), {**vars(os), "replace": staticmethod(slowly)})
+
+
+def small_files(size):
+    """Let no file grow beyond a size, as on a full disk."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def _train(folder, flags, environment, tricks):
+    os.chdir(folder)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    SIZES["small"] = FEW_CHANNELS
+    for trick, *arguments in tricks:
+        trick(*arguments)
+    sys.argv = ["main.py", *TINY, *flags]
+    rank = environment.get("RANK", "0")
+    with contextlib.ExitStack() as stack:
+        out, err = (stack.enter_context(open(f"{name}-{rank}", "w")) for name in ("out", "err"))
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        run_script(main.main)
+
+
+class Training:
+    """main.py in a process of its own.
+
+    Arguments:
+        folder: where it runs, beside the data.
+        flags: besides TINY.
+        rank, world, port: its place among several processes.
+        environment: variables to set.
+        tricks: functions above with their arguments, called before it.
+    """
+
+    def __init__(self, folder, *flags, rank=0, world=1, port=0, environment=(), tricks=()):
+        environment = dict(environment)
+        if world > 1:
+            environment |= {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {name: str(value) for name, value in environment.items()}
+        self.folder, self.rank = folder, rank
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["trainings"])
+        self.process = context.Process(target=_train, args=(folder, flags, environment, tricks))
+        self.process.start()
+        self.pid = self.process.pid
+
+    def wait(self):
+        """Its exit status, negative for a signal that ended it."""
+        self.process.join(SECONDS)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running after {SECONDS} s: {self.err}")
+        return self.process.exitcode
+
+    @property
+    def running(self):
+        return self.process.exitcode is None
+
+    @property
+    def out(self):
+        return (self.folder / f"out-{self.rank}").read_text()
+
+    @property
+    def err(self):
+        return (self.folder / f"err-{self.rank}").read_text()
+
+    @property
+    def last_line(self):
+        """What it says at its end."""
+        return self.err.strip().splitlines()[-1]
+
+
+def team_of(world, folder, *flags, **options):
+    """Processes that train together."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return [
+        Training(folder, *flags, rank=rank, world=world, port=port, **options)
+        for rank in range(world)
+    ]
