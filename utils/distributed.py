@@ -154,7 +154,15 @@ def join_team() -> Iterator[Team]:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
-            dist.init_process_group(backend, timeout=PATIENCE)
+            store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+            if team.local_world == team.world:
+                # torchrun keeps its store over a restart, and with it the addresses of processes
+                # that are gone. Machines count their restarts differently; for several of them
+                # TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 gives every start a store of its own.
+                store = dist.PrefixStore(f"restart {team.restarts}", store)
+            dist.init_process_group(
+                backend, store=store, rank=rank, world_size=world, timeout=PATIENCE
+            )
             yield team
         except RuntimeError as error:
             if not _lost_contact(error):
