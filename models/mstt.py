@@ -13,11 +13,19 @@ Conventions, here and in the whole project:
     with the backward flow.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import SCALE, bicubic_flow_baseline, channels_last, residual_blocks
+from models.blocks import (
+    SCALE,
+    bicubic_flow_baseline,
+    channels_last,
+    frame_by_frame,
+    residual_blocks,
+)
 from models.interpolation import FeatureInterpolation
 from models.transformer import SpatialTemporalTransformer
 
@@ -26,6 +34,8 @@ SIZES = {
     "small": {"channels": 32, "groups": 8, "front_blocks": 5, "back_blocks": 10},  # 1.26 M
 }
 SMALLEST_SIDE = 16  # LR pixels; below it the flow and the attention have nothing to work on
+TILE = 80  # LR pixels; largest side that is enlarged at once without gradients on a CPU
+HALO = 2  # LR pixels that the convolutions of the enlargement reach beyond a tile
 
 
 class MSTT(nn.Module):
@@ -103,9 +113,11 @@ class FeatureExtraction(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (B, N, 3, H, W) -> features (B, N, C, H, W)."""
-        x = channels_last(frames.flatten(0, 1))
-        x = self.blocks(F.leaky_relu(self.conv_first(x), 0.1, inplace=True))
+        x = frame_by_frame(self._extract, channels_last(frames.flatten(0, 1)))
         return x.unflatten(0, frames.shape[:2])
+
+    def _extract(self, x: Tensor) -> Tensor:
+        return self.blocks(F.leaky_relu(self.conv_first(x), 0.1, inplace=True))
 
 
 class Reconstruction(nn.Module):
@@ -121,18 +133,56 @@ class Reconstruction(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """features: (B, T, C, H, W) -> frames (B, T, 3, sH, sW)."""
-        x = channels_last(features.flatten(0, 1))
-        if torch.is_grad_enabled():
-            frames = self._reconstruct(x)
-        else:  # one frame after the other needs a T-th of the memory
-            frames = torch.cat([self._reconstruct(frame) for frame in x.split(1)])
+        frames = frame_by_frame(self._reconstruct, channels_last(features.flatten(0, 1)))
         return frames.unflatten(0, features.shape[:2])
 
     def _reconstruct(self, x: Tensor) -> Tensor:
         x = self.blocks(x)
+        if torch.is_grad_enabled() or x.device.type != "cpu" or max(x.shape[2:]) <= TILE:
+            return self._enlarge(x)
+        return self._enlarge_in_tiles(x)
+
+    def _enlarge(self, x: Tensor) -> Tensor:
         for conv in (self.upconv1, self.upconv2):
-            x = F.leaky_relu(F.pixel_shuffle(conv(x), 2), 0.1, inplace=True)
+            x = shuffled_convolution(x, conv)
         return self.conv_last(F.leaky_relu(self.conv_hr(x), 0.1, inplace=True))
+
+    def _enlarge_in_tiles(self, x: Tensor) -> Tensor:
+        """The same numbers. Whole frames at full resolution do not fit the caches, and the system
+        clears the memory of every one of them, which costs a third of the time."""
+        height, width = x.shape[2:]
+        output = None
+        for top, bottom in _cuts(height):
+            for left, right in _cuts(width):
+                rows = slice(max(top - HALO, 0), min(bottom + HALO, height))
+                columns = slice(max(left - HALO, 0), min(right + HALO, width))
+                tile = self._enlarge(channels_last(x[:, :, rows, columns]))
+                if output is None:
+                    output = tile.new_empty(len(x), 3, SCALE * height, SCALE * width)
+                target = output[..., _enlarged(top, bottom), _enlarged(left, right)]
+                target.copy_(
+                    tile[
+                        ...,
+                        _enlarged(top - rows.start, bottom - rows.start),
+                        _enlarged(left - columns.start, right - columns.start),
+                    ]
+                )
+        return output
+
+
+def shuffled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """leaky_relu(pixel_shuffle(conv(x), 2)).
+
+    The output channels are put into the order in which pixels are shuffled, (2, 2, C) instead of
+    (C, 2, 2): then the shuffle of a channels_last map moves runs of 2C numbers, not single ones.
+    """
+    count = conv.out_channels // 4
+    weight = conv.weight.unflatten(0, (count, 4)).transpose(0, 1).flatten(0, 1)
+    bias = conv.bias.view(count, 4).t().flatten()
+    x = F.leaky_relu(F.conv2d(x, weight, bias, padding=1), 0.1, inplace=True)
+    x = x.permute(0, 2, 3, 1).unflatten(3, (2, 2 * count))  # (B, H, W, 2, 2C)
+    x = x.transpose(2, 3).unflatten(4, (2, count))  #         (B, H, 2, W, 2, C)
+    return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, 2H, 2W), channels_last
 
 
 def build_network(size: str = "mstt", **options) -> MSTT:
@@ -144,6 +194,17 @@ def build_network(size: str = "mstt", **options) -> MSTT:
     if size not in SIZES:
         raise ValueError(f"network size is {size!r}; choose one of {', '.join(SIZES)}")
     return MSTT(**(SIZES[size] | options))
+
+
+def _cuts(length: int) -> list[tuple[int, int]]:
+    """(start, stop) of equal parts of at most TILE."""
+    parts = -(-length // TILE)
+    edges = [length * part // parts for part in range(parts + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def _enlarged(start: int, stop: int) -> slice:
+    return slice(SCALE * start, SCALE * stop)
 
 
 def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> None:
