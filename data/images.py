@@ -45,8 +45,8 @@ def _png_size(path, head):
     return height, width
 
 
-def _jpeg_size(path, file):
-    """Walk the segments of a JPEG to its start of frame, which holds size and channels."""
+def _jpeg_frame(path, file):
+    """Walk the segments of a JPEG to its start of frame: (depth, height, width, channels)."""
     file.seek(2)
     while True:
         marker = file.read(2)
@@ -64,10 +64,37 @@ def _jpeg_size(path, file):
         frame = file.read(6)
         if len(frame) < 6:
             _broken(path, "truncated JPEG")
-        depth, height, width, channels = struct.unpack(">BHHB", frame)
-        if depth != 8 or channels != 3:
-            _refuse(path, f"{depth}-bit JPEG of {channels} channel(s)", "convert it to 8-bit RGB")
+        return struct.unpack(">BHHB", frame)
+
+
+def _jpeg_size(path, file):
+    depth, height, width, channels = _jpeg_frame(path, file)
+    if depth != 8 or channels != 3:
+        _refuse(path, f"{depth}-bit JPEG of {channels} channel(s)", "convert it to 8-bit RGB")
+    return height, width
+
+
+def claimed_size(path, content):
+    """Size that a PNG or JPEG of any depth and colour claims to have.
+
+    Args:
+        path: the file, for messages.
+        content: its bytes.
+
+    Returns:
+        (height, width) in pixels; (0, 0) for another format.
+
+    Raises:
+        ValueError: damaged header.
+    """
+    if content.startswith(_PNG_MAGIC):
+        if len(content) < 33 or content[12:16] != b"IHDR":
+            _broken(path, "damaged PNG (no header)")
+        width, height = struct.unpack(">II", content[16:24])
         return height, width
+    if content.startswith(_JPEG_MAGIC):
+        return _jpeg_frame(path, io.BytesIO(content))[1:3]
+    return 0, 0
 
 
 def _read_size(path, file):

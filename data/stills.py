@@ -11,6 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.images import claimed_size
+
+# Largest still that is decoded, in pixels: 800 MB of RGB. A few kilobytes can claim more.
+MAX_PIXELS = 2**28
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 STRETCH = (0.5, 99.5)  # percentiles of the valid pixels that become black and white
 
@@ -93,10 +97,13 @@ class Stills:
         self._cache: dict[int, np.ndarray] = {}
         self._room = cache_bytes
         problems = []
+        folder = Path(root).resolve()
         for number, path in enumerate(self.paths):
             try:
+                if not path.resolve().is_relative_to(folder):
+                    raise ValueError(f"{path}: leads out of {root}; copy the file there")
                 still = read_still(path)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 problems.append(str(error))
                 continue
             self.shapes.append(still.shape[:2])
@@ -129,15 +136,24 @@ class Stills:
         return self.__dict__ | {"_cache": {}, "_room": self._room + kept}
 
 
+def _check_size(path: Path, height: int, width: int) -> None:
+    if height * width > MAX_PIXELS:
+        raise ValueError(
+            f"{path}: {width}x{height} pixels, over the limit of {MAX_PIXELS}; cut it smaller"
+        )
+
+
 def _read_picture(path: Path) -> np.ndarray:
     content = path.read_bytes()
     # The decoder fills up a truncated file with grey, so its end marker is looked for.
     end = b"\xff\xd9" if content.startswith(b"\xff\xd8") else b"IEND"
     if content.startswith((b"\xff\xd8", b"\x89PNG")) and end not in content[-1024:]:
         raise ValueError(f"{path}: truncated image")
-    image = (
-        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED) if content else None
-    )
+    _check_size(path, *claimed_size(path, content))
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:  # an empty file, or a size beyond OpenCV's own limit
+        image = None
     if image is None:
         raise ValueError(f"{path}: not a readable image")
     if image.ndim == 3 and image.shape[2] >= 3:
@@ -160,7 +176,9 @@ def _read_tiff(path: Path) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
+            # By name, because GDAL would follow a text file of another format to other files.
+            with rasterio.open(path, driver="GTiff") as file:
+                _check_size(path, file.height, file.width)
                 bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
     except RasterioIOError as error:
         raise ValueError(f"{path}: not a readable TIFF ({error})") from None
