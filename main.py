@@ -149,7 +149,6 @@ def train(
         samples=range(step * config.batch, max(step, config.steps) * config.batch),
         seed=config.seed,
         workers=config.workers,
-        patience=config.patience,
         pin_memory=device.type == "cuda",
         rank=team.rank,
         world=team.world,
@@ -172,7 +171,7 @@ def train(
         StopSignals(patient=team.launched) as stop,
         on_error(LoadingError, lambda: save("last.pt")),
     ):
-        for parts in load_steps(loader, config.accumulate):
+        for parts in load_steps(loader, config.accumulate, config.patience):
             rate = learning_rate(step, config.steps, config.rate, config.warmup, config.final_rate)
             for group in optimiser.param_groups:
                 group["lr"] = rate

@@ -41,6 +41,7 @@ WORDS = (b"\0", b"\xff" * 4, b"../", b"/etc/passwd\n", b"\r", b"%s", b"'; rm -rf
 class Config:
     files: int = 10_000  # mutated files for each reader
     seed: int = 1  # of the mutations
+    reader: str = "all"  # one of the readers by its name
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         for reader in make_readers(folder):
+            if config.reader not in ("all", reader.name):
+                continue
             start = time.perf_counter()
             counts = fuzz(reader, config.files, config.seed, folder)
             failed |= bool(counts["bugs"] or counts["slow"] or counts["more than one line"])

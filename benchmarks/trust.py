@@ -34,7 +34,7 @@ PARTS = ("network", "ema", "optimiser", "random", "best_score")
 class Config:
     what: Literal["kills", "processes", "repeat"]  # which promise
     kills: int = 20  # how often the run is killed
-    steps: int = 100  # length of the runs
+    steps: int = 300  # length of the runs
     precision: Literal["auto", "bfloat16", "float32"] = "float32"  # of the training
     seed: int = 1  # of the times of the kills
 
@@ -75,7 +75,7 @@ def largest_difference(first: Any, second: Any) -> float:
 
 def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:
     """Kill a run again and again; whether it ends as the run that was left alone."""
-    flags = ("--workers", "2", "--validate-every", "2")
+    flags = ("--workers", "2", "--validate-every", "5")
     whole, run = folder / "whole", folder / "killed"
     train(command(scenes, whole, config, *flags))
     rng, checkpoint, log = random.Random(config.seed), run / "last.pt", run / "log.jsonl"
@@ -93,7 +93,7 @@ def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:
         )
         while process.poll() is None and (not log.exists() or log.stat().st_size == before):
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 2))
+        time.sleep(rng.uniform(0, 1))
         if kills % 2:
             while process.poll() is None and not list(run.glob(".*.partial")):
                 time.sleep(0.0005)

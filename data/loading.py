@@ -1,6 +1,8 @@
 """The loader of training batches, and its failures as one clear line each."""
 
 import re
+import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.sampler import MixedDataset, ResumableSampler
+
+LOOK = 1  # seconds between two looks at the loader processes while no batch comes
 
 
 class LoadingError(OSError):
@@ -30,7 +34,6 @@ def open_loader(
     samples: range,
     seed: int,
     workers: int,
-    patience: int,
     pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
@@ -43,7 +46,6 @@ def open_loader(
         samples: numbers of the samples of all processes, see `ResumableSampler`.
         seed: of their order.
         workers: loader processes; 0 loads in this one, which can then not watch the time.
-        patience: seconds that one sample may take.
         pin_memory: for fast copies to a GPU.
         rank, world: this process takes every world-th sample, from the rank-th.
     """
@@ -65,32 +67,62 @@ def open_loader(
         worker_init_fn=one_opencv_thread,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        timeout=patience * batch if workers else 0,
+        timeout=LOOK if workers else 0,
         generator=torch.Generator(),  # its own, so that the global one resumes exactly
     )
 
 
-def load_steps(loader: DataLoader, parts: int) -> Iterator[tuple[dict[str, Any], ...]]:
+def load_steps(
+    loader: DataLoader, parts: int, patience: float
+) -> Iterator[tuple[dict[str, Any], ...]]:
     """The batches of a loader, `parts` of them for each step.
+
+    Arguments:
+        loader: of `open_loader`.
+        parts: batches of a step.
+        patience: seconds that one sample may take, where loader processes are used.
 
     Raises:
         LoadingError: one line that says what could not be loaded. No sample is ever left out or
             replaced by another one.
     """
     try:
-        batches = iter(loader)
+        batches = _batches(loader, patience * loader.batch_size)
         yield from zip(*[batches] * parts, strict=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise LoadingError(_explain(error)) from error
+
+
+def _batches(loader: DataLoader, patience: float) -> Iterator[dict[str, Any]]:
+    iterator = iter(loader)
+    if hasattr(signal, "SIGCHLD"):
+        handler = signal.getsignal(signal.SIGCHLD)
+        # PyTorch's handler raises at the death of a worker in the middle of whatever is done then,
+        # perhaps of a save. The iterator notices it too, when it looks at its workers.
+        if getattr(handler, "__module__", "").startswith("torch.utils.data"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    end = time.monotonic() + patience
+    while True:
+        try:
+            yield next(iterator)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "timed out after" not in str(error):
+                raise
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"none came for {patience:g} s. Does the disk hang? Or raise --patience"
+                ) from error
+        else:
+            end = time.monotonic() + patience
 
 
 def _explain(error: Exception) -> str:
     """One line of an error of a DataLoader, which hands on a worker's whole traceback as text."""
     text = str(error).strip()
-    if "timed out after" in text:
-        seconds = re.search(r"timed out after (\d+)", text)[1]
-        return f"no sample was loaded for {seconds} s: the disk hangs, or raise --patience"
-    if re.search(r"DataLoader worker .*(killed|exited unexpectedly)", text):
+    died = re.search(r"DataLoader worker .*(killed|exited unexpectedly)", text)
+    if died or isinstance(error, ConnectionError | EOFError):  # its last batch went with it
         return f"a loader worker died, perhaps for lack of memory: lower --workers ({text})"
     if text.startswith("Caught "):
         text = re.sub(r"^(\w+\.)*\w+: ", "", text.splitlines()[-1])

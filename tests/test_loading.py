@@ -1,0 +1,85 @@
+"""Samples that cannot be loaded end a training with one line, and are never replaced."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from data.loading import LoadingError, load_steps, open_loader
+
+
+class Source:
+    """Ten samples, one of which fails as the test says."""
+
+    def __init__(self, fail):
+        self.fail = fail
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, key):
+        if key[1] == 5:
+            self.fail()
+        return {"name": key[1]}
+
+
+def vanish():
+    open("gone.png").close()
+
+
+def refuse():
+    raise ValueError("im4.png: truncated image; restore or remove the file")
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    time.sleep(60)
+
+
+def names(fail, workers, patience=60):
+    loader = open_loader([(Source(fail), 1.0)], 1, range(10), 3, workers)
+    loaded = []
+    for (batch,) in load_steps(loader, 1, patience):
+        loaded += batch["name"].tolist()
+    return loaded
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("fail", "message"), [(vanish, "gone.png"), (refuse, "im4.png: truncated image")]
+)
+def test_a_sample_that_fails_is_named_in_one_line(fail, message, workers):
+    with pytest.raises(LoadingError, match=message) as caught:
+        names(fail, workers)
+    assert str(caught.value).startswith("a sample cannot be loaded: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worker_that_dies_is_reported():
+    with pytest.raises(LoadingError, match="a loader worker died") as caught:
+        names(die, workers=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_hangs_is_reported():
+    with pytest.raises(LoadingError, match="none came for 2 s"):
+        names(hang, workers=1, patience=2)
+
+
+def test_every_sample_comes_once():
+    assert sorted(names(lambda: None, workers=0)) == list(range(10))
+
+
+def test_the_batches_of_a_step_come_together():
+    loader = open_loader([(Source(lambda: None), 1.0)], 2, range(10), 3, 0, rank=1, world=2)
+    with pytest.raises(LoadingError):  # five samples are no whole number of steps
+        list(load_steps(loader, 2, 60))
+    loader = open_loader([(Source(lambda: None), 1.0)], 1, range(8), 3, 0, rank=1, world=2)
+    steps = [[part["name"].item() for part in step] for step in load_steps(loader, 2, 60)]
+    whole = open_loader([(Source(lambda: None), 1.0)], 1, range(8), 3, 0)
+    order = [step[0]["name"].item() for step in load_steps(whole, 1, 60)]
+    assert steps == [order[1:4:2], order[5:8:2]]

@@ -1,0 +1,212 @@
+"""Hostile files: none may crash a reader, lead it out of its folder, or fill the memory."""
+
+import contextlib
+import errno
+import os
+import struct
+import time
+import zipfile
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.fuzz import fuzz, make_readers
+from data.images import write_image
+from data.septuplets import SeptupletDataset
+from data.stills import Stills, read_still
+from models import MSTT
+from utils.checkpoint import load_network, load_torch_file, network_from, save_torch_file
+from utils.runs import lock_run, open_run, read_state, restore, training_state
+from utils.training import Ema
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["list", "image", "still", "checkpoint", "safetensors"])
+def test_mutated_files_are_accepted_or_refused(tmp_path, name):
+    reader = next(reader for reader in make_readers(tmp_path) if reader.name == name)
+    counts = fuzz(reader, files=100, seed=7, folder=tmp_path)
+    assert counts["refused"] > 0
+    assert counts["accepted"] + counts["refused"] == 100
+    assert counts["more than one line"] == 0
+
+
+def bomb_png(path, side):
+    """A PNG of a few bytes that claims side x side pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header
+    content += struct.pack(">I", zlib.crc32(header))
+    data = b"IDAT" + zlib.compress(bytes(1000))
+    content += struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    path.write_bytes(content + struct.pack(">I", 0) + b"IEND" + struct.pack(">I", 0xAE426082))
+
+
+def test_a_still_that_claims_a_huge_size_is_not_decoded(tmp_path):
+    bomb_png(tmp_path / "bomb.png", 30_000)
+    with pytest.raises(ValueError, match=r"bomb\.png: 30000x30000 pixels, over the limit"):
+        read_still(tmp_path / "bomb.png")
+
+
+def test_stills_do_not_lead_out_of_their_folder(tmp_path):
+    (tmp_path / "stills").mkdir()
+    write_image(tmp_path / "secret.png", IMAGE)
+    write_image(tmp_path / "stills" / "good.png", IMAGE)
+    (tmp_path / "stills" / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(ValueError, match=r"link\.png: leads out of"):
+        Stills(tmp_path / "stills", (16, 16), 10**6)
+
+
+def test_a_tiff_cannot_name_other_files(tmp_path):
+    """GDAL's VRT format is text that names the files its pixels come from."""
+    pytest.importorskip("rasterio")
+    write_image(tmp_path / "secret.png", IMAGE)
+    band = '<VRTRasterBand dataType="Byte" band="{}"><SimpleSource><SourceFilename>{}'
+    band += "</SourceFilename><SourceBand>{}</SourceBand></SimpleSource></VRTRasterBand>"
+    bands = "".join(band.format(n, tmp_path / "secret.png", n) for n in (1, 2, 3))
+    text = f'<VRTDataset rasterXSize="64" rasterYSize="64">{bands}</VRTDataset>'
+    (tmp_path / "still.tif").write_text(text)
+    with pytest.raises(ValueError, match="not a readable TIFF"):
+        read_still(tmp_path / "still.tif")
+
+
+@pytest.mark.parametrize(
+    "name", ["two words", 'quote\'s "clip"', "$(touch ran)", "new\nline", "-rf"]
+)
+def test_odd_names_are_only_names(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "root" / "train" / name
+    folder.mkdir(parents=True)
+    for number in range(1, 8):
+        write_image(folder / f"im{number}.png", IMAGE)
+    dataset = SeptupletDataset("root", patch=16, flow_method="dis", flow_cache=tmp_path / "cache")
+    assert dataset[0]["name"] == name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "root"]
+
+
+def test_a_list_of_100_000_names_is_refused_in_a_few_lines(tmp_path):
+    (tmp_path / "train").mkdir()
+    names = (f"../../etc/{n}" if n % 2 else f"clip {n}" for n in range(100_000))
+    (tmp_path / "189_vime7_train.txt").write_text("\n".join(names))
+    with pytest.raises(ValueError, match="100000 problems") as caught:
+        SeptupletDataset(tmp_path, patch=16)
+    assert len(str(caught.value).splitlines()) < 30
+
+
+@dataclass
+class NoConstants:
+    """A Config."""
+
+
+@pytest.fixture
+def state():
+    network = MSTT(8, 2, 1, 1)
+    optimiser = torch.optim.Adam(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    return training_state(NoConstants(), network, Ema(network, 0.9), optimiser, 1, 20.0)
+
+
+def test_an_incomplete_training_checkpoint_names_what_differs(tmp_path, state):
+    path = tmp_path / "last.pt"
+    del state["optimiser"]
+    save_torch_file(path, state | {"step": "many"})
+    for read in (read_state, load_network):
+        with pytest.raises(ValueError, match="step is str, optimiser is missing"):
+            read(path)
+
+
+def test_a_state_of_another_network_is_refused(tmp_path, state):
+    other = MSTT(8, 2, 1, 2)
+    with pytest.raises(ValueError, match=r"reconstruction\.blocks\.1.* is missing"):
+        network_from(tmp_path, other.options, state["network"])
+    optimiser = torch.optim.Adam(other.parameters())
+    with pytest.raises(ValueError, match="do not fit each other"):
+        restore(state, Ema(other, 0.9), optimiser)
+    network = MSTT(8, 2, 1, 1)
+    first = next(iter(state["optimiser"]["state"].values()))
+    first["exp_avg"] = torch.zeros(3)
+    with pytest.raises(ValueError, match="optimiser is not that of its network"):
+        restore(state, Ema(network, 0.9), torch.optim.Adam(network.parameters()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"channels": 10**9},
+        {"front_blocks": 10**9},
+        {"channels": -8},
+        {"groups": 0},
+        {"channels": "8"},
+        {"front_blocks": None},
+    ],
+)
+def test_options_of_no_network_are_refused_before_memory_is_taken(tmp_path, state, options):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=r"cannot be built|do not fit"):
+        network_from(tmp_path, state["network_options"] | options, state["network"])
+    assert time.monotonic() - start < 30
+
+
+def test_weights_that_are_no_plain_numbers_are_refused(tmp_path, state):
+    name = "extraction.conv_first.weight"
+    for tensor in (
+        state["network"][name].to(torch.int8),
+        state["network"][name].to_sparse(),
+        torch.zeros(3),
+        "text",
+    ):
+        with pytest.raises(ValueError, match=r"conv_first|no weights by name"):
+            network_from(tmp_path, state["network_options"], state["network"] | {name: tensor})
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path):
+    torch.save({"conv_first.weight": torch.zeros(10**6)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for part in plain.namelist():
+            bomb.writestr(part, plain.read(part))
+    assert (tmp_path / "bomb.pth").stat().st_size < 10**5
+    with pytest.raises(ValueError, match="compressed"):
+        load_torch_file(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_failed_write_raises_and_keeps_the_old_file(tmp_path, monkeypatch, call, number):
+    path = tmp_path / "last.pt"
+    save_torch_file(path, {"step": 1})
+
+    def fail(*arguments):
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(OSError, match=r"last\.pt"):
+            save_torch_file(path, {"step": 2})
+    assert load_torch_file(path) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+    fcntl = pytest.importorskip("fcntl")
+
+    def fail(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", fail)
+    with lock_run(tmp_path):
+        assert "cannot be locked" in capsys.readouterr().out
+
+
+def test_runs_started_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(time, "strftime", lambda form: "now")
+    with contextlib.ExitStack() as stack:
+        runs = [open_run("auto", False, False, stack)[0].name for _ in range(3)]
+    assert runs == ["now", "now-2", "now-3"]
