@@ -7,38 +7,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
+from trainings import FEW_CHANNELS, ROOT, TINY, same_training, write_data
 
 import main
-from data.images import write_image
+from models.mstt import SIZES
 from utils.checkpoint import load_network, load_torch_file
-
-ROOT = Path(__file__).resolve().parent.parent
-TINY = ["--patch", "16", "--size", "small", "--given-frames", "2", "--flow-method", "dis"]
-TINY += ["--log-every", "1", "--warmup", "2", "--precision", "float32", "--data-root", "septuplets"]
-TINY += ["--validation", "clips", "--workers", "0"]
-
-
-def write_clip(folder, seed, names):
-    """Seven frames of a smooth texture that drifts."""
-    texture = np.random.default_rng(seed).integers(0, 256, (110, 110, 3), dtype=np.uint8)
-    texture = cv2.GaussianBlur(texture, (0, 0), 1.5)
-    folder.mkdir(parents=True)
-    for shift, name in enumerate(names):
-        write_image(folder / name, texture[:80, shift : shift + 80])
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    for seed in range(3):
-        names = [f"im{number}.png" for number in range(1, 8)]
-        write_clip(folder / "septuplets" / "train" / f"clip {seed}", seed, names)
-    names = [f"{number:08d}.png" for number in range(7)]
-    write_clip(folder / "clips" / "one" / "truth", 9, names)
+    write_data(folder)
     return folder
 
 
@@ -48,6 +29,7 @@ def run_main(data, tmp_path, monkeypatch):
     for name in ("septuplets", "clips"):
         (tmp_path / name).symlink_to(data / name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(SIZES, "small", FEW_CHANNELS)
 
     def run(*flags):
         monkeypatch.setattr(sys, "argv", ["main.py", *TINY, *flags])
@@ -60,29 +42,19 @@ def read_log(run):
     return [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
 
 
-def same_state(first, second):
-    """Whether two nested states of tensors are equal to the last bit."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same_state(first[k], second[k]) for k in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same_state, first, second))
-    return first == second
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys):
-    # Six steps are two epochs of the three clips; the stop is in the middle of the first.
+@pytest.mark.parametrize(("stop", "workers"), [(2, "1"), (3, "0"), (5, "2")])
+def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, workers):
+    # Six steps are two epochs of the three clips: a stop inside of each, and one between them.
     assert run_main("--steps", "6", "--validate-every", "3", "--run", "runs/whole") == 0
     assert "bicubic + flow" in capsys.readouterr().out
 
-    class StopAfterTwo(main.StopSignals):
+    class StopSoon(main.StopSignals):
         checks = 0
 
         @property
         def received(self):
             self.checks += 1
-            return signal.SIGTERM if self.checks >= 2 else None
+            return signal.SIGTERM if self.checks >= stop else None
 
         @received.setter
         def received(self, value):
@@ -90,19 +62,49 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys):
 
     flags = ("--steps", "6", "--validate-every", "3", "--run", "runs/cut")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "StopSignals", StopAfterTwo)
+        patch.setattr(main, "StopSignals", StopSoon)
         assert run_main(*flags) == 128 + signal.SIGTERM
-    assert load_torch_file("runs/cut/last.pt")["step"] == 2
-    assert run_main("--resume", "--run", "runs/cut", "--workers", "1") == 0
+    assert load_torch_file("runs/cut/last.pt")["step"] == stop
+    assert run_main("--resume", "--run", "runs/cut", "--workers", workers) == 0
 
-    whole, cut = (load_torch_file(f"runs/{name}/last.pt") for name in ("whole", "cut"))
-    for part in ("step", "network", "ema", "optimiser", "random", "best_score"):
-        assert same_state(whole[part], cut[part]), part
+    assert same_training(*(load_torch_file(f"runs/{name}/last.pt") for name in ("whole", "cut")))
     steps = [line["step"] for line in read_log("runs/cut")]
     assert steps == sorted(steps)
     network, information = load_network("runs/cut/best.pt")
     assert information["config"]["flow_method"] == "dis"
     assert network.global_skip
+
+
+def test_a_finished_run_is_not_trained_again(run_main, capsys):
+    assert run_main("--steps", "2", "--run", "r") == 0
+    before = Path("r/last.pt").read_bytes()
+    assert run_main("--resume", "--run", "r") == 0
+    assert Path("r/last.pt").read_bytes() == before
+    assert run_main("--resume", "--run", "r", "--steps", "3") == 0
+    assert load_torch_file("r/last.pt")["step"] == 3
+
+
+def test_a_score_that_is_no_number_is_never_best(run_main, monkeypatch):
+    scores = iter([30.0, float("nan"), 29.0, float("inf"), 28.0])
+    monkeypatch.setattr(main, "validate", lambda *arguments: next(scores))
+    assert run_main("--steps", "4", "--validate-every", "1", "--run", "a") == 0
+    assert load_torch_file("a/best.pt")["step"] == 1
+    assert load_torch_file("a/last.pt")["best_score"] == 30.0
+    assert read_log("a")[3]["psnr"] is None  # JSON knows no NaN
+    monkeypatch.setattr(main, "validate", lambda *arguments: float("nan"))
+    with pytest.raises(FloatingPointError, match="no validation gave a finite PSNR"):
+        run_main("--steps", "1", "--run", "b")
+    assert not Path("b/best.pt").exists()
+    assert load_torch_file("b/last.pt")["step"] == 1
+
+
+def test_accumulated_parts_are_the_same_step(run_main):
+    flags = ("--steps", "2", "--batch", "4", "--rate", "1e-4")
+    for parts in (1, 2, 4):
+        assert run_main(*flags, "--run", f"r{parts}", "--accumulate", str(parts)) == 0
+    states = [load_torch_file(f"r{parts}/last.pt")["network"] for parts in (1, 2, 4)]
+    for state in states[1:]:
+        assert max((state[name] - states[0][name]).abs().max() for name in state) < 1e-6
 
 
 def test_loss_falls(run_main):
@@ -149,6 +151,8 @@ def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):
         (("--stills", "nowhere"), "nowhere"),
         (("--patch", "64"), "clip 0"),
         (("--batch", "0"), "batch is 0"),
+        (("--batch", "3", "--accumulate", "2"), "must be a multiple of 2"),
+        (("--patience", "0"), "patience is 0"),
         (("--given-frames", "5"), "given_frames is 5"),
         (("--device", "cuda:7"), "here there is cpu"),
         (("--flow-method", "guess"), "guess"),
