@@ -195,6 +195,7 @@ def main() -> None:
     for clip in clips:
         read_clip(clip)  # a damaged frame must show before the first file is written
 
+    out.mkdir(parents=True, exist_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
     print(f"{len(clips)} clips of {data}; {what}")
     results = {
