@@ -15,6 +15,8 @@ from data.images import claimed_size
 
 # Largest still that is decoded, in pixels: 800 MB of RGB. A few kilobytes can claim more.
 MAX_PIXELS = 2**28
+# No picture holds more: deflate packs 1,032 bytes into one, and a byte at most 8 pixels.
+MAX_PIXELS_PER_BYTE = 8 * 1032
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 STRETCH = (0.5, 99.5)  # percentiles of the valid pixels that become black and white
 
@@ -149,7 +151,10 @@ def _read_picture(path: Path) -> np.ndarray:
     end = b"\xff\xd9" if content.startswith(b"\xff\xd8") else b"IEND"
     if content.startswith((b"\xff\xd8", b"\x89PNG")) and end not in content[-1024:]:
         raise ValueError(f"{path}: truncated image")
-    _check_size(path, *claimed_size(path, content))
+    height, width = claimed_size(path, content)
+    _check_size(path, height, width)
+    if height * width > MAX_PIXELS_PER_BYTE * len(content):
+        raise ValueError(f"{path}: {width}x{height} pixels in {len(content)} bytes, truncated")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # an empty file, or a size beyond OpenCV's own limit

@@ -48,6 +48,9 @@ def test_a_still_that_claims_a_huge_size_is_not_decoded(tmp_path):
     bomb_png(tmp_path / "bomb.png", 30_000)
     with pytest.raises(ValueError, match=r"bomb\.png: 30000x30000 pixels, over the limit"):
         read_still(tmp_path / "bomb.png")
+    bomb_png(tmp_path / "bomb.png", 10_000)
+    with pytest.raises(ValueError, match=r"bomb\.png: 10000x10000 pixels in \d+ bytes"):
+        read_still(tmp_path / "bomb.png")
 
 
 def test_stills_do_not_lead_out_of_their_folder(tmp_path):
