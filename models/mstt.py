@@ -149,7 +149,7 @@ class Reconstruction(nn.Module):
 
     def _enlarge_in_tiles(self, x: Tensor) -> Tensor:
         """The same numbers. Whole frames at full resolution do not fit the caches, and the system
-        clears the memory of every one of them, which costs a third of the time."""
+        clears fresh memory for every one of them, a third of the time."""
         height, width = x.shape[2:]
         output = None
         for top, bottom in _cuts(height):

@@ -125,7 +125,8 @@ def super_resolve(
         given = frames[start:stop]
         flows = estimate_flow(given, method=flow_method)
         inputs = (to_tensor(given), *map(torch.from_numpy, flows))
-        with torch.inference_mode(), autocast(device, precision):
+        # Not inference_mode: in it, autocast would convert the weights anew for every frame.
+        with torch.no_grad(), autocast(device, precision):
             output = network(*(tensor[None].to(device) for tensor in inputs))
         if not torch.isfinite(output).all():
             raise ValueError("the network's output is not finite; its weights are of no use")

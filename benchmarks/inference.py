@@ -1,0 +1,381 @@
+"""Speed and memory of inference on the CPU, side by side with the obvious formulation.
+
+    python -m benchmarks.inference compare    obvious formulation, ours, bfloat16, small network
+    python -m benchmarks.inference stages     where the time goes, stage by stage
+    python -m benchmarks.inference growth     against frame size, number of frames, batch, threads
+    python -m benchmarks.inference plot       figures/speed.png
+    python -m benchmarks.inference readme     the section of the README, printed
+    python -m benchmarks.inference readme --write-readme
+
+The first three put what they measured into figures/speed.json, the last read it. Four frames of
+160x160 become seven of 640x640, random weights and frames (they change neither time nor memory),
+flow given. Variants take turns; medians. "Processor" is the time of all threads together, which
+other programs on the machine change less than they change the wall time.
+"""
+
+import contextlib
+import json
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.obvious import obvious
+from benchmarks.timing import interleaved_medians, machine, peak_extra_memory, print_table
+from flow import estimate_flow
+from models import SIZES, build_network
+from utils.config import parse_config, run_script
+from utils.inference import autocast
+
+FIGURES = Path(__file__).parents[1] / "figures"
+README = Path(__file__).parents[1] / "README.md"
+MARKERS = ("<!-- speed:begin -->", "<!-- speed:end -->")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Config:
+    what: str  # compare, stages, growth, plot or readme
+    side: int = 160  # of the frames in `compare` and `stages`, LR pixels, a multiple of 80
+    repeats: int = 3  # counted calls of each variant
+    threads: int = 2  # of PyTorch and the native kernels
+    sides: str = "80,160,320,640"  # of the frames in `growth`
+    frames: str = "2,4,8,16,31"  # given frames in `growth`, at a side of 80
+    batches: str = "1,2,4"  # windows at once in `growth`, at a side of 80
+    write_readme: bool = False  # put the section between the markers of README.md
+
+
+def main() -> None:
+    config = parse_config(Config, __doc__, positional=("what",))
+    measures = {"compare": compare, "stages": stages, "growth": growth}
+    shows = {"plot": plot, "readme": readme}
+    if config.what not in measures | shows:
+        known = ", ".join(measures | shows)
+        raise ValueError(f"{config.what!r} is no benchmark; choose one of {known}")
+    torch.set_num_threads(config.threads)
+    if config.what in measures:
+        store(config.what, measures[config.what](config))
+    else:
+        shows[config.what](config)
+
+
+def store(key: str, value: dict) -> None:
+    """Put measurements into figures/speed.json, next to those of other runs."""
+    path = FIGURES / "speed.json"
+    values = json.loads(path.read_text()) if path.exists() else {}
+    values[key] = {"machine": machine(), "threads": torch.get_num_threads()} | value
+    path.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def stored(*keys: str) -> dict:
+    """The measurements of earlier runs."""
+    path = FIGURES / "speed.json"
+    values = json.loads(path.read_text()) if path.exists() else {}
+    missing = [key for key in keys if key not in values]
+    if missing:
+        commands = ", ".join(f"python -m benchmarks.inference {key}" for key in missing)
+        raise ValueError(f"{path} has no figures for {', '.join(missing)}; first run {commands}")
+    return values
+
+
+def network_of(size: str) -> nn.Module:
+    torch.manual_seed(0)
+    return build_network(size).to(memory_format=torch.channels_last).eval()
+
+
+def random_window(side: int, count: int = 4, batch: int = 1) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.rand(batch, count, 3, side, side, generator=generator)
+    flows = torch.randn(2, batch, count - 1, 2, side, side, generator=generator) * 0.3
+    return frames, *flows
+
+
+def call(network: nn.Module, inputs, precision: str) -> Callable[[], torch.Tensor]:
+    def run() -> torch.Tensor:
+        with torch.no_grad(), autocast(CPU, precision):
+            return network(*inputs)
+
+    return run
+
+
+class Counted:
+    """A call that keeps its output and the operations of its convolutions and matrix products."""
+
+    def __init__(self, run: Callable[[], torch.Tensor]):
+        self.run = run
+
+    def __call__(self) -> None:
+        mapping = {torch.ops.mstt.deform_conv2d: self._deformable}
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+            self.output = self.run()
+        self.operations = counter.get_total_flops()
+
+    @staticmethod
+    def _deformable(input, offset, mask, weight, *rest, out_shape, **options) -> int:
+        return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+
+def matrix_product_peak(dtype: torch.dtype, side: int = 2048) -> float:
+    """Operations per second of a large matrix product, the best of seven."""
+    a, b = torch.randn(2, side, side).to(dtype)
+    best = math.inf
+    for _ in range(7):
+        start = time.perf_counter()
+        a @ b
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def compare(config: Config) -> dict:
+    """The table: time, processor time, peak memory, and how far the outputs are apart."""
+    inputs = random_window(config.side)
+    network, small = network_of("mstt"), network_of("small")
+    calls = {
+        "obvious, float32": call(obvious(network), inputs, "float32"),
+        "ours, float32": call(network, inputs, "float32"),
+        "ours, bfloat16": call(network, inputs, "bfloat16"),
+        "small, bfloat16": call(small, inputs, "bfloat16"),
+    }
+    medians = interleaved_medians(calls, config.repeats)
+    peaks = {name: matrix_product_peak(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    rows, base = [], None
+    for name, run in calls.items():
+        counted = Counted(run)
+        peak_bytes = peak_extra_memory(counted)
+        total, output = counted.operations, counted.output.float()
+        base = output if base is None else base
+        rows.append(
+            {
+                "name": name,
+                "seconds": medians[name].wall,
+                "processor": medians[name].processor,
+                "peak_bytes": peak_bytes,
+                "operations": total,
+                "share_of_peak": total / medians[name].wall / peaks[name.split(", ")[1]],
+                "largest_difference": None
+                if "small" in name
+                else (output - base).abs().max().item(),
+            }
+        )
+    print_compare(rows)
+    print("matrix products: " + ", ".join(f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in peaks.items()))
+    return {"side": config.side, "rows": rows, "matrix_product_peak": peaks}
+
+
+def print_compare(rows: list[dict]) -> None:
+    print_table("4 frames in, 7 frames of 4 times the side out", compare_table(rows))
+
+
+def compare_table(rows: list[dict]) -> list[dict[str, str]]:
+    base = rows[0]
+
+    def ratio(row, key):
+        return f"{base[key] / row[key]:.1f}x"
+
+    return [
+        {
+            "formulation": row["name"],
+            "seconds": f"{row['seconds']:.2f}",
+            "faster": ratio(row, "seconds"),
+            "faster, processor": ratio(row, "processor"),
+            "peak memory": "-" if not row["peak_bytes"] else f"{row['peak_bytes'] / 2**20:.0f} MiB",
+            "TFLOP": f"{row['operations'] / 1e12:.2f}",
+            "of matrix-product peak": f"{row['share_of_peak']:.0%}",
+            "largest difference": "another network"
+            if row["largest_difference"] is None
+            else f"{row['largest_difference']:.1e}",
+        }
+        for row in rows
+    ]
+
+
+@contextlib.contextmanager
+def stopwatch(modules: dict[str, nn.Module]) -> Iterator[dict[str, float]]:
+    """Processor seconds spent in every module, summed over its calls."""
+    spent, starts, hooks = defaultdict(float), {}, []
+    for name, module in modules.items():
+
+        def begin(module, inputs, name=name):
+            starts[name] = time.process_time()
+
+        def end(module, inputs, output, name=name):
+            spent[name] += time.process_time() - starts[name]
+
+        hooks += [
+            module.register_forward_pre_hook(begin),
+            module.register_forward_hook(end),
+        ]
+    yield spent
+    for hook in hooks:
+        hook.remove()
+
+
+def stages(config: Config) -> dict:
+    """Processor seconds of every stage, the stages of a module without those listed inside it."""
+    inputs = random_window(config.side)
+    result = {}
+    for size, precision in (("mstt", "float32"), ("mstt", "bfloat16"), ("small", "bfloat16")):
+        network = network_of(size)
+        modules = {
+            "features": network.extraction,
+            "interpolation": network.interpolation,
+            "alignment": network.interpolation.alignment,
+            "transformer": network.transformer,
+            "attention": network.transformer.block.attention,
+            "reconstruction": network.reconstruction,
+            "blocks": network.reconstruction.blocks,
+        }
+        run = call(network, inputs, precision)
+        run()
+        runs = []
+        for _ in range(config.repeats):
+            with stopwatch(modules) as spent:
+                run()
+            runs.append(spent)
+        median = {name: float(np.median([spent[name] for spent in runs])) for name in modules}
+        result[f"{size}, {precision}"] = {
+            "features": median["features"],
+            "alignment": median["alignment"],
+            "warp and fusion": median["interpolation"] - median["alignment"],
+            "attention": median["attention"],
+            "rest of transformer": median["transformer"] - median["attention"],
+            "residual blocks": median["blocks"],
+            "upsampling": median["reconstruction"] - median["blocks"],
+        }
+    given = (inputs[0][0].movedim(1, -1) * 255).byte().numpy()
+    flows = {m: lambda m=m: estimate_flow(given, method=m) for m in ("pyflow", "dis")}
+    flow = {name: s.processor for name, s in interleaved_medians(flows, config.repeats).items()}
+    for name, parts in result.items():
+        total = sum(parts.values())
+        print(f"\n{name}: {total:.2f} processor seconds")
+        for stage, seconds in parts.items():
+            print(f"  {stage:<22}{seconds:7.2f} s  {seconds / total:4.0%}")
+    print("\nflow of 3 pairs: " + ", ".join(f"{k} {v:.2f} s" for k, v in flow.items()))
+    return {"side": config.side, "networks": result, "flow": flow}
+
+
+def growth(config: Config) -> dict:
+    """Time and memory against the side, the given frames, the batch and the threads, bfloat16."""
+    cases = [("side", int(v), random_window(int(v))) for v in config.sides.split(",")]
+    cases += [("frames", int(v), random_window(80, count=int(v))) for v in config.frames.split(",")]
+    cases += [("batch", int(v), random_window(80, batch=int(v))) for v in config.batches.split(",")]
+    cases += [("threads", n, random_window(80)) for n in range(1, config.threads + 1)]
+    points = []
+    for size in SIZES:
+        network = network_of(size)
+        for kind, value, inputs in cases:
+            torch.set_num_threads(value if kind == "threads" else config.threads)
+            run = call(network, inputs, "bfloat16")
+            median = interleaved_medians({"": run}, config.repeats)[""]
+            point = {"size": size, "kind": kind, "value": value, **median._asdict()}
+            points.append(point | {"peak_bytes": peak_extra_memory(run)})
+            memory = (points[-1]["peak_bytes"] or 0) / 2**20
+            print(
+                f"{size:6} {kind:8} {value:4}  {median.wall:8.2f} s  "
+                f"{median.processor:8.2f} processor s  {memory:6.0f} MiB",
+                flush=True,
+            )
+    torch.set_num_threads(config.threads)
+    return {"points": points}
+
+
+def plot(config: Config) -> None:
+    """Log-log: processor time and peak memory against the side and the number of frames."""
+    points = stored("growth")["growth"]["points"]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, kind, label in zip(
+        axes,
+        ("side", "frames"),
+        ("side of LR frames, pixels", "given frames of 80x80"),
+        strict=True,
+    ):
+        memory_axis = axis.twinx()
+        for index, size in enumerate(SIZES):
+            chosen = [p for p in points if p["size"] == size and p["kind"] == kind]
+            values = [p["value"] for p in chosen]
+            axis.loglog(values, [p["processor"] for p in chosen], f"C{index}o-", label=size)
+            if all(p["peak_bytes"] for p in chosen):
+                mebibytes = [p["peak_bytes"] / 2**20 for p in chosen]
+                memory_axis.loglog(values, mebibytes, f"C{index}s:", markersize=4)
+        axis.set(xlabel=label, ylabel="processor seconds (solid)")
+        axis.set_xticks(values, [str(value) for value in values], minor=False)
+        axis.minorticks_off()
+        memory_axis.set_ylabel("peak memory, MiB (dotted)")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    figure.savefig(FIGURES / "speed.png", dpi=130)
+    print(FIGURES / "speed.png")
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    heads = list(rows[0])
+    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def section() -> str:
+    """The README's section on speed, from the stored figures."""
+    values = stored("compare", "stages")
+    table, parts = values["compare"], values["stages"]
+    heads = list(parts["networks"])
+    names = list(next(iter(parts["networks"].values())))
+    stage_rows = []
+    for stage in names:
+        row = {"stage": stage}
+        for head in heads:
+            seconds = parts["networks"][head]
+            row[head] = f"{seconds[stage]:.2f} s, {seconds[stage] / sum(seconds.values()):.0%}"
+        stage_rows.append(row)
+    peaks = ", ".join(
+        f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in table["matrix_product_peak"].items()
+    )
+    side = table["side"]
+    return f"""\
+Four frames of {side}x{side} to seven of {4 * side}x{4 * side}, flow given, against the network
+written the obvious way (`benchmarks/obvious.py`), side by side in one run:
+
+{markdown(compare_table(table["rows"]))}
+
+{table["machine"]}, {table["threads"]} threads. Large matrix products reach {peaks} here. Where the
+processor time goes:
+
+{markdown(stage_rows)}
+
+Speed on GPUs has not been measured. `python -m benchmarks.inference compare`, `stages`, `growth`
+and `python -m benchmarks.training` measure again; what was tried, and what it brought, is in
+`benchmarks/NOTES.md`.
+
+![Time and memory against frame size and number of frames](figures/speed.png)
+"""
+
+
+def readme(config: Config) -> None:
+    """Print the section, or put it into README.md."""
+    text = section()
+    if not config.write_readme:
+        print(text)
+        return
+    begin, end = MARKERS
+    content = README.read_text() if README.exists() else ""
+    if (
+        content.count(begin) != 1
+        or content.count(end) != 1
+        or content.index(begin) > content.index(end)
+    ):
+        raise ValueError(f"{README} needs one line {begin} and below it one line {end}")
+    before, _, rest = content.partition(begin)
+    after = rest.partition(end)[2]
+    README.write_text(f"{before}{begin}\n{text}{end}{after}")
+
+
+if __name__ == "__main__":
+    run_script(main)
