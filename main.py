@@ -5,7 +5,7 @@
     python main.py --stills /data/stills            clips animated from still images
     python main.py --resume --run runs/NAME         go on with a stopped run, exactly
     python main.py --steps 2000 --size small        every constant below is a flag
-    torchrun --nproc-per-node 4 main.py             one process for each of four GPUs
+    torchrun --nproc-per-node 4 -- main.py          one process for each of four GPUs
 
 A run writes runs/NAME/last.pt (to resume), best.pt (best on the validation clips) and log.jsonl.
 The recipe is the paper's (LR patch 80, Charbonnier loss, Adam); what is newer is marked below.
