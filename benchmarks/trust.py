@@ -10,6 +10,7 @@ a promise is broken: kills must lose nothing, and two processes differ by less t
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from typing import Any, Literal
 import torch
 
 from data.scenes import make_scenes
+from tests.trainings import Training
 from utils.checkpoint import load_network, load_torch_file
 from utils.config import parse_config, run_script
 
@@ -34,7 +36,7 @@ PARTS = ("network", "ema", "optimiser", "random", "best_score")
 class Config:
     what: Literal["kills", "processes", "repeat"]  # which promise
     kills: int = 20  # how often the run is killed
-    steps: int = 300  # length of the runs
+    steps: int = 100  # length of the runs
     precision: Literal["auto", "bfloat16", "float32"] = "float32"  # of the training
     seed: int = 1  # of the times of the kills
 
@@ -75,39 +77,41 @@ def largest_difference(first: Any, second: Any) -> float:
 
 def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:
     """Kill a run again and again; whether it ends as the run that was left alone."""
-    flags = ("--workers", "2", "--validate-every", "5")
+    flags = ("--data-root", str(scenes), "--validation", str(scenes / "test"))
+    flags += ("--workers", "2", "--validate-every", "2", "--steps", str(config.steps))
     whole, run = folder / "whole", folder / "killed"
-    train(command(scenes, whole, config, *flags))
-    rng, checkpoint, log = random.Random(config.seed), run / "last.pt", run / "log.jsonl"
+    if Training(folder, *flags, "--run", str(whole)).wait():
+        raise ValueError("the run that is left alone failed")
+    rng, checkpoint = random.Random(config.seed), run / "last.pt"
     kills = while_saving = 0
     while kills < config.kills:
-        resume = checkpoint.exists()
-        arguments = ["--resume"] if resume else []
+        resume = ["--resume"] if checkpoint.exists() else []
         if not resume:
-            subprocess.run(["rm", "-rf", str(run)], check=True)
-        before = log.stat().st_size if log.exists() else 0
-        process = subprocess.Popen(
-            [sys.executable, *command(scenes, run, config, *flags, *arguments)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        while process.poll() is None and (not log.exists() or log.stat().st_size == before):
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 1))
+            shutil.rmtree(run, ignore_errors=True)
+        training = Training(folder, *flags, "--run", str(run), *resume)
         if kills % 2:
-            while process.poll() is None and not list(run.glob(".*.partial")):
-                time.sleep(0.0005)
-        if process.poll() is not None:
+            while training.running and not list(run.glob(".*.partial")):
+                time.sleep(0.0002)
+        else:
+            before = checkpoint.stat().st_mtime_ns if resume else 0
+            while training.running and not (
+                checkpoint.exists() and checkpoint.stat().st_mtime_ns > before
+            ):
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0, 1))
+        if not training.running:
             raise ValueError(f"the run ended after {kills} kills; give it more --steps")
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(training.pid, signal.SIGKILL)
+        training.wait()
         kills += 1
         while_saving += bool(list(run.glob(".*.partial")))
-        if checkpoint.exists():  # raises if it is not complete
+        step = 0
+        if checkpoint.exists():  # both raise if it is not complete
             load_network(checkpoint)
             step = load_torch_file(checkpoint)["step"]
-            print(f"kill {kills}: the checkpoint of step {step} loads", flush=True)
-    train(command(scenes, run, config, *flags, "--resume"))
+        print(f"kill {kills}: the last complete checkpoint is of step {step}", flush=True)
+    if Training(folder, *flags, "--run", str(run), "--resume").wait():
+        raise ValueError("the killed run cannot be resumed")
     states = [load_torch_file(path / "last.pt") for path in (whole, run)]
     difference = max(largest_difference(*(state[part] for state in states)) for part in PARTS)
     print(
