@@ -69,7 +69,8 @@ class Config:
     clips_weight: float = 0.2  # share of those
     stills: str | None = None  # a folder of still images, animated on the fly
     stills_weight: float = 1.0  # share of those
-    blur_max: float = 0.8  # pixels; strongest optics (Gaussian sigma) of animated stills
+    blur_min: float = 0.8  # pixels; optics (Gaussian sigma) of animated stills: stills are sharper
+    blur_max: float = 1.5  # than satellite video, and softened this far they measure like it
     fast_share: float = 0.5  # share of animated clips with traffic whose traffic is fast
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
     flow_method: str = "pyflow"  # pyflow (paper) or dis (faster, coarser on fine motion)
@@ -83,7 +84,7 @@ class Config:
     weights: str | None = None  # start from these trained weights instead of random ones
 
     # Optimisation
-    steps: int | None = None  # optimiser steps; none: the paper's 132,350 on a GPU, 500 on a CPU
+    steps: int | None = None  # optimiser steps; none: the paper's 132,350 on a GPU, 300 on a CPU
     batch: int | None = None  # samples per step, of all processes; none: 1 (paper) for each
     accumulate: int = 1  # parts that a process takes its samples in, one by one: less memory
     patch: int = 80  # LR pixels, side of a training crop (paper: 80); attention wants multiples
@@ -288,7 +289,9 @@ def open_sources(config: Config) -> list[tuple[Dataset, float]]:
             )
             sources.append((septuplets, weight))
     if config.stills is not None:
-        look = Animation(blur_max=config.blur_max, fast_share=config.fast_share)
+        look = Animation(
+            blur_min=config.blur_min, blur_max=config.blur_max, fast_share=config.fast_share
+        )
         stills = StillsDataset(
             config.stills,
             patch=config.patch,
@@ -350,7 +353,7 @@ def settle(config: Config, device: torch.device, team: Team) -> Config:
             f"batch is {batch}; it must be a multiple of {team.world * config.accumulate}, for "
             f"{team.world} process(es) that take {config.accumulate} part(s) each"
         )
-    steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 500)
+    steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 300)
     every = config.validate_every or min(max(steps // 10, 1), 5000)
     size = config.size if config.size != "auto" else ("mstt" if gpu else "small")
     workers = config.workers

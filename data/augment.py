@@ -30,7 +30,7 @@ class Augmentation:
 def draw_augmentation(rng, height, width, patch):
     """Draw an augmentation: place and the four switches, all uniform.
 
-    Args:
+    Arguments:
         rng: numpy Generator.
         height, width: size of the LR frames, pixels.
         patch: side of the LR patch, or None for whole frames.
@@ -58,7 +58,7 @@ def _turn(x, augmentation):
 def augment_frames(frames, augmentation):
     """Turn frames that are cut to the patch already.
 
-    Args:
+    Arguments:
         frames: array (T, C, H, W).
         augmentation: Augmentation.
 
@@ -71,7 +71,7 @@ def augment_frames(frames, augmentation):
 def augment_flows(forward, backward, augmentation):
     """Turn flows that are cut to the patch already: vectors turn with the frames.
 
-    Args:
+    Arguments:
         forward, backward: arrays (N-1, 2, h, w), (dx, dy), from frame i to i + 1 and back.
         augmentation: Augmentation.
 

@@ -82,7 +82,7 @@ def _check_clip(folder, root):
 def find_clips(root):
     """Find and check test clips; headers are read, pixels are not.
 
-    Args:
+    Arguments:
         root: a folder of clip folders, or one clip folder. A clip folder holds `truth/` (PNG or
             JPEG, in natural order) and perhaps `input4/`: as many LR as HR frames, of which the
             even ones are the input, or (T+1)/2, all given. A folder that holds frames itself and
@@ -116,7 +116,7 @@ def find_clips(root):
 def read_clip(clip):
     """Read a clip's frames.
 
-    Args:
+    Arguments:
         clip: Clip of `find_clips`.
 
     Returns:

@@ -102,7 +102,7 @@ def _usual_step(folder):
 def good_frames(config, counts):
     """Yield the frames of a video that can be used, and None wherever its time line breaks.
 
-    Args:
+    Arguments:
         config: Config.
         counts: Counter that receives how many frames were read, and skipped why.
 
@@ -150,7 +150,7 @@ def still_mean(frames):
     1 pixel) and taken at its largest in 3x3, is weighed 1 below 3 and 0 above 5 standard
     deviations of the noise, which its median over the frame tells.
 
-    Args:
+    Arguments:
         frames: list of 2k + 1 uint8 (H, W, 3) frames, in order of time.
 
     Returns:
@@ -178,7 +178,7 @@ def still_mean(frames):
 def septuplets(config, counts):
     """Yield (number of its first raw frame from 0, list of 7 frames) of every septuplet.
 
-    Args:
+    Arguments:
         config: Config.
         counts: Counter of `good_frames`.
     """
@@ -225,7 +225,7 @@ def write_clip(folder, frames):
 def cut(config):
     """Cut one video into septuplets and enter them in the list file.
 
-    Args:
+    Arguments:
         config: Config.
 
     Returns:

@@ -37,7 +37,7 @@ def list_folders(folder):
 def check_frames(paths, root):
     """Check a clip's frames by their headers.
 
-    Args:
+    Arguments:
         paths: the frames.
         root: folder that they must lie in, links followed.
 
@@ -72,7 +72,7 @@ def check_frames(paths, root):
 def raise_problems(root, problems):
     """Raise one ValueError that lists a data set's problems, the first MAX_PRINTED in full.
 
-    Args:
+    Arguments:
         root: the data set.
         problems: one line each; nothing happens when there are none.
     """

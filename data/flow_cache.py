@@ -18,7 +18,7 @@ DIGEST_BYTES = 16
 def content_key(contents, method):
     """Name of a clip's flow: a hash of the frames, the method and its version.
 
-    Args:
+    Arguments:
         contents: bytes of the frames' files, in order.
         method: flow method.
 
@@ -39,7 +39,7 @@ class FlowCache:
     Entries are written under a temporary name and renamed, so that any number of processes may
     share the folder. Each ends with its own hash: a damaged entry is computed again.
 
-    Args:
+    Arguments:
         folder: where to keep flows, made when needed; None keeps nothing.
         method: flow method of `flow.estimate_flow`.
     """
@@ -80,7 +80,7 @@ class FlowCache:
     def flows(self, contents, make_frames):
         """Flow between neighbouring frames of a clip, from the folder or computed.
 
-        Args:
+        Arguments:
             contents: bytes of the files that the frames are made from.
             make_frames: function that returns the frames, (N, h, w, 3) uint8 RGB; called only
                 when there is no entry.

@@ -77,7 +77,7 @@ def _jpeg_size(path, file):
 def claimed_size(path, content):
     """Size that a PNG or JPEG of any depth and colour claims to have.
 
-    Args:
+    Arguments:
         path: the file, for messages.
         content: its bytes.
 
@@ -133,7 +133,7 @@ def _open(path):
 def image_size(path):
     """Size of a frame by its header, without decoding it.
 
-    Args:
+    Arguments:
         path: a PNG or JPEG file; the content decides, not the suffix.
 
     Returns:
@@ -168,7 +168,7 @@ def _check_png_chunks(path, content):
 def decode_image(path, content):
     """Pixels of a frame whose bytes are read already.
 
-    Args:
+    Arguments:
         path: the file, for messages.
         content: its bytes.
 
@@ -196,7 +196,7 @@ def decode_image(path, content):
 def read_image(path):
     """Read one frame.
 
-    Args:
+    Arguments:
         path: an 8-bit RGB PNG or JPEG file.
 
     Returns:
@@ -216,7 +216,7 @@ def read_image(path):
 def write_image(path, image):
     """Write one frame; the file appears whole or not at all.
 
-    Args:
+    Arguments:
         path: file to write, .png (lossless) or .jpg; an existing one is replaced.
         image: uint8 array (H, W, 3), RGB.
 

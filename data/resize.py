@@ -20,7 +20,7 @@ ENLARGEMENT_BORDER = 2
 def symmetric_indices(size, before, after):
     """Indices that mirror an axis at its ends with the end pixel repeated (MATLAB's "symmetric").
 
-    Args:
+    Arguments:
         size: length of the axis, at least 1.
         before, after: pixels to add at either end, of any length.
 
@@ -52,7 +52,7 @@ def _resize(x, scale, dtype):
 def imresize(image, scale):
     """Reduce or enlarge images by 4 as MATLAB's `imresize(image, scale)` does.
 
-    Args:
+    Arguments:
         image: numpy array (H, W), (H, W, C) or (..., H, W, C), uint8 or floating, or a
             floating torch tensor (..., C, H, W), through which gradients flow.
         scale: 1/4 or 4.

@@ -24,7 +24,7 @@ class ResumableSampler(Sampler):
     is run through each epoch, so a single source gives every clip once per epoch. A resumed run
     starts at its next sample, without a replay and with any number of workers.
 
-    Args:
+    Arguments:
         lengths: number of clips of every source, at least 1 each.
         weights: share of the samples of every source, above 0; None gives shares by length.
         seed: of the shuffling.
@@ -90,7 +90,7 @@ class ResumableSampler(Sampler):
 class MixedDataset(Dataset):
     """Several data sets under the keys of `ResumableSampler`.
 
-    Args:
+    Arguments:
         sources: data sets that take keys (epoch, index).
     """
 

@@ -49,7 +49,7 @@ class Sun:
 class Canvas:
     """A scene in the making.
 
-    Args:
+    Arguments:
         size: (H, W) of the finished frames, in pixels of one metre.
         rng: the clip's random generator.
         angle: turn of the local axes, radians.

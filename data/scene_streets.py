@@ -55,7 +55,7 @@ def streets(
 ) -> None:
     """A street grid over an area with traffic, and blocks of the given shares between.
 
-    Args:
+    Arguments:
         scene: the place.
         area: the land it covers.
         pitch: mean distance of the streets along x and y in metres.

@@ -153,7 +153,7 @@ def add_traffic(
 ) -> list[Mover]:
     """Vehicles one behind the other in a lane.
 
-    Args:
+    Arguments:
         canvas: the scene.
         path: middle of the lane, local metres, in the direction of travel.
         speed: metres per frame, at most 3.

@@ -63,7 +63,7 @@ def make_scenes(
 ) -> Path:
     """Write the built-in training and test clips, or find them already made.
 
-    Args:
+    Arguments:
         out: folder to make.
         clips: number of training clips.
         test_clips: number of test clips.
@@ -181,7 +181,7 @@ def _write_clips(folder: Path, settings: dict, workers: int) -> None:
 def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """One clip of a kind of place.
 
-    Args:
+    Arguments:
         kind: one of `data.scene_layouts.KINDS`.
         size: (H, W) of the frames.
         rng: the clip's generator; everything in the clip is drawn from it.

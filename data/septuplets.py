@@ -42,7 +42,7 @@ MIN_LR_SIZE = 16
 def read_list(path):
     """Names of clips in a list file: one per line, spaces around them and blank lines left out.
 
-    Args:
+    Arguments:
         path: text file in UTF-8, with or without byte order mark, with any line ends.
 
     Returns:
@@ -139,7 +139,7 @@ def _check_clip(root, base, name, least):
 def reduce_patch(frames, augmentation):
     """LR patches, equal to the patches of the whole frames' `imresize(frames, 1/4)`.
 
-    Args:
+    Arguments:
         frames: whole HR frames (N, H, W, 3) uint8.
         augmentation: Augmentation, whose patch is cut and nothing turned.
 
@@ -170,7 +170,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         name: the clip's name in the list.
     Patch and augmentation are a pure function of (seed, epoch, index), whatever the worker.
 
-    Args:
+    Arguments:
         root: folder of the data set; the layouts are in the module's docstring.
         list_file: list of clips, if not one of the known names in root.
         patch: side of the LR patch, pixels; None gives whole frames (cut to a multiple of 4).

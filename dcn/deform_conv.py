@@ -181,7 +181,7 @@ def deform_conv2d(
     zeros outside. Everything is computed in float32 (float64 if the input is), under
     autocast too: with offsets in bfloat16 the samples are off by a quarter.
 
-    Args:
+    Arguments:
         input: (B, C, H, W), any floating type and memory format. B may be zero.
         offset: (B, 2*G*kh*kw, H', W') in pixels; G deformable groups of C / G channels,
             channel 2*(g*kh*kw + k) is dy and 2*(g*kh*kw + k) + 1 is dx of tap k.
@@ -234,7 +234,7 @@ class DCNv2(nn.Module):
     chunks of channels, the two halves of the offsets and the mask before its sigmoid. It
     starts at zero, so that the layer starts as a convolution with a mask of one half.
 
-    Args:
+    Arguments:
         in_channels: channels of the input and of the offset features.
         out_channels: channels of the output.
         kernel_size, stride, padding, dilation: as in nn.Conv2d, one integer or (y, x).
@@ -284,7 +284,7 @@ class DCNv2(nn.Module):
     def forward(self, x: Tensor, offset_features: Tensor) -> Tensor:
         """Convolve x where offset_features say.
 
-        Args:
+        Arguments:
             x: (B, in_channels, H, W).
             offset_features: (B, in_channels, H, W).
 

@@ -32,7 +32,7 @@ def register(name: str, forward, backward, device_type: str | None):
 
     Registering the same name again replaces the operator.
 
-    Args:
+    Arguments:
         name: of the operator; its backward is called <name>_backward.
         forward: (input, offset, mask, weight, bias, stride, padding, dilation) -> output, with
             annotations. All tensors are float32 or all float64. The output has the memory

@@ -27,7 +27,7 @@ MIN_SIDE = 16  # the network's; OpenCV's DIS works from 12 pixels on
 def estimate_flow(frames, method="pyflow", threads=None):
     """Optical flow between neighbouring frames, in both directions of time.
 
-    Args:
+    Arguments:
         frames: (N, H, W, 3) uint8 RGB array, N >= 2, H and W >= 16.
         method: "pyflow", PyFlow's method with the parameters of the released code, W >= 27;
             "dis", OpenCV's DIS (Kroeger et al., ECCV 2016), medium preset, finest scale 0,

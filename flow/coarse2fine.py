@@ -42,7 +42,7 @@ def coarse2fine_flow(
     The method is Brox et al., ECCV 2004, as implemented by C. Liu (thesis, MIT 2009,
     appendix A). Silent, and releases Python's lock.
 
-    Args:
+    Arguments:
         im1, im2: (H, W, C) float64 or float32 in [0, 1], equal shapes.
         alpha: weight of the smoothness term, > 0.
         ratio: size of a pyramid level relative to the next finer one; outside of
