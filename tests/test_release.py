@@ -10,7 +10,13 @@ from models import MSTT
 from utils import release
 from utils.checkpoint import FORMAT, file_sha256, load_network, save_torch_file
 
-CONFIG = {"batch": 2, "rate": 1e-4, "flow_method": "dis", "run": "somewhere"}
+CONFIG = {
+    "batch": 2,
+    "rate": 1e-4,
+    "flow_method": "dis",
+    "run": "somewhere",
+    "stills": "/home/me/s",
+}
 
 
 def write_run(folder, steps, scores):
@@ -79,6 +85,7 @@ def test_weights_and_description(released):
         [[28, 22.5]],
     ]
     assert information["curve_baseline"] == 20.0
+    assert information["recipe"][0]["settings"]["stills"] == "s"
     assert all("run" not in stage["settings"] for stage in information["recipe"])
 
 

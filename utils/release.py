@@ -19,8 +19,13 @@ from typing import Any
 from utils.checkpoint import load_network, load_torch_file, save_network
 from utils.config import parse_config, run_script
 
-# Settings of a run that say nothing about the weights.
-NOT_RECIPE = ("run", "resume", "device", "workers", "validate_every", "log_every", "flow_cache")
+# Settings of a run that say nothing about the weights; which weights it started from, the order of
+# the stages says.
+NOT_RECIPE = (
+    *("run", "resume", "weights", "device", "workers", "patience"),
+    *("validate_every", "log_every", "flow_cache"),
+)
+FOLDERS = ("data_root", "list_file", "clips", "stills", "validation")  # of the machine: names only
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ def read_stage(run: Path, samples_before: int) -> dict[str, Any]:
     """
     state = load_torch_file(run / "last.pt")
     config = {name: value for name, value in state["config"].items() if name not in NOT_RECIPE}
+    config |= {name: Path(config[name]).name for name in FOLDERS if config.get(name)}
     samples = state["step"] * config["batch"]
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     scores = {line["step"]: line for line in lines if "psnr" in line}  # the later line counts
