@@ -22,10 +22,11 @@ class LoadingError(OSError):
 def one_opencv_thread(worker: int | None = None) -> None:
     """Keep OpenCV to one thread: loader workers share the cores among themselves.
 
-    The main process does so before it uses OpenCV at all, because a worker that is forked from a
-    process with OpenCV threads waits for them for ever.
+    The main process does so before it forks them: a worker that inherits OpenCV's threads has
+    only their locks, and would wait for ever to end them.
     """
-    cv2.setNumThreads(1)
+    if cv2.getNumThreads() != 1:
+        cv2.setNumThreads(1)
 
 
 def open_loader(
@@ -49,6 +50,7 @@ def open_loader(
         pin_memory: for fast copies to a GPU.
         rank, world: this process takes every world-th sample, from the rank-th.
     """
+    one_opencv_thread()
     datasets, weights = zip(*sources, strict=True)
     sampler = ResumableSampler(
         lengths=[len(dataset) for dataset in datasets],
