@@ -5,6 +5,7 @@ second; the server itself never computes.
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import socket
@@ -27,6 +28,7 @@ TINY = ["--patch", "16", "--size", "small", "--given-frames", "2", "--flow-metho
 TINY += ["--log-every", "1", "--warmup", "2", "--precision", "float32", "--data-root", "septuplets"]
 TINY += ["--validation", "clips", "--device", "cpu", "--workers", "0"]
 FEW_CHANNELS = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1}
+LABELS = itertools.count()  # what processes print goes to a file of their own
 SECONDS = 120  # that anything here may take on a busy machine
 
 
@@ -104,7 +106,7 @@ def small_files(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def _train(folder, flags, environment, tricks):
+def _train(folder, label, flags, environment, tricks):
     os.chdir(folder)
     os.environ.update(environment)
     torch.set_num_threads(1)
@@ -112,9 +114,8 @@ def _train(folder, flags, environment, tricks):
     for trick, *arguments in tricks:
         trick(*arguments)
     sys.argv = ["main.py", *TINY, *flags]
-    rank = environment.get("RANK", "0")
     with contextlib.ExitStack() as stack:
-        out, err = (stack.enter_context(open(f"{name}-{rank}", "w")) for name in ("out", "err"))
+        out, err = (stack.enter_context(open(f"{name}-{label}", "w")) for name in ("out", "err"))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
         run_script(main.main)
@@ -137,11 +138,12 @@ class Training:
             environment |= {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         environment = {name: str(value) for name, value in environment.items()}
-        self.folder, self.rank = folder, rank
+        self.folder, self.label = folder, str(next(LABELS))
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["trainings"])
-        self.process = context.Process(target=_train, args=(folder, flags, environment, tricks))
+        arguments = (folder, self.label, flags, environment, tricks)
+        self.process = context.Process(target=_train, args=arguments)
         self.process.start()
         self.pid = self.process.pid
 
@@ -159,11 +161,11 @@ class Training:
 
     @property
     def out(self):
-        return (self.folder / f"out-{self.rank}").read_text()
+        return (self.folder / f"out-{self.label}").read_text()
 
     @property
     def err(self):
-        return (self.folder / f"err-{self.rank}").read_text()
+        return (self.folder / f"err-{self.label}").read_text()
 
     @property
     def last_line(self):
