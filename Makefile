@@ -1,5 +1,5 @@
 # make          set up a virtual environment with what the checks need
-# make demo     install, train on the built-in scenes, evaluate
+# make demo     install, evaluate the shipped weights on the built-in scenes
 # make test     lint and tests, what CI runs
 
 PYTHON ?= python3
@@ -21,8 +21,9 @@ $(VENV)/dev: $(VENV)/run requirements-dev.txt requirements-video.txt requirement
 	touch $@
 
 demo: $(VENV)/run
-	$(BIN)/python main.py
-	$(BIN)/python test.py --out $(DEMO) --overwrite
+	$(BIN)/python test.py --out $(DEMO)
+	@echo "The table is above and in $(DEMO)/results.json; pictures are in $(DEMO)/figures."
+	@echo "Train:  $(BIN)/python main.py      Your own video:  $(BIN)/python enhance.py --help"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
