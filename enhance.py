@@ -33,7 +33,7 @@ import numpy as np
 from flow import FLOW_METHODS
 from models.blocks import SCALE
 from utils import tiling
-from utils.checkpoint import file_sha256, load_network
+from utils.checkpoint import file_sha256, load_network, trained_flow
 from utils.compare import compare
 from utils.config import parse_config, run_script
 from utils.enhancer import Enhancer
@@ -175,12 +175,6 @@ def run_passes(
         source = Denser(source, folder)
     title = f"pass {passes} of {passes}" if passes > 1 else "enhancing"
     enhancer.run(source, sink, *levels_of_output(config, source, levels), title)
-
-
-def trained_flow(information: dict) -> str:
-    """The flow method a network was trained with; the released ones with PyFlow."""
-    config = information.get("config", {})
-    return information.get("flow_method", config.get("flow_method", "pyflow"))
 
 
 def check_outputs(config: Config, output: Path) -> list[Path]:

@@ -38,7 +38,7 @@ from data.images import write_image
 from data.scenes import make_scenes
 from flow import FLOW_METHODS
 from utils.baselines import bicubic_blend, bicubic_flow
-from utils.checkpoint import file_sha256, load_network
+from utils.checkpoint import file_sha256, load_network, trained_flow
 from utils.config import parse_config, run_script
 from utils.inference import pick_device, super_resolve
 from utils.metrics import clip_metrics, mean_metrics
@@ -88,12 +88,6 @@ def find_checkpoint(config: Config) -> Path | None:
         f"no checkpoint in {CHECKPOINTS} or {RUNS}; train one with `python main.py`, give "
         "one with --checkpoint FILE, or measure the baselines alone with --checkpoint none"
     )
-
-
-def trained_flow(information: dict) -> str:
-    """The flow method a network was trained with; the released ones with PyFlow."""
-    config = information.get("config", {})
-    return information.get("flow_method", config.get("flow_method", "pyflow"))
 
 
 def find_data(config: Config) -> Path:

@@ -26,7 +26,7 @@ from data.scenes import make_scenes
 from flow import estimate_flow
 from models import MSTT
 from utils.baselines import bicubic_flow
-from utils.checkpoint import load_network
+from utils.checkpoint import load_network, trained_flow
 from utils.config import parse_config, run_script
 from utils.inference import super_resolve, to_tensor
 from utils.plots import comparison_figure
@@ -178,7 +178,7 @@ def draw_comparison(path: Path, clip: Clip, network: MSTT, flow_method: str) -> 
 def main() -> None:
     config = parse_config(Config, __doc__)
     network, information = load_network(config.checkpoint)
-    flow_method = information.get("flow_method") or information["config"]["flow_method"]
+    flow_method = trained_flow(information)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     clips = find_clips(make_scenes(config.scenes) / "test")

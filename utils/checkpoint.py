@@ -108,6 +108,12 @@ def load_network(
     return network.to(device).eval(), information
 
 
+def trained_flow(information: dict[str, Any]) -> str:
+    """The flow method a network was trained with, from load_network; the released code: PyFlow."""
+    config = information.get("config", {})
+    return information.get("flow_method", config.get("flow_method", "pyflow"))
+
+
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         weights = load_file(path)
