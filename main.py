@@ -179,7 +179,7 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             losses = []
             for number, part in enumerate(parts, start=1):
-                inputs, truth = move_batch(part, config.given_frames, device)
+                inputs, truth = move_batch(part, device)
                 with team.gradients_later(model, number < len(parts)):
                     with autocast(device, config.precision):
                         output = model(*inputs)
@@ -255,7 +255,7 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
 
 def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[str, Any]) -> float:
     """The network's largest deformable offset on a batch, in pixels."""
-    inputs, _ = move_batch(part, config.given_frames, device)
+    inputs, _ = move_batch(part, device)
     with autocast(device, config.precision):
         return largest_offset(network, inputs)
 
@@ -286,6 +286,7 @@ def open_sources(config: Config) -> list[tuple[Dataset, float]]:
                 flow_method=config.flow_method,
                 flow_cache=Path(config.flow_cache),
                 seed=config.seed,
+                given_frames=config.given_frames,
             )
             sources.append((septuplets, weight))
     if config.stills is not None:
@@ -298,6 +299,7 @@ def open_sources(config: Config) -> list[tuple[Dataset, float]]:
             flow_method=config.flow_method,
             seed=config.seed,
             animation=look,
+            given_frames=config.given_frames,
         )
         sources.append((stills, config.stills_weight))
     if not sources:

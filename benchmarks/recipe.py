@@ -24,7 +24,7 @@ from models import build_network
 from utils.config import parse_config, run_script
 from utils.inference import autocast, super_resolve
 from utils.metrics import clip_metrics, mean_metrics
-from utils.training import Ema, charbonnier, learning_rate
+from utils.training import Ema, charbonnier, learning_rate, move_batch
 
 BASE = {
     "global_skip": True,
@@ -76,7 +76,12 @@ def train(config: Config, choice: dict) -> torch.nn.Module:
     look = Animation(
         blur_min=choice["blur_min"], blur_max=choice["blur_max"], fast_share=choice["fast_share"]
     )
-    stills = StillsDataset(config.stills, flow_method=choice["flow_method"], animation=look)
+    stills = StillsDataset(
+        config.stills,
+        flow_method=choice["flow_method"],
+        animation=look,
+        given_frames=choice["given_frames"],
+    )
     sampler = ResumableSampler([len(stills)], [1.0], count=config.steps)
     loader = DataLoader(
         MixedDataset([stills]), sampler=sampler, num_workers=1, worker_init_fn=one_opencv_thread
@@ -85,14 +90,13 @@ def train(config: Config, choice: dict) -> torch.nn.Module:
     network = build_network("small", **options).to(memory_format=torch.channels_last)
     average = Ema(network, 0.99 if choice["ema"] else 0.0)
     optimiser = torch.optim.Adam(network.parameters())
-    count = choice["given_frames"]
     for step, batch in enumerate(tqdm(loader, unit="step", leave=False)):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(step, config.steps, choice["rate"], 50, 1e-6)
-        flows = (batch[name][:, : count - 1] for name in ("forward_flow", "backward_flow"))
+        inputs, truth = move_batch(batch, torch.device("cpu"))
         with autocast(torch.device("cpu")):
-            output = network(batch["frames"][:, :count], *flows)
-        loss = charbonnier(output, batch["truth"][:, : 2 * count - 1])
+            output = network(*inputs)
+        loss = charbonnier(output, truth)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)

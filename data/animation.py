@@ -214,9 +214,9 @@ class StillsDataset(Dataset):
     """Septuplets made on the fly from a folder of satellite or aerial stills.
 
     `dataset[(epoch, index)]`, or `dataset[index]` for epoch 0, is a dict:
-        frames (4, 3, h, w): the given frames, truth reduced by 4 and rounded to 8 bits
-        truth (7, 3, 4h, 4w): all frames
-        forward_flow, backward_flow (3, 2, h, w): between neighbouring given frames
+        frames (N, 3, h, w): the given frames, truth reduced by 4 and rounded to 8 bits
+        truth (T, 3, 4h, 4w): all frames, T = 2N - 1
+        forward_flow, backward_flow (N - 1, 2, h, w): between neighbouring given frames
         name: file and index
     images float32 RGB in [0, 1]. Everything random is a pure function of (seed, epoch, index).
     A large still counts several times per epoch: its side over the clip's, rounded.
@@ -228,6 +228,7 @@ class StillsDataset(Dataset):
         seed: of all random choices.
         animation: how the clips move and look, by default Animation().
         cache_bytes: limit of the decoded stills in memory; those beyond it are read every time.
+        given_frames: N, 2 to 4; fewer are the first ones of the same clip.
 
     Raises:
         FileNotFoundError: no stills under root.
@@ -242,8 +243,10 @@ class StillsDataset(Dataset):
         seed: int = 123,
         animation: Animation | None = None,
         cache_bytes: int = CACHE_BYTES,
+        given_frames: int = 4,
     ):
         self.root = Path(root)
+        self.given_frames = given_frames
         self.size = (4 * patch, 4 * patch)
         self.flow_method = flow_method
         self.seed = seed
@@ -265,6 +268,7 @@ class StillsDataset(Dataset):
         rng = np.random.default_rng((self.seed, epoch, index))
         truth = animate(self.stills[number], self.size, rng, self.animation)
         given = degrade_given(imresize(truth[::2], 1 / 4), rng, self.animation)
+        given, truth = given[: self.given_frames], truth[: 2 * self.given_frames - 1]
         forward, backward = estimate_flow(given, self.flow_method, threads=1)
         return {
             "frames": to_tensor(given),

@@ -164,9 +164,9 @@ class SeptupletDataset(torch.utils.data.Dataset):
     """Septuplets with LR frames, flow and augmentation.
 
     `dataset[(epoch, index)]`, or `dataset[index]` for epoch 0, is a dict of
-        frames (4, 3, h, w), truth (7, 3, 4h, 4w): float32 RGB in [0, 1], of 8-bit values;
-        forward_flow, backward_flow (3, 2, h, w): float32 (dx, dy) in LR pixels, computed on the
-            whole LR frames and cut afterwards;
+        frames (N, 3, h, w), truth (2N - 1, 3, 4h, 4w): float32 RGB in [0, 1], of 8-bit values;
+        forward_flow, backward_flow (N - 1, 2, h, w): float32 (dx, dy) in LR pixels, computed on
+            the whole LR frames and cut afterwards;
         name: the clip's name in the list.
     Patch and augmentation are a pure function of (seed, epoch, index), whatever the worker.
 
@@ -179,6 +179,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         flow_method: method of `flow.estimate_flow`.
         flow_cache: folder to keep flows in; None computes them for every sample.
         seed: of the augmentation.
+        given_frames: N, 2 to 4; fewer are the first ones of the same sample.
 
     Raises:
         FileNotFoundError: no such root or list.
@@ -194,6 +195,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         flow_method="dis",
         flow_cache=None,
         seed=123,
+        given_frames=4,
     ):
         root = Path(root)
         if not root.is_dir():
@@ -213,6 +215,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         self.paths = [paths for paths, *_ in checks]
         self.sizes = [size for _, size, _ in checks]
         self.patch, self.augment, self.seed = patch, augment, seed
+        self.given_frames = given_frames
         self.flow_cache = FlowCache(flow_cache, flow_method)
 
     def __len__(self):
@@ -248,11 +251,14 @@ class SeptupletDataset(torch.utils.data.Dataset):
         rows = slice(4 * a.top, 4 * (a.top + a.height))
         columns = slice(4 * a.left, 4 * (a.left + a.width))
         truth = np.stack([frame[rows, columns] for frame in truth])
+        count = self.given_frames  # cut last: the augmentation may turn the time round
+        frames = augment_frames(frames.transpose(0, 3, 1, 2), a)[:count]
+        truth = augment_frames(truth.transpose(0, 3, 1, 2), a)[: 2 * count - 1]
         return {
-            "frames": _to_tensor(augment_frames(frames.transpose(0, 3, 1, 2), a)),
-            "truth": _to_tensor(augment_frames(truth.transpose(0, 3, 1, 2), a)),
-            "forward_flow": torch.from_numpy(np.ascontiguousarray(forward)),
-            "backward_flow": torch.from_numpy(np.ascontiguousarray(backward)),
+            "frames": _to_tensor(frames),
+            "truth": _to_tensor(truth),
+            "forward_flow": torch.from_numpy(np.ascontiguousarray(forward[: count - 1])),
+            "backward_flow": torch.from_numpy(np.ascontiguousarray(backward[: count - 1])),
             "name": self.names[index],
         }
 

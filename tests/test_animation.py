@@ -59,6 +59,12 @@ def test_sample_shapes_and_length(stills):
         dataset[5]
 
 
+def test_fewer_given_frames_are_the_first_ones_of_the_same_clip(stills):
+    whole, cut = StillsDataset(stills, PATCH)[3], StillsDataset(stills, PATCH, given_frames=2)[3]
+    for name, count in (("frames", 2), ("truth", 3), ("forward_flow", 1), ("backward_flow", 1)):
+        assert torch.equal(cut[name], whole[name][:count])
+
+
 def test_given_frames_are_the_reduced_truth(stills):
     sample = StillsDataset(stills, patch=PATCH)[3]
     truth = (sample["truth"] * 255).round().byte().permute(0, 2, 3, 1).numpy()

@@ -66,6 +66,18 @@ def test_sample(tmp_path):
         dataset[(0, 1)]
 
 
+def test_fewer_given_frames_are_the_first_ones_of_the_same_sample(tmp_path):
+    write_clip(tmp_path / "train/a", shift=(4, 2))
+    dataset = SeptupletDataset(tmp_path, patch=16)
+    shorter = SeptupletDataset(tmp_path, patch=16, given_frames=3)
+    reversals = {dataset.augmentation(epoch, 0).reverse for epoch in range(8)}
+    assert reversals == {False, True}
+    for epoch in range(8):
+        whole, cut = dataset[(epoch, 0)], shorter[(epoch, 0)]
+        for name, count in (("frames", 3), ("truth", 5), ("forward_flow", 2), ("backward_flow", 2)):
+            assert torch.equal(cut[name], whole[name][:count])
+
+
 @pytest.mark.parametrize("size", [(96, 112), (97, 115)])
 def test_patch_of_lr_equals_lr_of_the_whole_frame(size):
     frames = np.random.default_rng(0).integers(0, 256, (2, *size, 3), dtype=np.uint8)

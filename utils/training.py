@@ -77,13 +77,11 @@ class Ema:
 
 
 def move_batch(
-    batch: dict[str, Any], count: int, device: torch.device
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The network's inputs and the truth, cut to the first `count` given frames, on the device."""
-    frames = batch["frames"][:, :count]
-    flows = (batch[name][:, : count - 1] for name in ("forward_flow", "backward_flow"))
-    tensors = (frames, *flows, batch["truth"][:, : 2 * count - 1])
-    *inputs, truth = (tensor.to(device, non_blocking=True) for tensor in tensors)
+    batch: dict[str, Any], device: torch.device
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """The network's inputs and the truth, on the device."""
+    names = ("frames", "forward_flow", "backward_flow", "truth")
+    *inputs, truth = (batch[name].to(device, non_blocking=True) for name in names)
     return tuple(inputs), truth
 
 
