@@ -257,8 +257,9 @@ class SeptupletDataset(torch.utils.data.Dataset):
         return {
             "frames": _to_tensor(frames),
             "truth": _to_tensor(truth),
-            "forward_flow": torch.from_numpy(np.ascontiguousarray(forward[: count - 1])),
-            "backward_flow": torch.from_numpy(np.ascontiguousarray(backward[: count - 1])),
+            # a copy: ascontiguousarray leaves the negative stride of a single reversed flow
+            "forward_flow": torch.from_numpy(forward[: count - 1].copy()),
+            "backward_flow": torch.from_numpy(backward[: count - 1].copy()),
             "name": self.names[index],
         }
 

@@ -66,16 +66,18 @@ def test_sample(tmp_path):
         dataset[(0, 1)]
 
 
-def test_fewer_given_frames_are_the_first_ones_of_the_same_sample(tmp_path):
+@pytest.mark.parametrize("count", [2, 3])
+def test_fewer_given_frames_are_the_first_ones_of_the_same_sample(tmp_path, count):
     write_clip(tmp_path / "train/a", shift=(4, 2))
     dataset = SeptupletDataset(tmp_path, patch=16)
-    shorter = SeptupletDataset(tmp_path, patch=16, given_frames=3)
-    reversals = {dataset.augmentation(epoch, 0).reverse for epoch in range(8)}
-    assert reversals == {False, True}
+    shorter = SeptupletDataset(tmp_path, patch=16, given_frames=count)
+    assert {dataset.augmentation(epoch, 0).reverse for epoch in range(8)} == {False, True}
     for epoch in range(8):
         whole, cut = dataset[(epoch, 0)], shorter[(epoch, 0)]
-        for name, count in (("frames", 3), ("truth", 5), ("forward_flow", 2), ("backward_flow", 2)):
-            assert torch.equal(cut[name], whole[name][:count])
+        assert torch.equal(cut["frames"], whole["frames"][:count])
+        assert torch.equal(cut["truth"], whole["truth"][: 2 * count - 1])
+        for name in ("forward_flow", "backward_flow"):
+            assert torch.equal(cut[name], whole[name][: count - 1])
 
 
 @pytest.mark.parametrize("size", [(96, 112), (97, 115)])
