@@ -7,6 +7,7 @@ the two together, gradients included.
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from dcn.reference import deform_conv2d_grid_sample
 from models import MSTT
-from models.blocks import flow_warp, interleave
+from models.blocks import ResidualBlock, flow_warp, interleave
 from models.interpolation import FeatureInterpolation, MultiScaleAlignment
 from models.transformer import PATCH_SIZES, MultiScaleAttention, SpatialTemporalTransformer
 
@@ -42,6 +43,8 @@ class ObviousMSTT(MSTT):
         self.interpolation.alignment = ObviousAlignment(channels, groups)
         self.transformer = ObviousTransformer(channels)
         self.transformer.block.attention = ObviousAttention(4 * channels)
+        for block in (*self.extraction.blocks, *self.reconstruction.blocks):
+            block.forward = partial(residual, block)
         self.extraction.forward = self.extract
         self.reconstruction.forward = self.reconstruct
 
@@ -57,6 +60,10 @@ class ObviousMSTT(MSTT):
         x = F.leaky_relu(F.pixel_shuffle(stage.upconv2(x), 2), 0.1)
         x = stage.conv_last(F.leaky_relu(stage.conv_hr(x), 0.1))
         return x.unflatten(0, features.shape[:2])
+
+
+def residual(block: ResidualBlock, x: Tensor) -> Tensor:
+    return x + block.conv2(F.relu(block.conv1(x)))
 
 
 class ObviousAlignment(MultiScaleAlignment):

@@ -9,6 +9,7 @@ Activations are channels_last inside the network: the convolutions of oneDNN (CP
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,35 @@ def frame_by_frame(stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return torch.cat([stage(frame) for frame in x.split(1)])
 
 
+def leaky_convolution(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
+    """leaky_relu(conv2d(x, weight, bias), slope), the size kept; a slope of 0 is a ReLU.
+
+    Without gradients on a CPU both are one pass over the output (benchmarks/NOTES.md).
+    """
+    padding = [side // 2 for side in weight.shape[2:]]
+    # PyTorch's autocast does not know the fused operator.
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    if torch.is_grad_enabled() or x.device.type != "cpu" or not _can_fuse(dtype):
+        x = F.conv2d(x, weight, bias, padding=padding)
+        return F.leaky_relu(x, slope, inplace=True)
+    tensors = (tensor.to(dtype) for tensor in (x, weight, bias))
+    options = (padding, [1, 1], [1, 1], 1, "leaky_relu", [slope], "")
+    return torch.ops.mkldnn._convolution_pointwise(*tensors, *options)
+
+
+def activated(conv: nn.Conv2d, x: Tensor, slope: float = 0.1) -> Tensor:
+    """leaky_relu(conv(x), slope) of a convolution that keeps the size."""
+    return leaky_convolution(x, conv.weight, conv.bias, slope)
+
+
+@cache
+def _can_fuse(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch has oneDNN's convolution with an activation. It does not promise to
+    keep it: it is what its own compiler turns the two into."""
+    known = torch.backends.mkldnn.is_available() and dtype in (torch.float32, torch.bfloat16)
+    return known and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
 class ResidualBlock(nn.Module):
     """x + conv(ReLU(conv(x))), two 3x3 convolutions without normalisation.
 
@@ -52,7 +82,7 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(F.relu(self.conv1(x), inplace=True)).add_(x)
+        return self.conv2(activated(self.conv1, x, slope=0)).add_(x)
 
 
 def residual_blocks(channels: int, count: int) -> nn.Sequential:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import DCNv2
-from models.blocks import channels_last, flow_warp, interleave
+from models.blocks import activated, channels_last, flow_warp, interleave
 
 COUPLINGS = ("released", "symmetric")
 
@@ -37,15 +37,11 @@ class MultiScaleAlignment(nn.Module):
 
     def forward(self, neighbour: Tensor, target: Tensor) -> Tensor:
         """neighbour, target: (B, C, H, W) -> the neighbour aligned to the target, (B, C, H, W)."""
-        context = _activate(self.offset_conv1(torch.cat((neighbour, target), dim=1)))
+        context = activated(self.offset_conv1, torch.cat((neighbour, target), dim=1))
         scales = (self.mul_scale1, self.mul_scale2, self.mul_scale3)
-        multi_scale = torch.cat([_activate(conv(context)) for conv in scales], dim=1)
-        offset_features = context + _activate(self.offset_conv2(multi_scale))
-        return _activate(self.dcnpack(neighbour, offset_features))
-
-
-def _activate(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, 0.1, inplace=True)
+        multi_scale = torch.cat([activated(conv, context) for conv in scales], dim=1)
+        offset_features = context + activated(self.offset_conv2, multi_scale)
+        return F.leaky_relu(self.dcnpack(neighbour, offset_features), 0.1, inplace=True)
 
 
 class FeatureInterpolation(nn.Module):

@@ -13,20 +13,18 @@ Conventions, here and in the whole project:
     with the backward flow.
 """
 
-import itertools
-
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import (
     SCALE,
+    activated,
     bicubic_flow_baseline,
     channels_last,
     frame_by_frame,
     residual_blocks,
 )
 from models.interpolation import FeatureInterpolation
+from models.reconstruction import Reconstruction
 from models.transformer import SpatialTemporalTransformer
 
 SIZES = {
@@ -34,8 +32,6 @@ SIZES = {
     "small": {"channels": 32, "groups": 8, "front_blocks": 5, "back_blocks": 10},  # 1.26 M
 }
 SMALLEST_SIDE = 16  # LR pixels; below it the flow and the attention have nothing to work on
-TILE = 80  # LR pixels; largest side that is enlarged at once without gradients on a CPU
-HALO = 2  # LR pixels that the convolutions of the enlargement reach beyond a tile
 
 
 class MSTT(nn.Module):
@@ -117,72 +113,7 @@ class FeatureExtraction(nn.Module):
         return x.unflatten(0, frames.shape[:2])
 
     def _extract(self, x: Tensor) -> Tensor:
-        return self.blocks(F.leaky_relu(self.conv_first(x), 0.1, inplace=True))
-
-
-class Reconstruction(nn.Module):
-    """Residual blocks, two pixel shuffles of 2, two convolutions, each frame on its own."""
-
-    def __init__(self, channels: int, blocks: int):
-        super().__init__()
-        self.blocks = residual_blocks(channels, blocks)
-        self.upconv1 = nn.Conv2d(channels, 4 * channels, 3, padding=1)
-        self.upconv2 = nn.Conv2d(channels, 4 * channels, 3, padding=1)
-        self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """features: (B, T, C, H, W) -> frames (B, T, 3, sH, sW)."""
-        frames = frame_by_frame(self._reconstruct, channels_last(features.flatten(0, 1)))
-        return frames.unflatten(0, features.shape[:2])
-
-    def _reconstruct(self, x: Tensor) -> Tensor:
-        x = self.blocks(x)
-        if torch.is_grad_enabled() or x.device.type != "cpu" or max(x.shape[2:]) <= TILE:
-            return self._enlarge(x)
-        return self._enlarge_in_tiles(x)
-
-    def _enlarge(self, x: Tensor) -> Tensor:
-        for conv in (self.upconv1, self.upconv2):
-            x = shuffled_convolution(x, conv)
-        return self.conv_last(F.leaky_relu(self.conv_hr(x), 0.1, inplace=True))
-
-    def _enlarge_in_tiles(self, x: Tensor) -> Tensor:
-        """The same numbers. Whole frames at full resolution do not fit the caches, and the system
-        clears fresh memory for every one of them, a third of the time."""
-        height, width = x.shape[2:]
-        output = None
-        for top, bottom in _cuts(height):
-            for left, right in _cuts(width):
-                rows = slice(max(top - HALO, 0), min(bottom + HALO, height))
-                columns = slice(max(left - HALO, 0), min(right + HALO, width))
-                tile = self._enlarge(channels_last(x[:, :, rows, columns]))
-                if output is None:
-                    output = tile.new_empty(len(x), 3, SCALE * height, SCALE * width)
-                target = output[..., _enlarged(top, bottom), _enlarged(left, right)]
-                target.copy_(
-                    tile[
-                        ...,
-                        _enlarged(top - rows.start, bottom - rows.start),
-                        _enlarged(left - columns.start, right - columns.start),
-                    ]
-                )
-        return output
-
-
-def shuffled_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """leaky_relu(pixel_shuffle(conv(x), 2)).
-
-    The output channels are put into the order in which pixels are shuffled, (2, 2, C) instead of
-    (C, 2, 2): then the shuffle of a channels_last map moves runs of 2C numbers, not single ones.
-    """
-    count = conv.out_channels // 4
-    weight = conv.weight.unflatten(0, (count, 4)).transpose(0, 1).flatten(0, 1)
-    bias = conv.bias.view(count, 4).t().flatten()
-    x = F.leaky_relu(F.conv2d(x, weight, bias, padding=1), 0.1, inplace=True)
-    x = x.permute(0, 2, 3, 1).unflatten(3, (2, 2 * count))  # (B, H, W, 2, 2C)
-    x = x.transpose(2, 3).unflatten(4, (2, count))  #         (B, H, 2, W, 2, C)
-    return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, 2H, 2W), channels_last
+        return self.blocks(activated(self.conv_first, x))
 
 
 def build_network(size: str = "mstt", **options) -> MSTT:
@@ -194,17 +125,6 @@ def build_network(size: str = "mstt", **options) -> MSTT:
     if size not in SIZES:
         raise ValueError(f"network size is {size!r}; choose one of {', '.join(SIZES)}")
     return MSTT(**(SIZES[size] | options))
-
-
-def _cuts(length: int) -> list[tuple[int, int]]:
-    """(start, stop) of equal parts of at most TILE."""
-    parts = -(-length // TILE)
-    edges = [length * part // parts for part in range(parts + 1)]
-    return list(itertools.pairwise(edges))
-
-
-def _enlarged(start: int, stop: int) -> slice:
-    return slice(SCALE * start, SCALE * stop)
 
 
 def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> None:

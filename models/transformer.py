@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import channels_last, frame_by_frame
+from models.blocks import activated, channels_last, frame_by_frame
 
 PATCH_SIZES = (40, 20, 10, 5)  # one per head, at half of the low resolution
 SCORES = 2**22  # products of queries and keys that are held at once without gradients
@@ -31,14 +31,18 @@ class MultiScaleAttention(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B * frames, D, h, w), any h and w -> the same shape, x + attention."""
-        embedded = (self.query_embedding(x), self.key_embedding(x), self.value_embedding(x))
+        embeddings = (self.query_embedding, self.key_embedding, self.value_embedding)
+        embedded = (frame_by_frame(embedding, x) for embedding in embeddings)
         heads = zip(*(part.chunk(len(PATCH_SIZES), dim=1) for part in embedded), strict=True)
         attended = [
             patch_attention(query, key, value, patch, frames)
             for patch, (query, key, value) in zip(PATCH_SIZES, heads, strict=True)
         ]
-        out = self.output_linear(channels_last(torch.cat(attended, dim=1)))
-        return x + F.leaky_relu(out, 0.2, inplace=True)
+        out = frame_by_frame(self._output, channels_last(torch.cat(attended, dim=1)))
+        return x + out
+
+    def _output(self, x: Tensor) -> Tensor:
+        return activated(self.output_linear, x, slope=0.2)
 
 
 def patch_attention(query: Tensor, key: Tensor, value: Tensor, patch: int, frames: int) -> Tensor:

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import models.mstt
+import models.reconstruction
 import models.transformer
 from benchmarks.obvious import obvious
 from models import MSTT
-from models.blocks import channels_last, frame_by_frame
-from models.mstt import Reconstruction, shuffled_convolution
+from models.blocks import activated, channels_last, frame_by_frame
+from models.reconstruction import Reconstruction, paired_convolution, shuffled_convolution
 from models.transformer import patch_attention
 
 
@@ -54,7 +54,7 @@ def test_gradients_equal_those_of_the_obvious_formulation(options):
 
 @pytest.mark.parametrize("size", [(17, 40), (33, 12)])
 def test_enlarging_in_tiles_changes_nothing(size, monkeypatch):
-    monkeypatch.setattr(models.mstt, "TILE", 10)
+    monkeypatch.setattr(models.reconstruction, "TILE", 10)
     torch.manual_seed(0)
     stage = Reconstruction(8, 1)
     features = torch.randn(1, 2, 8, *size)
@@ -76,6 +76,43 @@ def test_shuffled_convolution_equals_its_parts(layout):
     gradients = [torch.autograd.grad(y, leaves, weight) for y in (fast, slow)]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_shuffled_convolution_leaves_out_a_halo():
+    conv = torch.nn.Conv2d(3, 20, 3, padding=1)
+    x = torch.randn(1, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+    whole = shuffled_convolution(x, conv)
+    assert torch.equal(shuffled_convolution(x, conv, (1, 0, 2, 1)), whole[:, :, 2:, 4:-2])
+
+
+def test_paired_convolution_equals_the_convolution():
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(5, 3, 3, padding=1).double()
+    x = torch.randn(2, 5, 6, 10, dtype=torch.double)
+    paired = paired_convolution(x, conv)
+    assert paired.shape == (2, 3, 3, 2, 5, 2)
+    torch.testing.assert_close(paired.flatten(4, 5).flatten(2, 3), conv(x))
+
+
+@pytest.mark.parametrize("slope", [0, 0.1])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_convolution_with_its_activation_equals_the_two(slope, precision):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(8, 16, 5, padding=2)
+    x = channels_last(torch.randn(2, 8, 7, 9))
+    low = precision == "bfloat16"
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+        fast = activated(conv, x, slope)
+        slow = F.leaky_relu(conv(x), slope)
+    assert fast.dtype == slow.dtype
+    assert fast.is_contiguous(memory_format=torch.channels_last)
+    # In bfloat16 the slow one rounds twice, each time by up to 2**-8 of the number.
+    torch.testing.assert_close(fast, slow, rtol=2**-7 if low else 1e-5, atol=1e-6)
+    trained = activated(conv, x, slope)
+    torch.testing.assert_close(trained, F.leaky_relu(conv(x), slope), rtol=0, atol=0)
+    (gradient,) = torch.autograd.grad(trained.sum(), conv.bias)
+    (expected,) = torch.autograd.grad(F.leaky_relu(conv(x), slope).sum(), conv.bias)
+    torch.testing.assert_close(gradient, expected)
 
 
 @pytest.mark.parametrize("size", [(20, 30), (13, 17)])
