@@ -9,8 +9,10 @@
 
 The first three put what they measured into figures/speed.json, the last read it. Four frames of
 160x160 become seven of 640x640, random weights and frames (they change neither time nor memory),
-flow given. Variants take turns; medians. "Processor" is the time of all threads together, which
-other programs on the machine change less than they change the wall time.
+flow given. Variants take turns; medians. `compare` runs the obvious formulation with the memory
+allocator as PyTorch finds it, and once more as our scripts set it for themselves
+(utils/memory.py). "Processor" is the time of all threads together, which other programs on the
+machine change less than they change the wall time.
 """
 
 import contextlib
@@ -29,7 +31,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.obvious import obvious
-from benchmarks.timing import interleaved_medians, machine, peak_extra_memory, print_table
+from benchmarks.timing import (
+    in_turns,
+    interleaved_medians,
+    machine,
+    peak_extra_memory,
+    print_table,
+)
 from flow import estimate_flow
 from models import SIZES, build_network
 from utils.config import parse_config, run_script
@@ -113,13 +121,20 @@ class Counted:
         self.run = run
 
     def __call__(self) -> None:
-        mapping = {torch.ops.mstt.deform_conv2d: self._deformable}
+        mapping = {
+            torch.ops.mstt.deform_conv2d: self._deformable,
+            torch.ops.mkldnn._convolution_pointwise: self._fused,
+        }
         with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
             self.output = self.run()
         self.operations = counter.get_total_flops()
 
     @staticmethod
     def _deformable(input, offset, mask, weight, *rest, out_shape, **options) -> int:
+        return 2 * math.prod(out_shape) * math.prod(weight[1:])
+
+    @staticmethod
+    def _fused(input, weight, *rest, out_shape, **options) -> int:
         return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
@@ -134,34 +149,42 @@ def matrix_product_peak(dtype: torch.dtype, side: int = 2048) -> float:
     return 2 * side**3 / best
 
 
+def make_call(side: int, formulation: str, precision: str) -> Callable[[], torch.Tensor]:
+    """A call of the obvious formulation, of ours, or of the small network."""
+    network = network_of("small" if formulation == "small" else "mstt")
+    if formulation == "obvious":
+        network = obvious(network)
+    return call(network, random_window(side), precision)
+
+
 def compare(config: Config) -> dict:
     """The table: time, processor time, peak memory, and how far the outputs are apart."""
-    inputs = random_window(config.side)
-    network, small = network_of("mstt"), network_of("small")
-    calls = {
-        "obvious, float32": call(obvious(network), inputs, "float32"),
-        "ours, float32": call(network, inputs, "float32"),
-        "ours, bfloat16": call(network, inputs, "bfloat16"),
-        "small, bfloat16": call(small, inputs, "bfloat16"),
+    variants = {
+        "obvious, float32": (config.side, "obvious", "float32"),
+        "obvious, freed memory kept, float32": (config.side, "obvious", "float32"),
+        "ours, float32": (config.side, "ours", "float32"),
+        "ours, bfloat16": (config.side, "ours", "bfloat16"),
+        "small, bfloat16": (config.side, "small", "bfloat16"),
     }
-    medians = interleaved_medians(calls, config.repeats)
+    results = in_turns(make_call, variants, config.repeats, default=["obvious, float32"])
     peaks = {name: matrix_product_peak(getattr(torch, name)) for name in ("float32", "bfloat16")}
     rows, base = [], None
-    for name, run in calls.items():
-        counted = Counted(run)
-        peak_bytes = peak_extra_memory(counted)
+    for name, arguments in variants.items():
+        counted = Counted(make_call(*arguments))
+        counted()
         total, output = counted.operations, counted.output.float()
         base = output if base is None else base
+        result = results[name]
         rows.append(
             {
                 "name": name,
-                "seconds": medians[name].wall,
-                "processor": medians[name].processor,
-                "peak_bytes": peak_bytes,
+                "seconds": result.wall,
+                "processor": result.processor,
+                "peak_bytes": result.peak_bytes,
                 "operations": total,
-                "share_of_peak": total / medians[name].processor / peaks[name.split(", ")[1]],
+                "share_of_peak": total / result.processor / peaks[arguments[2]],
                 "largest_difference": None
-                if "small" in name
+                if arguments[1] == "small"
                 else (output - base).abs().max().item(),
             }
         )

@@ -6,15 +6,18 @@ therefore take turns, and their medians are compared, never figures of different
 
 import ctypes
 import gc
+import multiprocessing
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from utils.memory import keep_freed_memory
 
 
 class Seconds(NamedTuple):
@@ -39,6 +42,72 @@ def interleaved_medians(functions: dict[str, Callable], repeats: int) -> dict[st
         name: Seconds(*(statistics.median(column) for column in zip(*rows, strict=True)))
         for name, rows in times.items()
     }
+
+
+class Measured(NamedTuple):
+    """Medians of a function in a process of its own, and bytes of memory on top at the peak."""
+
+    wall: float
+    processor: float
+    peak_bytes: int | None
+
+
+def in_turns(
+    make: Callable[..., Callable], variants: dict[str, tuple], repeats: int, default: Sequence[str]
+) -> dict[str, Measured]:
+    """Time functions in turns, each in a process of its own with a memory allocator of its own.
+
+    Arguments:
+        make: make(*arguments) gives the function to time; importable by its name.
+        variants: name -> arguments.
+        repeats: counted calls of each, after two that are not.
+        default: names whose allocator stays as PyTorch finds it; for the others freed memory is
+            kept, as our scripts do (utils/memory.py).
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = {}, []
+    try:
+        for name, arguments in variants.items():
+            pipes[name], end = context.Pipe()
+            settings = (make, arguments, name not in default, torch.get_num_threads())
+            process = context.Process(target=_answer, args=(end, *settings), daemon=True)
+            process.start()
+            end.close()
+            processes.append(process)
+
+        def ask(name, question):
+            pipes[name].send(question)
+            return pipes[name].recv()
+
+        times = {name: [] for name in variants}
+        for turn in range(-2, repeats):
+            for name, column in times.items():
+                seconds = ask(name, "time")
+                if turn >= 0:
+                    column.append(seconds)
+        results = {}
+        for name, column in times.items():
+            wall, processor = map(statistics.median, zip(*column, strict=True))
+            results[name] = Measured(wall, processor, ask(name, "memory"))
+        return results
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def _answer(pipe, make: Callable, arguments: tuple, keep: bool, threads: int) -> None:
+    if keep:
+        keep_freed_memory()
+    torch.set_num_threads(threads)
+    function = make(*arguments)
+    while True:
+        if pipe.recv() == "memory":
+            pipe.send(peak_extra_memory(function))
+            continue
+        start = Seconds(time.perf_counter(), time.process_time())
+        function()
+        stop = Seconds(time.perf_counter(), time.process_time())
+        pipe.send((stop.wall - start.wall, stop.processor - start.processor))
 
 
 def peak_extra_memory(function: Callable) -> int | None:

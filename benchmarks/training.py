@@ -2,10 +2,11 @@
 
     python -m benchmarks.training
     python -m benchmarks.training --size small --given-frames 2
-    THP_MEM_ALLOC_ENABLE=1 python -m benchmarks.training    with huge pages, see NOTES.md
 
 A step is forward, loss, backward and Adam on one sample, without the loader. The variants take
-turns in one process; the table gives medians, ratios to the first and the peak memory of a step.
+turns, each in a process of its own; the table gives medians, ratios to the first and the peak
+memory of a step. The first runs with the memory allocator as PyTorch finds it, the others as our
+scripts set it (utils/memory.py).
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.obvious import obvious
-from benchmarks.timing import interleaved_medians, machine, peak_extra_memory, print_table
+from benchmarks.timing import in_turns, machine, print_table
 from models import build_network
 from utils.config import parse_config, run_script
 from utils.inference import autocast
@@ -53,26 +54,25 @@ def make_step(config: Config, fast: bool, precision: str) -> Callable[[], None]:
 
 def main() -> None:
     config = parse_config(Config, __doc__)
-    steps = {
-        "obvious, float32": make_step(config, False, "float32"),
-        "ours, float32": make_step(config, True, "float32"),
-        "ours, bfloat16": make_step(config, True, "bfloat16"),
+    variants = {
+        "obvious, float32": (config, False, "float32"),
+        "obvious, freed memory kept, float32": (config, False, "float32"),
+        "ours, float32": (config, True, "float32"),
+        "ours, bfloat16": (config, True, "bfloat16"),
     }
-    medians = interleaved_medians(steps, config.repeats)
+    results = in_turns(make_step, variants, config.repeats, default=["obvious, float32"])
     print(f"{machine()}, {torch.get_num_threads()} threads; {config}")
-    base = next(iter(medians.values()))
-    rows = []
-    for name, median in medians.items():
-        memory = peak_extra_memory(steps[name])
-        rows.append(
-            {
-                "formulation": name,
-                "seconds per step": f"{median.wall:.2f}",
-                "faster": f"{base.wall / median.wall:.1f}x",
-                "faster, processor": f"{base.processor / median.processor:.1f}x",
-                "peak memory": "-" if memory is None else f"{memory / 2**20:.0f} MiB",
-            }
-        )
+    base = results["obvious, float32"]
+    rows = [
+        {
+            "formulation": name,
+            "seconds per step": f"{result.wall:.2f}",
+            "faster": f"{base.wall / result.wall:.1f}x",
+            "faster, processor": f"{base.processor / result.processor:.1f}x",
+            "peak memory": f"{result.peak_bytes / 2**20:.0f} MiB" if result.peak_bytes else "-",
+        }
+        for name, result in results.items()
+    ]
     print_table("a training step", rows)
 
 

@@ -22,6 +22,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from utils.memory import keep_freed_memory
+
 C = TypeVar("C")
 
 # A field's line: name, type, default, and behind "#" the comment that becomes its help.
@@ -113,9 +115,10 @@ def run_script(main: Callable[[], int | None]) -> None:
 
     A ValueError or OSError (a missing file, a full disk) is the user's to mend: it prints as one
     line and ends with status 2. A computation that went astray (FloatingPointError) ends with
-    status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an
-    error came from.
+    status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an error came from. Freed memory
+    is kept for reuse, see `keep_freed_memory`.
     """
+    keep_freed_memory()
     try:
         sys.exit(main() or 0)
     except (ValueError, OSError) as error:

@@ -1,0 +1,36 @@
+"""What the C library does with freed memory."""
+
+import ctypes
+import sys
+
+# Parameters of glibc's mallopt, from malloc.h
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+LARGEST = 2**31 - 1
+# Where glibc's own adjustment ends once a program has freed large tensors
+GLIBC = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20}
+
+
+def keep_freed_memory(keep: bool = True) -> bool:
+    """Keep freed memory for the next tensors instead of giving it back to the system.
+
+    A network frees and asks for the same maps again and again. By default glibc returns large
+    ones, and the system clears every page when it hands it out anew: 5 to 15 % of the time of
+    this network on a CPU, and more than half of its obvious formulation's (benchmarks/NOTES.md).
+    The price is up to a third more memory at the peak. Scripts call this at their start; other
+    C libraries than glibc are left as they are.
+
+    Arguments:
+        keep: False goes back to what glibc does, and returns what is free now.
+
+    Returns: whether this C library can be told.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "gnu_get_libc_version"):
+        return False
+    options = {MMAP_MAX: 0, TRIM_THRESHOLD: LARGEST} if keep else GLIBC
+    done = all(library.mallopt(name, value) for name, value in options.items())
+    if not keep:
+        library.malloc_trim(0)
+    return done
