@@ -21,6 +21,8 @@ FLOW_METHODS = ("pyflow", "dis", "dis4x", "pyflow-original")
 # alpha, ratio, minWidth, outer, inner and SOR iterations, colType of the released code
 PYFLOW_PARAMETERS = (0.012, 0.75, 20, 7, 1, 30, 0)
 ENLARGEMENT = 4  # of the frames for "dis4x"
+BLOCK = 1024  # pixels; longest side that "dis4x" enlarges at once, in about 1 GB
+BLOCK_MARGIN = 64  # pixels that a block sees beyond its border
 MIN_SIDE = 16  # the network's; OpenCV's DIS works from 12 pixels on
 
 
@@ -33,8 +35,8 @@ def estimate_flow(frames, method="pyflow", threads=None):
             "dis", OpenCV's DIS (Kroeger et al., ECCV 2016), medium preset, finest scale 0,
             on BT.601 grey; "dis4x", DIS between the frames enlarged four times, averaged
             back: its patches are small enough for vehicles of one LR pixel, which the others
-            lose (benchmarks/flow_methods.py), at about twenty times
-            the time of "dis";
+            lose (benchmarks/flow_methods.py), at about twenty times the time of "dis". Frames
+            larger than BLOCK are done in blocks;
             "pyflow-original", the PyFlow that the user has installed.
         threads: pairs that "pyflow" works on at the same time; None takes every core.
 
@@ -99,14 +101,34 @@ def _enlarged_dis_flows(pairs):
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
     dis.setVariationalRefinementIterations(0)
-    height, width = pairs[0][0].shape[:2]
-    size = (width * ENLARGEMENT, height * ENLARGEMENT)
-    flows = []
-    for pair in pairs:
-        large = (cv2.resize(_grey(x), size, interpolation=cv2.INTER_CUBIC) for x in pair)
-        flow = cv2.resize(dis.calc(*large, None), (width, height), interpolation=cv2.INTER_AREA)
-        flows.append(np.ascontiguousarray(flow.transpose(2, 0, 1)) / ENLARGEMENT)
-    return flows
+    return [_enlarged_dis_flow(dis, _grey(a), _grey(b)) for a, b in pairs]
+
+
+def _enlarged_dis_flow(dis, a, b):
+    """The flow of one pair of grey frames (H, W), in blocks where they are large."""
+    height, width = a.shape
+    flow = np.empty((2, height, width), np.float32)
+    for top, bottom in _blocks(height):
+        for left, right in _blocks(width):
+            rows = slice(max(top - BLOCK_MARGIN, 0), bottom + BLOCK_MARGIN)
+            columns = slice(max(left - BLOCK_MARGIN, 0), right + BLOCK_MARGIN)
+            small = a[rows, columns].shape[::-1]
+            size = [side * ENLARGEMENT for side in small]
+            large = (
+                cv2.resize(x[rows, columns], size, interpolation=cv2.INTER_CUBIC) for x in (a, b)
+            )
+            part = cv2.resize(dis.calc(*large, None), small, interpolation=cv2.INTER_AREA)
+            inner = part[top - rows.start : bottom - rows.start, left - columns.start :]
+            flow[:, top:bottom, left:right] = inner[:, : right - left].transpose(2, 0, 1)
+    flow /= ENLARGEMENT
+    return flow
+
+
+def _blocks(length):
+    """(start, stop) of the fewest equal blocks of an axis that are no longer than BLOCK."""
+    count = -(-length // BLOCK)
+    edges = [length * i // count for i in range(count + 1)]
+    return list(itertools.pairwise(edges))
 
 
 def _grey(image):

@@ -106,6 +106,29 @@ def test_dis4x_sees_a_vehicle_that_dis_loses():
     assert speeds["dis"] < 0.75 * speeds["dis4x"]
 
 
+def test_dis4x_in_blocks_is_that_of_the_whole_frame(monkeypatch):
+    frames = moving_frames(2, 150, 190, step=(2.5, -1.5))
+    whole = estimate_flow(frames, "dis4x")
+    monkeypatch.setattr(flow, "BLOCK", 64)
+    monkeypatch.setattr(flow, "BLOCK_MARGIN", 32)
+    resize, sides = cv2.resize, []
+
+    def recorded(image, *arguments, **options):
+        sides.extend(image.shape[:2])
+        return resize(image, *arguments, **options)
+
+    monkeypatch.setattr(cv2, "resize", recorded)
+    blocks = estimate_flow(frames, "dis4x")
+    assert max(sides) <= 4 * (64 + 2 * 32)
+    for in_blocks, at_once, sign in zip(blocks, whole, (1, -1), strict=True):
+        truth = sign * np.array([2.5, -1.5])[:, None, None]
+        errors = [np.abs(x[0] - truth)[:, 8:-8, 8:-8].mean() for x in (in_blocks, at_once)]
+        assert errors[0] < 1.1 * errors[1]
+        # The cuts, at 63 and 126, show no more than other places.
+        steps = np.abs(np.diff(in_blocks[0], axis=-1))
+        assert steps[..., [62, 125]].mean() < 2 * steps.mean()
+
+
 @pytest.mark.parametrize("method", OURS)
 def test_number_of_threads_does_not_matter(method):
     frames = moving_frames(4, 32, 32)

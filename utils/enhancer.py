@@ -140,7 +140,8 @@ class Enhancer:
             result = np.empty((2 * len(frames) - 1, height, width, source.bands), np.float32)
             for group in groups:
                 inputs = torch.from_numpy(unit[..., list(group)]).movedim(-1, 1)[None]
-                with torch.inference_mode(), autocast(self.device, self.precision):
+                # Not inference_mode: autocast would convert the weights for every frame in it.
+                with torch.no_grad(), autocast(self.device, self.precision):
                     output = self.network(inputs.to(self.device), *flow)[0].float()
                 if len(set(group)) == 1:
                     result[..., group[0]] = output.mean(dim=1).cpu()
