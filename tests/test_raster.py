@@ -11,6 +11,7 @@ from enhancing import HEIGHT, WIDTH, make_frames, run, save_small_network  # noq
 from rasterio.control import GroundControlPoint  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
 from rasterio.rpc import RPC  # noqa: E402
+from rasterio.shutil import copy as copy_raster  # noqa: E402
 from rasterio.transform import Affine  # noqa: E402
 
 from utils.frames import open_source  # noqa: E402
@@ -256,3 +257,16 @@ def test_a_damaged_file_and_a_missing_library_are_named(tmp_path, checkpoint, mo
     monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(ValueError, match=r"requirements-geotiff.txt"):
         open_source(given)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_virtual_dataset_named_tif_is_not_followed(tmp_path, folder):
+    secret = write_geotiff(tmp_path / "secret.tif", sixteen_bits(1)[0])
+    with rasterio.open(secret) as dataset:
+        copy_raster(dataset, tmp_path / "scene.vrt", driver="VRT")
+    (tmp_path / "in").mkdir()
+    path = (tmp_path / "scene.vrt").rename(tmp_path / "in" / "scene.tif")
+    with rasterio.open(path) as dataset:
+        assert dataset.driver == "VRT"  # what would be followed
+    with pytest.raises(ValueError, match=r"scene\.tif"):
+        open_source(path.parent if folder else path)

@@ -127,7 +127,8 @@ class GeoTiffSource(Source):
 
     def _open(self, dataset: str):
         try:
-            return self.rasterio.open(dataset)
+            # Named, so that a file of another format that names further files is not followed.
+            return self.rasterio.open(dataset, driver="GTiff")
         except self.rasterio.errors.RasterioIOError as error:
             raise FrameError(f"{dataset} cannot be read ({error})") from error
 
