@@ -247,10 +247,13 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
         blocks = [int(options.get(name, 0)) for name in ("front_blocks", "back_blocks")]
         if not all(0 <= count <= len(weights) for count in blocks):
             raise ValueError(f"{blocks} blocks for {len(weights)} weights")
+        if int(options.get("channels", 1)) < 1:
+            raise ValueError(f"{options['channels']} channels")
         with torch.device("meta"):
             expected = MSTT(**options).state_dict()
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
-        raise ValueError(f"{path} asks for a network that cannot be built: {error}") from error
+        reason = one_line(str(error).partition("\n")[0])  # PyTorch adds a stack of calls
+        raise ValueError(f"{path} asks for a network that cannot be built: {reason}") from error
     _check_fit(path, expected, weights)
     network = MSTT(**options)
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
