@@ -4,16 +4,21 @@
     python -m benchmarks.enhance speed      a pair of 2000x1200 frames: seconds per megapixel
     python -m benchmarks.enhance length     peak memory of clips of 64x64 against their length
     python -m benchmarks.enhance tiles --frames DIR    tiles against whole frames, on real frames
+    python -m benchmarks.enhance interrupt  Ctrl-C and SIGKILL at random moments, then --resume
 
 Every run is a process of its own, whose peak resident memory the system counts. Weights are
 random unless --model names some: they change neither memory nor speed.
 """
 
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +36,12 @@ from utils.frames import open_source, write_image_file
 from utils.inference import autocast, to_tensor
 
 ENHANCE = Path(__file__).parent.parent / "enhance.py"
+DEVICE = ("--device", "cpu")
 
 
 @dataclass(frozen=True)
 class Config:
-    what: str  # memory, speed, length or tiles
+    what: str  # memory, speed, length, tiles or interrupt
     model: str = "none"  # a checkpoint; none: random weights, of both sizes
     sides: str = "80,160,240,320"  # of the frames in `memory`, LR pixels
     size: str = "2000x1200"  # of the frames in `speed`
@@ -45,11 +51,19 @@ class Config:
     overlaps: str = "24,32,48"  # overlaps in `tiles`
     flow_method: str = "dis"  # method of the optical flow, see flow/
     precision: str = "float32"  # float32, bfloat16 or auto
+    interruptions: int = 10  # of each kind of output in `interrupt`
+    seed: int = 1  # of their moments
 
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("what",))
-    benchmarks = {"memory": memory, "speed": speed, "length": length, "tiles": tiles}
+    benchmarks = {
+        "memory": memory,
+        "speed": speed,
+        "length": length,
+        "tiles": tiles,
+        "interrupt": interrupt,
+    }
     if config.what not in benchmarks:
         raise ValueError(f"{config.what!r} is no benchmark; choose one of {', '.join(benchmarks)}")
     with tempfile.TemporaryDirectory() as folder:
@@ -83,20 +97,24 @@ def measure(
     source: Path, output: Path, model: Path, config: Config, *flags
 ) -> tuple[float, float, float]:
     """Run enhance.py; returns its seconds, processor seconds and peak resident GiB."""
-    fixed = ["--model", model, "--flow-method", config.flow_method, "--precision", config.precision]
-    command = [sys.executable, ENHANCE, source, output, *fixed, "--device", "cpu", *flags]
+    command = command_of(source, output, model, config, *flags)
     start = time.perf_counter()
     process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
     problems = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise ValueError(f"{' '.join(map(str, command))} failed: {problems.splitlines()[-1]}")
+        raise ValueError(f"{' '.join(command)} failed: {problems.splitlines()[-1]}")
     kibibytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss / 1024
     processor = usage.ru_utime + usage.ru_stime
     return time.perf_counter() - start, processor, kibibytes / 2**20
+
+
+def command_of(source: Path, output: Path, model: Path, config: Config, *flags) -> list[str]:
+    fixed = ["--model", model, "--flow-method", config.flow_method, "--precision", config.precision]
+    return list(map(str, [sys.executable, ENHANCE, source, output, *fixed, *DEVICE, *flags]))
 
 
 def memory(config: Config, folder: Path) -> None:
@@ -176,6 +194,46 @@ def tiles(config: Config, folder: Path) -> None:
         untiled = psnr(enhance_tiles(network, small, config, 100_000, 32)[::2], truth)
         tiled = psnr(enhance_tiles(network, small, config, 80, 32)[::2], truth)
         print(f"  against truth: whole {untiled:.3f} dB, tiles of 80 {tiled:.3f} dB")
+
+
+def interrupt(config: Config, folder: Path) -> None:
+    """Frames and a video, interrupted at random moments: the same bytes as in one go?"""
+    _, model = list(checkpoints(config, folder).items())[-1]
+    clip, rng = write_clip(folder / "clip", 13, 96, 96), random.Random(config.seed)
+    for name in ("frames", "video.mp4"):
+        whole, output, done = folder / f"whole_{name}", folder / name, Counter()
+        seconds, *_ = measure(clip, whole, model, config)
+        while True:
+            enough = done["SIGINT"] + done["SIGKILL"] >= config.interruptions
+            command = command_of(clip, output, model, config, "--resume")
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            try:
+                _, log = process.communicate(
+                    timeout=None if enough else rng.uniform(0.2, 1) * seconds
+                )
+            except subprocess.TimeoutExpired:
+                kind = rng.choice((signal.SIGINT, signal.SIGKILL))
+                process.send_signal(kind)
+                process.communicate()
+                done[kind.name] += 1
+                if not output.exists():  # it may have come just after the end
+                    continue
+            else:
+                if process.returncode:
+                    raise ValueError(f"{name} failed after {dict(done)}: {log.decode()[-300:]}")
+            if content(output) != content(whole):
+                raise ValueError(f"{name} differs after {dict(done)}")
+            done["complete results"] += 1
+            if enough:
+                break
+            shutil.rmtree(output) if output.is_dir() else output.unlink()
+        print(f"{name}: {dict(done)}, every result equal to the byte", flush=True)
+
+
+def content(output: Path) -> list[tuple[str, bytes]]:
+    """Names and bytes of a file, or of the files in a folder."""
+    files = sorted(output.iterdir()) if output.is_dir() else [output]
+    return [(file.name if output.is_dir() else "", file.read_bytes()) for file in files]
 
 
 def enhance_tiles(network, given: np.ndarray, config: Config, tile: int, overlap: int):

@@ -19,7 +19,7 @@ from trainings import (
 
 from utils import validation
 from utils.checkpoint import load_torch_file
-from utils.distributed import Team
+from utils.distributed import Team, _read_environment
 from utils.validation import mean_psnr
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo and signals of Linux")
@@ -125,6 +125,19 @@ def test_torchrun_restarts_from_the_last_checkpoint(data):
     steps = [line.count('"loss"') for line in (run / "log.jsonl").read_text().splitlines()]
     assert 5 <= sum(steps) < 10  # the restart did not begin at step 0
     assert load_torch_file(run / "last.pt")["step"] == 5
+
+
+@pytest.mark.parametrize(("torchrun", "slurm", "restarts"), [(0, 0, 0), (0, 2, 2), (1, 0, 1)])
+def test_restarts_of_torchrun_and_of_slurm_count(monkeypatch, torchrun, slurm, restarts):
+    environment = {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1}
+    environment |= {"TORCHELASTIC_RESTART_COUNT": torchrun, "SLURM_RESTART_COUNT": slurm}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, str(value))
+    team = _read_environment()
+    assert (team.rank, team.world, team.restarts) == (1, 2, restarts)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "often")
+    with pytest.raises(ValueError, match="SLURM_RESTART_COUNT is 'often'"):
+        _read_environment()
 
 
 def test_restarts_need_a_name_for_the_run(data):

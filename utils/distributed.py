@@ -180,22 +180,23 @@ def _read_environment() -> Team:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Team()
 
-    def number(*names: str, default: int) -> int:
-        text = next((os.environ[name] for name in names if name in os.environ), str(default))
+    def number(name: str, default: int = 0) -> int:
+        text = os.environ.get(name, str(default))
         try:
             return int(text)
         except ValueError:
-            raise ValueError(f"{names[0]} is {text!r} in the environment, not a number") from None
+            raise ValueError(f"{name} is {text!r} in the environment, not a number") from None
 
     world = number("WORLD_SIZE", default=1)
     return Team(
-        rank=number("RANK", default=0),
+        rank=number("RANK"),
         world=world,
-        local_rank=number("LOCAL_RANK", default=0),
+        local_rank=number("LOCAL_RANK"),
         local_world=number("LOCAL_WORLD_SIZE", default=world),
         launched=True,
-        restarts=number("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT", default=0),
-        max_restarts=number("TORCHELASTIC_MAX_RESTARTS", default=0),
+        # torchrun's own restarts, and those of the Slurm job that it runs in
+        restarts=number("TORCHELASTIC_RESTART_COUNT") + number("SLURM_RESTART_COUNT"),
+        max_restarts=number("TORCHELASTIC_MAX_RESTARTS"),
     )
 
 
