@@ -31,18 +31,14 @@ class MultiScaleAttention(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B * frames, D, h, w), any h and w -> the same shape, x + attention."""
-        embeddings = (self.query_embedding, self.key_embedding, self.value_embedding)
-        embedded = (frame_by_frame(embedding, x) for embedding in embeddings)
+        embedded = (self.query_embedding(x), self.key_embedding(x), self.value_embedding(x))
         heads = zip(*(part.chunk(len(PATCH_SIZES), dim=1) for part in embedded), strict=True)
         attended = [
             patch_attention(query, key, value, patch, frames)
             for patch, (query, key, value) in zip(PATCH_SIZES, heads, strict=True)
         ]
-        out = frame_by_frame(self._output, channels_last(torch.cat(attended, dim=1)))
-        return x + out
-
-    def _output(self, x: Tensor) -> Tensor:
-        return activated(self.output_linear, x, slope=0.2)
+        out = channels_last(torch.cat(attended, dim=1))
+        return x + activated(self.output_linear, out, slope=0.2)
 
 
 def patch_attention(query: Tensor, key: Tensor, value: Tensor, patch: int, frames: int) -> Tensor:
