@@ -89,7 +89,10 @@ def stored(*keys: str) -> dict:
     values = json.loads(path.read_text()) if path.exists() else {}
     missing = [key for key in keys if key not in values]
     if missing:
-        commands = ", ".join(f"python -m benchmarks.inference {key}" for key in missing)
+        commands = ", ".join(
+            f"python -m benchmarks.{'training' if key == 'training' else 'inference ' + key}"
+            for key in missing
+        )
         raise ValueError(f"{path} has no figures for {', '.join(missing)}; first run {commands}")
     return values
 
@@ -351,7 +354,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 def section() -> str:
     """The README's section on speed, from the stored figures."""
-    values = stored("compare", "stages")
+    values = stored("compare", "stages", "training")
     table, parts = values["compare"], values["stages"]
     heads = list(parts["networks"])
     names = list(next(iter(parts["networks"].values())))
@@ -365,7 +368,9 @@ def section() -> str:
     side = table["side"]
     return f"""\
 Four frames of {side}x{side} to seven of {4 * side}x{4 * side}, flow given, against the network
-written the obvious way (`benchmarks/obvious.py`), side by side in one run:
+written the obvious way (`benchmarks/obvious.py`), side by side in one run. PyTorch's allocator
+gives large tensors back to the system, which clears their pages anew; our scripts keep them
+(`utils/memory.py`), and the second row shows what that alone is worth:
 
 {markdown(compare_table(table["rows"]))}
 
@@ -375,8 +380,14 @@ the processor time goes, {parts["side"]}x{parts["side"]}:
 
 {markdown(stage_rows)}
 
+A training step of the full network, batch 1, four given frames of 80x80 (forward, loss, backward,
+Adam; without the loader):
+
+{markdown(values["training"]["rows"])}
+
 Speed on GPUs has not been measured. `python -m benchmarks.inference compare`, `stages`, `growth`
-and `python -m benchmarks.training` measure again; what was tried, and what it brought, is in
+and `python -m benchmarks.training` measure again, `python -m benchmarks.inference readme
+--write-readme` writes this section; what was tried, and what it brought, is in
 `benchmarks/NOTES.md`.
 
 ![Time and memory against frame size and number of frames](figures/speed.png)

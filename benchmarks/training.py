@@ -6,7 +6,7 @@
 A step is forward, loss, backward and Adam on one sample, without the loader. The variants take
 turns, each in a process of its own; the table gives medians, ratios to the first and the peak
 memory of a step. The first runs with the memory allocator as PyTorch finds it, the others as our
-scripts set it (utils/memory.py).
+scripts set it (utils/memory.py). At the default size the result goes into figures/speed.json.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.inference import store
 from benchmarks.obvious import obvious
 from benchmarks.timing import in_turns, machine, print_table
 from models import build_network
@@ -74,6 +75,8 @@ def main() -> None:
         for name, result in results.items()
     ]
     print_table("a training step", rows)
+    if config == Config(repeats=config.repeats):  # the README shows these
+        store("training", {"rows": rows})
 
 
 if __name__ == "__main__":
