@@ -59,8 +59,14 @@ def activated(conv: nn.Conv2d, x: Tensor, slope: float = 0.1) -> Tensor:
 def _can_fuse(dtype: torch.dtype) -> bool:
     """Whether this PyTorch has oneDNN's convolution with an activation. It does not promise to
     keep it: it is what its own compiler turns the two into."""
-    known = torch.backends.mkldnn.is_available() and dtype in (torch.float32, torch.bfloat16)
-    return known and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+        return False
+    # In bfloat16 oneDNN refuses processors without AVX-512; conv2d has another way there.
+    return dtype == torch.float32 or (
+        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 class ResidualBlock(nn.Module):
