@@ -9,11 +9,12 @@ Activations are channels_last inside the network: the convolutions of oneDNN (CP
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.convolution import convolve
 
 SCALE = 4  # enlargement in space, fixed by the two pixel shuffles of the reconstruction
 
@@ -32,41 +33,6 @@ def frame_by_frame(stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     if torch.is_grad_enabled() or x.shape[0] == 1:
         return stage(x)
     return torch.cat([stage(frame) for frame in x.split(1)])
-
-
-def leaky_convolution(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
-    """leaky_relu(conv2d(x, weight, bias), slope), the size kept; a slope of 0 is a ReLU.
-
-    Without gradients on a CPU both are one pass over the output (benchmarks/NOTES.md).
-    """
-    padding = [side // 2 for side in weight.shape[2:]]
-    # PyTorch's autocast does not know the fused operator.
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if torch.is_grad_enabled() or x.device.type != "cpu" or not _can_fuse(dtype):
-        x = F.conv2d(x, weight, bias, padding=padding)
-        return F.leaky_relu(x, slope, inplace=True)
-    tensors = (tensor.to(dtype) for tensor in (x, weight, bias))
-    options = (padding, [1, 1], [1, 1], 1, "leaky_relu", [slope], "")
-    return torch.ops.mkldnn._convolution_pointwise(*tensors, *options)
-
-
-def activated(conv: nn.Conv2d, x: Tensor, slope: float = 0.1) -> Tensor:
-    """leaky_relu(conv(x), slope) of a convolution that keeps the size."""
-    return leaky_convolution(x, conv.weight, conv.bias, slope)
-
-
-@cache
-def _can_fuse(dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has oneDNN's convolution with an activation. It does not promise to
-    keep it: it is what its own compiler turns the two into."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-        return False
-    # In bfloat16 oneDNN refuses processors without AVX-512; conv2d has another way there.
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
 
 
 class ResidualBlock(nn.Module):
@@ -88,7 +54,7 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(activated(self.conv1, x, slope=0)).add_(x)
+        return convolve(self.conv2, convolve(self.conv1, x, slope=0), residual=x)
 
 
 def residual_blocks(channels: int, count: int) -> nn.Sequential:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import DCNv2
-from models.blocks import activated, channels_last, flow_warp, interleave
+from models.blocks import channels_last, flow_warp, interleave
+from models.convolution import convolve
 
 COUPLINGS = ("released", "symmetric")
+SLOPE = 0.1  # of the leaky ReLUs
 
 
 class MultiScaleAlignment(nn.Module):
@@ -37,11 +39,11 @@ class MultiScaleAlignment(nn.Module):
 
     def forward(self, neighbour: Tensor, target: Tensor) -> Tensor:
         """neighbour, target: (B, C, H, W) -> the neighbour aligned to the target, (B, C, H, W)."""
-        context = activated(self.offset_conv1, torch.cat((neighbour, target), dim=1))
+        context = convolve(self.offset_conv1, torch.cat((neighbour, target), dim=1), SLOPE)
         scales = (self.mul_scale1, self.mul_scale2, self.mul_scale3)
-        multi_scale = torch.cat([activated(conv, context) for conv in scales], dim=1)
-        offset_features = context + activated(self.offset_conv2, multi_scale)
-        return F.leaky_relu(self.dcnpack(neighbour, offset_features), 0.1, inplace=True)
+        multi_scale = torch.cat([convolve(conv, context, SLOPE) for conv in scales], dim=1)
+        offset_features = convolve(self.offset_conv2, multi_scale, SLOPE, residual=context)
+        return F.leaky_relu(self.dcnpack(neighbour, offset_features), SLOPE, inplace=True)
 
 
 class FeatureInterpolation(nn.Module):

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from models.blocks import (
     SCALE,
-    activated,
     bicubic_flow_baseline,
     channels_last,
     frame_by_frame,
     residual_blocks,
 )
+from models.convolution import convolve
 from models.interpolation import FeatureInterpolation
 from models.reconstruction import Reconstruction
 from models.transformer import SpatialTemporalTransformer
@@ -113,7 +113,7 @@ class FeatureExtraction(nn.Module):
         return x.unflatten(0, frames.shape[:2])
 
     def _extract(self, x: Tensor) -> Tensor:
-        return self.blocks(activated(self.conv_first, x))
+        return self.blocks(convolve(self.conv_first, x, slope=0.1))
 
 
 def build_network(size: str = "mstt", **options) -> MSTT:

@@ -6,13 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import (
-    activated,
-    channels_last,
-    frame_by_frame,
-    leaky_convolution,
-    residual_blocks,
-)
+from models import winograd
+from models.blocks import channels_last, frame_by_frame, residual_blocks
+from models.convolution import convolve, leaky_convolution
 
 TILE = 80  # LR pixels; largest side that is enlarged at once without gradients on a CPU
 NO_HALO = (0, 0, 0, 0)
@@ -43,7 +39,7 @@ class Reconstruction(nn.Module):
     def _enlarge(self, x: Tensor, halo: tuple[int, int, int, int] = NO_HALO) -> Tensor:
         x = shuffled_convolution(x, self.upconv1, halo)
         x = shuffled_convolution(x, self.upconv2, halo)
-        return activated(self.conv_hr, x)
+        return convolve(self.conv_hr, x, slope=0.1)
 
     def _enlarge_in_tiles(self, x: Tensor) -> Tensor:
         """The same numbers. Whole frames at full resolution do not fit the caches, and the system
@@ -88,6 +84,8 @@ def shuffled_convolution(
 
     Returns: (B, C, 2H, 2W), channels_last; smaller by twice the halo.
     """
+    if winograd.suits(conv, x) and not torch.is_grad_enabled():
+        return winograd.convolve(conv, x, slope=0.1, shuffle=True, halo=halo)
     count = conv.out_channels // 4
     weight = conv.weight.unflatten(0, (count, 4)).transpose(0, 1).flatten(0, 1)
     bias = conv.bias.view(count, 4).t().flatten()

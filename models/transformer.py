@@ -5,13 +5,17 @@ of one frame, and attends to all patches of all frames. Large patches see struct
 detail.
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import activated, channels_last, frame_by_frame
+from models.blocks import channels_last, frame_by_frame
+from models.convolution import convolve
 
 PATCH_SIZES = (40, 20, 10, 5)  # one per head, at half of the low resolution
+SLOPE = 0.2  # of the leaky ReLUs
 SCORES = 2**22  # products of queries and keys that are held at once without gradients
 
 
@@ -38,7 +42,7 @@ class MultiScaleAttention(nn.Module):
             for patch, (query, key, value) in zip(PATCH_SIZES, heads, strict=True)
         ]
         out = channels_last(torch.cat(attended, dim=1))
-        return x + activated(self.output_linear, out, slope=0.2)
+        return convolve(self.output_linear, out, SLOPE, residual=x)
 
 
 def patch_attention(query: Tensor, key: Tensor, value: Tensor, patch: int, frames: int) -> Tensor:
@@ -110,13 +114,14 @@ class FeedForward(nn.Module):
         super().__init__()
         self.conv = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=2, dilation=2),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x)
+        conv1, _, conv2, _ = self.conv
+        return convolve(conv2, convolve(conv1, x, SLOPE), SLOPE, residual=x)
 
 
 class TransformerBlock(nn.Module):
@@ -147,21 +152,21 @@ class SpatialTemporalTransformer(nn.Module):
         super().__init__()
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(2 * channels, 4 * channels, 3, padding=1),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
         )
         self.block = TransformerBlock(4 * channels)
         self.decoder = nn.Sequential(
             nn.UpsamplingBilinear2d(scale_factor=2),  # align_corners=True
             nn.Conv2d(4 * channels, 2 * channels, 3, padding=1),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(2 * channels, channels, 3, padding=1),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.Tanh(),
         )
 
@@ -171,6 +176,21 @@ class SpatialTemporalTransformer(nn.Module):
         x = channels_last(features.flatten(0, 1))
         if height % 2 or width % 2:  # for the stride of 2
             x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
-        x = self.block(frame_by_frame(self.encoder, x), frames)
-        x = frame_by_frame(self.decoder, x)[:, :, :height, :width]
+        x = self.block(frame_by_frame(self._encode, x), frames)
+        x = frame_by_frame(self._decode, x)[:, :, :height, :width]
         return x.unflatten(0, (-1, frames))
+
+    def _encode(self, x: Tensor) -> Tensor:
+        return _through(self.encoder, x)
+
+    def _decode(self, x: Tensor) -> Tensor:
+        enlarge, *layers, tanh = self.decoder
+        return tanh(_through(layers, enlarge(x)))
+
+
+def _through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Convolutions and the leaky ReLUs between them, the two together."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            x = convolve(layer, x, SLOPE)
+    return x

@@ -8,7 +8,8 @@ import models.reconstruction
 import models.transformer
 from benchmarks.obvious import obvious
 from models import MSTT
-from models.blocks import activated, channels_last, frame_by_frame
+from models.blocks import channels_last, frame_by_frame
+from models.convolution import convolve
 from models.reconstruction import Reconstruction, paired_convolution, shuffled_convolution
 from models.transformer import patch_attention
 
@@ -102,13 +103,13 @@ def test_convolution_with_its_activation_equals_the_two(slope, precision):
     x = channels_last(torch.randn(2, 8, 7, 9))
     low = precision == "bfloat16"
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=low):
-        fast = activated(conv, x, slope)
+        fast = convolve(conv, x, slope)
         slow = F.leaky_relu(conv(x), slope)
     assert fast.dtype == slow.dtype
     assert fast.is_contiguous(memory_format=torch.channels_last)
     # In bfloat16 the slow one rounds twice, each time by up to 2**-8 of the number.
     torch.testing.assert_close(fast, slow, rtol=2**-7 if low else 1e-5, atol=1e-6)
-    trained = activated(conv, x, slope)
+    trained = convolve(conv, x, slope)
     torch.testing.assert_close(trained, F.leaky_relu(conv(x), slope), rtol=0, atol=0)
     (gradient,) = torch.autograd.grad(trained.sum(), conv.bias)
     (expected,) = torch.autograd.grad(F.leaky_relu(conv(x), slope).sum(), conv.bias)

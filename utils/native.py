@@ -10,6 +10,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -41,7 +42,7 @@ def load_library(source: Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
     Args:
         source: one C++17 file that exports `extern "C"` functions. It may include system
-            headers and `*.h` files beside it. It must compile without OpenMP too.
+            headers and, in quotes, headers of ours. It must compile without OpenMP too.
         flags: compiler flags added to the usual ones.
 
     Returns:
@@ -66,8 +67,7 @@ def load_library(source: Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 
 def _load(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
-    headers = sorted(source.parent.glob("*.h"))
-    code = b"\0".join(path.read_bytes() for path in (source, *headers))
+    code = b"\0".join(_with_headers(source))
     compiler, version = _find_compiler()
     options = repr((compiler, COMMON_FLAGS, OPTIONAL_FLAGS, flags))
     parts = (code, version.encode(), options.encode(), _cpu().encode())
@@ -82,6 +82,17 @@ def _load(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
             problems.append(str(error))
     raise NativeBuildError(f"no usable folder for {name}: {'; '.join(problems)}")
+
+
+def _with_headers(source: Path) -> list[bytes]:
+    """The text of a source and of what it includes in quotes, directly or not."""
+    paths = [source]
+    for path in paths:  # which grows as headers are found
+        for name in re.findall(r'^\s*#\s*include\s+"([^"]+)"', path.read_text(), re.MULTILINE):
+            header = (path.parent / name).resolve()
+            if header not in paths:
+                paths.append(header)
+    return [path.read_bytes() for path in paths]
 
 
 def _load_from(

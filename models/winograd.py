@@ -1,0 +1,257 @@
+"""3x3 convolutions in float32 on the CPU by Winograd's minimal filtering, twice as fast as direct.
+
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, F(4x4, 3x3). The
+same sums in another order: 4x4 outputs need a quarter of the products, and rounding errors are
+about eight times those of a direct convolution, 1e-5 of the largest output. winograd.cpp is the
+kernel, compiled on first use; importing this module compiles nothing.
+"""
+
+import ctypes
+import os
+from functools import cache
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.native import NativeBuildError, load_library
+
+SOURCE = Path(__file__).with_name("winograd.cpp")
+VARIABLE = "MSTT_CONVOLUTION"
+CHOICES = ("winograd", "pytorch")
+VECTOR = 16  # the kernel takes channels by multiples of the widest vector
+NO_HALO = (0, 0, 0, 0)
+
+# The paper's matrix G for the points 0, 1, -1, 2, -2 and infinity, and G w G^T as one matrix from
+# the 9 weights of a kernel to its 36 planes.
+_G = np.array(
+    [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ]
+)
+_TO_PLANES = np.kron(_G, _G).tolist()  # (36, 9)
+
+# Convolution -> a copy of its weights, and their planes, for both orders of channels.
+_planes: "WeakKeyDictionary[nn.Conv2d, dict[bool, tuple[Tensor, Tensor]]]" = WeakKeyDictionary()
+
+
+def suits(conv: nn.Conv2d, x: Tensor) -> bool:
+    """Whether the kernel computes conv(x); MSTT_CONVOLUTION=pytorch forbids it.
+
+    Raises:
+        ValueError: MSTT_CONVOLUTION is something else than one of CHOICES.
+    """
+    regular = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.groups == 1
+    same_size = conv.padding == conv.dilation and conv.padding_mode == "zeros"
+    wide = conv.in_channels % VECTOR == 0 and conv.out_channels % VECTOR == 0
+    if not (regular and same_size and wide and conv.dilation[0] == conv.dilation[1]):
+        return False
+    exact = x.dtype == conv.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return exact and x.device.type == "cpu" and conv.bias is not None and _available(_forced())
+
+
+def _forced() -> str:
+    return os.environ.get(VARIABLE, "")
+
+
+@torch.compiler.assume_constant_result
+@cache
+def _available(forced: str) -> bool:
+    if forced and forced not in CHOICES:
+        raise ValueError(f"{VARIABLE}={forced} is no convolution; choose one of {CHOICES}")
+    if forced == "pytorch":
+        return False
+    try:
+        library()
+    except NativeBuildError as error:
+        # PyTorch's convolution gives the same; that there is no compiler, dcn/ says.
+        if forced:
+            raise ValueError(f"{VARIABLE}={forced} cannot be used here: {error}") from error
+        return False
+    return True
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled kernel. Raises utils.native.NativeBuildError where there can be none."""
+    kernel = load_library(SOURCE)
+    pointer, shape = ctypes.c_void_p, ctypes.POINTER(_Shape)
+    kernel.winograd_forward.argtypes = (shape, *[pointer] * 4, ctypes.c_float, pointer)
+    kernel.winograd_weight_gradient.argtypes = (shape, *[pointer] * 3)
+    return kernel
+
+
+class _Shape(ctypes.Structure):
+    """`Shape` of winograd.cpp."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int64)
+        for name in (
+            *("batch", "channels", "height", "width"),
+            *("out_channels", "out_height", "out_width", "top", "left"),
+            *("dilation", "threads", "shuffle"),
+        )
+    )
+
+
+def convolve(
+    conv: nn.Conv2d,
+    x: Tensor,
+    slope: float = 1.0,
+    residual: Tensor | None = None,
+    shuffle: bool = False,
+    halo: tuple[int, int, int, int] = NO_HALO,
+) -> Tensor:
+    """leaky_relu(conv(x), slope) + residual, for a convolution that `suits`.
+
+    Arguments:
+        conv: C to O channels, the size kept.
+        x: (B, C, H, W) float32.
+        slope: of the leaky ReLU for negative numbers; 1 for none, 0 for a ReLU.
+        residual: (B, O, H, W) to add, or None.
+        shuffle: enlarge by a pixel shuffle of 2. Without gradients only, like halo.
+        halo: rows at the top and bottom, columns left and right, of conv(x) to leave out.
+
+    Returns: (B, O, H, W), or (B, O / 4, 2H, 2W) less twice the halo; channels_last.
+    """
+    if not torch.is_grad_enabled():
+        planes = _cached_planes(conv, shuffle)
+        options = (residual, slope, conv.dilation[0], shuffle, list(halo))
+        return convolution3x3(x, conv.weight, planes, _bias(conv, shuffle), *options)
+    assert (shuffle, halo) == (False, NO_HALO), "without gradients only"
+    planes = _to_planes(conv.weight.detach())
+    options = (None, slope, conv.dilation[0], False, list(NO_HALO))
+    y = convolution3x3(x, conv.weight, planes, conv.bias, *options)
+    return y if residual is None else y + residual
+
+
+def _to_planes(weight: Tensor) -> Tensor:
+    """(O, C, 3, 3) -> (36, C, O)."""
+    outputs, channels = weight.shape[:2]
+    kernels = weight.permute(2, 3, 1, 0).reshape(9, channels * outputs)
+    return (kernels.new_tensor(_TO_PLANES) @ kernels).view(-1, channels, outputs)
+
+
+def _shuffled(x: Tensor) -> Tensor:
+    """Output channels (the first dimension) from the order (C, 2, 2) to (2, 2, C)."""
+    return x.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
+
+
+def _bias(conv: nn.Conv2d, shuffle: bool) -> Tensor:
+    return _shuffled(conv.bias) if shuffle else conv.bias
+
+
+def _cached_planes(conv: nn.Conv2d, shuffle: bool) -> Tensor:
+    """Planes of a convolution, made anew where its weights have changed in any way."""
+    known = _planes.setdefault(conv, {})
+    if shuffle not in known or not torch.equal(known[shuffle][0], conv.weight):
+        weight = conv.weight.detach()
+        planes = _to_planes(_shuffled(weight) if shuffle else weight)
+        known[shuffle] = (weight.clone(), planes)
+    return known[shuffle][1]
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _output(input: Tensor, planes: Tensor, shuffle: bool, halo: list[int]) -> Tensor:
+    """The output, not filled in."""
+    scale = 2 if shuffle else 1
+    height = input.shape[2] - halo[0] - halo[1]
+    width = input.shape[3] - halo[2] - halo[3]
+    return torch.empty(
+        (input.shape[0], planes.shape[2] // scale**2, scale * height, scale * width),
+        device=input.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def _call(name: str, shape: _Shape, *arguments: Tensor | float | None) -> None:
+    pointers = [x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]
+    if getattr(library(), name)(shape, *pointers):
+        raise MemoryError(f"{name}: no memory for {shape.batch}x{shape.channels} maps")
+
+
+@torch.library.custom_op("mstt::convolution3x3", mutates_args=(), device_types="cpu")
+def convolution3x3(
+    input: Tensor,
+    weight: Tensor,
+    planes: Tensor,
+    bias: Tensor,
+    residual: Tensor | None,
+    slope: float,
+    dilation: int,
+    shuffle: bool,
+    halo: list[int],
+) -> Tensor:
+    """See `convolve`. planes: those of weight, which itself is here for its gradient only."""
+    input, planes, bias = _dense(input), planes.contiguous(), bias.contiguous()
+    residual = None if residual is None else _dense(residual)
+    output = _output(input, planes, shuffle, halo)
+    batch, channels, height, width = input.shape
+    rows, columns = height - halo[0] - halo[1], width - halo[2] - halo[3]
+    shape = _Shape(
+        *(batch, channels, height, width, planes.shape[2], rows, columns, halo[0], halo[2]),
+        *(dilation, torch.get_num_threads(), shuffle),
+    )
+    _call("winograd_forward", shape, input, planes, bias, residual, slope, output)
+    return output
+
+
+@convolution3x3.register_fake
+def _(input, weight, planes, bias, residual, slope, dilation, shuffle, halo):
+    return _output(input, planes, shuffle, halo)
+
+
+@torch.library.custom_op("mstt::convolution3x3_weight", mutates_args=(), device_types="cpu")
+def weight_gradient(input: Tensor, grad_output: Tensor, dilation: int) -> Tensor:
+    """The gradient of the weights, (O, C, 3, 3), of a convolution without shuffle and halo."""
+    input, grad_output = _dense(input), _dense(grad_output)
+    outputs, (batch, channels, height, width) = grad_output.shape[1], input.shape
+    planes = input.new_empty(36, channels, outputs)
+    shape = _Shape(
+        *(batch, channels, height, width, outputs, height, width, 0, 0),
+        *(dilation, torch.get_num_threads(), False),
+    )
+    _call("winograd_weight_gradient", shape, input, grad_output, planes)
+    kernels = planes.new_tensor(_TO_PLANES).T @ planes.view(36, -1)
+    return kernels.view(3, 3, channels, outputs).permute(3, 2, 0, 1).contiguous()
+
+
+@weight_gradient.register_fake
+def _(input, grad_output, dilation):
+    return input.new_empty(grad_output.shape[1], input.shape[1], 3, 3)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    input, weight, _, _, _, ctx.slope, ctx.dilation, _, _ = inputs
+    # Without a residual the output has the sign of what went into the leaky ReLU.
+    ctx.save_for_backward(input, weight, None if ctx.slope == 1 else output)
+
+
+def _differentiate(ctx, grad):
+    input, weight, output = ctx.saved_tensors
+    if output is not None:
+        grad = torch.ops.aten.leaky_relu_backward(grad, output, ctx.slope, True)
+    grad_input = grad_weight = grad_bias = None
+    if ctx.needs_input_grad[0]:
+        turned = weight.flip(2, 3).transpose(0, 1)
+        zeros = grad.new_zeros(turned.shape[0])
+        options = (None, 1.0, ctx.dilation, False, list(NO_HALO))
+        grad_input = convolution3x3(grad, turned, _to_planes(turned), zeros, *options)
+    if ctx.needs_input_grad[1]:
+        grad_weight = weight_gradient(input, grad, ctx.dilation)
+    if ctx.needs_input_grad[3]:
+        grad_bias = grad.sum((0, 2, 3))
+    return grad_input, grad_weight, None, grad_bias, *[None] * 5
+
+
+convolution3x3.register_autograd(_differentiate, setup_context=_setup_context)
