@@ -14,9 +14,9 @@ using Index = std::int64_t;
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kRegisters = 32, kMaxTileVectors = 5;
 #elif defined(__AVX__)
-constexpr int kVectorBytes = 32, kRegisters = 16, kMaxTileVectors = 3;
+constexpr int kVectorBytes = 32, kRegisters = 16, kMaxTileVectors = 2;
 #else
-constexpr int kVectorBytes = 16, kRegisters = 16, kMaxTileVectors = 3;
+constexpr int kVectorBytes = 16, kRegisters = 16, kMaxTileVectors = 2;
 #endif
 
 template <class T>
