@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from models import winograd
 from models.blocks import channels_last, frame_by_frame, residual_blocks
 from models.convolution import convolve, leaky_convolution
+from models.winograd import NO_HALO
 
 TILE = 80  # LR pixels; largest side that is enlarged at once without gradients on a CPU
-NO_HALO = (0, 0, 0, 0)
 
 
 class Reconstruction(nn.Module):
@@ -84,16 +84,17 @@ def shuffled_convolution(
 
     Returns: (B, C, 2H, 2W), channels_last; smaller by twice the halo.
     """
-    if winograd.suits(conv, x) and not torch.is_grad_enabled():
+    suits = winograd.suits(conv, x)
+    if suits and not torch.is_grad_enabled():
         return winograd.convolve(conv, x, slope=0.1, shuffle=True, halo=halo)
-    count = conv.out_channels // 4
-    weight = conv.weight.unflatten(0, (count, 4)).transpose(0, 1).flatten(0, 1)
-    bias = conv.bias.view(count, 4).t().flatten()
-    x = leaky_convolution(x, weight, bias, slope=0.1)
-    top, bottom, left, right = halo
-    x = x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
-    x = x.permute(0, 2, 3, 1).unflatten(3, (2, 2 * count))  # (B, H, W, 2, 2C)
-    x = x.transpose(2, 3).unflatten(4, (2, count))  #         (B, H, 2, W, 2, C)
+    weight, bias = winograd.shuffled(conv.weight), winograd.shuffled(conv.bias)
+    convolution = winograd.leaky_convolution if suits else leaky_convolution
+    x = convolution(x, weight, bias, slope=0.1)
+    if halo != NO_HALO:  # the gradient of a cut that takes nothing would lose the layout
+        top, bottom, left, right = halo
+        x = x[:, :, top : x.shape[2] - bottom, left : x.shape[3] - right]
+    x = x.permute(0, 2, 3, 1).unflatten(3, (2, -1))  #        (B, H, W, 2, 2C)
+    x = x.transpose(2, 3).unflatten(4, (2, -1))  #            (B, H, 2, W, 2, C)
     return x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)  # (B, C, 2H, 2W), channels_last
 
 

@@ -123,13 +123,25 @@ def convolve(
     """
     if not torch.is_grad_enabled():
         planes = _cached_planes(conv, shuffle)
+        bias = shuffled(conv.bias) if shuffle else conv.bias
         options = (residual, slope, conv.dilation[0], shuffle, list(halo))
-        return convolution3x3(x, conv.weight, planes, _bias(conv, shuffle), *options)
+        return convolution3x3(x, conv.weight, planes, bias, *options)
     assert (shuffle, halo) == (False, NO_HALO), "without gradients only"
-    planes = _to_planes(conv.weight.detach())
-    options = (None, slope, conv.dilation[0], False, list(NO_HALO))
-    y = convolution3x3(x, conv.weight, planes, conv.bias, *options)
+    y = leaky_convolution(x, conv.weight, conv.bias, slope, conv.dilation[0])
     return y if residual is None else y + residual
+
+
+def leaky_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor, slope: float, dilation: int = 1
+) -> Tensor:
+    """leaky_relu(conv2d(x, weight, bias), slope), differentiable. Arguments: see `convolve`."""
+    planes = _to_planes(weight.detach())
+    return convolution3x3(x, weight, planes, bias, None, slope, dilation, False, list(NO_HALO))
+
+
+def shuffled(x: Tensor) -> Tensor:
+    """Weights or bias with the output channels from the order (C, 2, 2) to (2, 2, C)."""
+    return x.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
 
 def _to_planes(weight: Tensor) -> Tensor:
@@ -139,21 +151,12 @@ def _to_planes(weight: Tensor) -> Tensor:
     return (kernels.new_tensor(_TO_PLANES) @ kernels).view(-1, channels, outputs)
 
 
-def _shuffled(x: Tensor) -> Tensor:
-    """Output channels (the first dimension) from the order (C, 2, 2) to (2, 2, C)."""
-    return x.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
-
-
-def _bias(conv: nn.Conv2d, shuffle: bool) -> Tensor:
-    return _shuffled(conv.bias) if shuffle else conv.bias
-
-
 def _cached_planes(conv: nn.Conv2d, shuffle: bool) -> Tensor:
     """Planes of a convolution, made anew where its weights have changed in any way."""
     known = _planes.setdefault(conv, {})
     if shuffle not in known or not torch.equal(known[shuffle][0], conv.weight):
         weight = conv.weight.detach()
-        planes = _to_planes(_shuffled(weight) if shuffle else weight)
+        planes = _to_planes(shuffled(weight) if shuffle else weight)
         known[shuffle] = (weight.clone(), planes)
     return known[shuffle][1]
 
