@@ -3,98 +3,69 @@
     python -m benchmarks.inference compare    obvious formulation, ours, bfloat16, small network
     python -m benchmarks.inference stages     where the time goes, stage by stage
     python -m benchmarks.inference growth     against frame size, number of frames, batch, threads
-    python -m benchmarks.inference plot       figures/speed.png
-    python -m benchmarks.inference readme     the section of the README, printed
-    python -m benchmarks.inference readme --write-readme
 
-The first three put what they measured into figures/speed.json, the last read it. Four frames of
-160x160 become seven of 640x640, random weights and frames (they change neither time nor memory),
-flow given. Variants take turns; medians. `compare` runs the obvious formulation with the memory
-allocator as PyTorch finds it, and once more as our scripts set it for themselves
-(utils/memory.py). "Processor" is the time of all threads together, which other programs on the
-machine change less than they change the wall time.
+What is measured goes into figures/speed.json, which benchmarks/speed.py draws and tabulates. Four
+frames of 160x160 become seven of 640x640, random weights and frames (they change neither time nor
+memory), flow given. Variants take turns; medians; bfloat16 only where the processor computes in
+it. `compare` runs the obvious formulation with the memory allocator as PyTorch finds it, and once
+more as our scripts set it for themselves (utils/memory.py). "Processor" is the time of all threads
+together, which other programs on the machine change less than they change the wall time.
 """
 
 import contextlib
-import json
+import itertools
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.obvious import obvious
+from benchmarks.speed import compare_table, rates, store
 from benchmarks.timing import (
     in_turns,
     interleaved_medians,
-    machine,
     peak_extra_memory,
     print_table,
 )
 from flow import estimate_flow
 from models import SIZES, build_network
 from utils.config import parse_config, run_script
-from utils.inference import autocast
+from utils.inference import autocast, pick_precision
 
-FIGURES = Path(__file__).parents[1] / "figures"
-README = Path(__file__).parents[1] / "README.md"
-MARKERS = ("<!-- speed:begin -->", "<!-- speed:end -->")
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Config:
-    what: str  # compare, stages, growth, plot or readme
+    what: str  # compare, stages or growth
     side: int = 160  # of the frames in `compare` and `stages`, LR pixels, a multiple of 80
     repeats: int = 3  # counted calls of each variant
     threads: int = 2  # of PyTorch and the native kernels
     sides: str = "80,160,320,640"  # of the frames in `growth`
     frames: str = "2,4,8,16,31"  # given frames in `growth`, at a side of 80
     batches: str = "1,2,4"  # windows at once in `growth`, at a side of 80
-    write_readme: bool = False  # put the section between the markers of README.md
 
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("what",))
     measures = {"compare": compare, "stages": stages, "growth": growth}
-    shows = {"plot": plot, "readme": readme}
-    if config.what not in measures | shows:
-        known = ", ".join(measures | shows)
+    if config.what not in measures:
+        known = ", ".join(measures)
         raise ValueError(f"{config.what!r} is no benchmark; choose one of {known}")
     torch.set_num_threads(config.threads)
-    if config.what in measures:
-        store(config.what, measures[config.what](config))
-    else:
-        shows[config.what](config)
+    store(config.what, measures[config.what](config))
 
 
-def store(key: str, value: dict) -> None:
-    """Put measurements into figures/speed.json, next to those of other runs."""
-    path = FIGURES / "speed.json"
-    values = json.loads(path.read_text()) if path.exists() else {}
-    values[key] = {"machine": machine(), "threads": torch.get_num_threads()} | value
-    path.write_text(json.dumps(values, indent=1) + "\n")
-
-
-def stored(*keys: str) -> dict:
-    """The measurements of earlier runs."""
-    path = FIGURES / "speed.json"
-    values = json.loads(path.read_text()) if path.exists() else {}
-    missing = [key for key in keys if key not in values]
-    if missing:
-        commands = ", ".join(
-            f"python -m benchmarks.{'training' if key == 'training' else 'inference ' + key}"
-            for key in missing
-        )
-        raise ValueError(f"{path} has no figures for {', '.join(missing)}; first run {commands}")
-    return values
+def precisions() -> list[str]:
+    """Those that this processor computes in."""
+    native = pick_precision(CPU) == torch.bfloat16
+    return ["float32", "bfloat16"] if native else ["float32"]
 
 
 def network_of(size: str) -> nn.Module:
@@ -171,12 +142,11 @@ def compare(config: Config) -> dict:
     variants = {
         "obvious, float32": (config.side, "obvious", "float32"),
         "obvious, freed memory kept, float32": (config.side, "obvious", "float32"),
-        "ours, float32": (config.side, "ours", "float32"),
-        "ours, bfloat16": (config.side, "ours", "bfloat16"),
-        "small, bfloat16": (config.side, "small", "bfloat16"),
     }
+    for formulation, precision in itertools.product(("ours", "small"), precisions()):
+        variants[f"{formulation}, {precision}"] = (config.side, formulation, precision)
     results = in_turns(make_call, variants, config.repeats, default=["obvious, float32"])
-    peaks = {name: matrix_product_peak(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    peaks = {name: matrix_product_peak(getattr(torch, name)) for name in precisions()}
     rows, base = [], None
     for name, arguments in variants.items():
         counted = Counted(make_call(*arguments))
@@ -202,35 +172,8 @@ def compare(config: Config) -> dict:
     return {"side": config.side, "rows": rows, "matrix_product_peak": peaks}
 
 
-def rates(peaks: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peaks.items())
-
-
 def print_compare(rows: list[dict]) -> None:
     print_table("4 frames in, 7 frames of 4 times the side out", compare_table(rows))
-
-
-def compare_table(rows: list[dict]) -> list[dict[str, str]]:
-    base = rows[0]
-
-    def ratio(row, key):
-        return f"{base[key] / row[key]:.1f}x"
-
-    return [
-        {
-            "formulation": row["name"],
-            "seconds": f"{row['seconds']:.2f}",
-            "faster": ratio(row, "seconds"),
-            "faster, processor": ratio(row, "processor"),
-            "peak memory": "-" if not row["peak_bytes"] else f"{row['peak_bytes'] / 2**20:.0f} MiB",
-            "TFLOP": f"{row['operations'] / 1e12:.2f}",
-            "of matrix-product peak": f"{row['share_of_peak']:.0%}",
-            "largest difference": "another network"
-            if row["largest_difference"] is None
-            else f"{row['largest_difference']:.1e}",
-        }
-        for row in rows
-    ]
 
 
 @contextlib.contextmanager
@@ -258,7 +201,7 @@ def stages(config: Config) -> dict:
     """Processor seconds of every stage, the stages of a module without those listed inside it."""
     inputs = random_window(config.side)
     result = {}
-    for size, precision in (("mstt", "float32"), ("mstt", "bfloat16"), ("small", "bfloat16")):
+    for size, precision in itertools.product(SIZES, precisions()):
         network = network_of(size)
         modules = {
             "features": network.extraction,
@@ -299,7 +242,8 @@ def stages(config: Config) -> dict:
 
 
 def growth(config: Config) -> dict:
-    """Time and memory against the side, the given frames, the batch and the threads, bfloat16."""
+    """Time and memory against the side, the given frames, the batch and the threads."""
+    precision = precisions()[-1]
     cases = [("side", int(v), random_window(int(v))) for v in config.sides.split(",")]
     cases += [("frames", int(v), random_window(80, count=int(v))) for v in config.frames.split(",")]
     cases += [("batch", int(v), random_window(80, batch=int(v))) for v in config.batches.split(",")]
@@ -309,7 +253,7 @@ def growth(config: Config) -> dict:
         network = network_of(size)
         for kind, value, inputs in cases:
             torch.set_num_threads(value if kind == "threads" else config.threads)
-            run = call(network, inputs, "bfloat16")
+            run = call(network, inputs, precision)
             median = interleaved_medians({"": run}, config.repeats)[""]
             point = {"size": size, "kind": kind, "value": value, **median._asdict()}
             points.append(point | {"peak_bytes": peak_extra_memory(run)})
@@ -320,103 +264,7 @@ def growth(config: Config) -> dict:
                 flush=True,
             )
     torch.set_num_threads(config.threads)
-    return {"points": points}
-
-
-def plot(config: Config) -> None:
-    """Log-log: processor time and peak memory against the side and the number of frames."""
-    points = stored("growth")["growth"]["points"]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2)
-    for axis, kind, label in zip(
-        axes,
-        ("side", "frames"),
-        ("side of LR frames, pixels", "given frames of 80x80"),
-        strict=True,
-    ):
-        memory_axis = axis.twinx()
-        for index, size in enumerate(SIZES):
-            chosen = [p for p in points if p["size"] == size and p["kind"] == kind]
-            values = [p["value"] for p in chosen]
-            axis.loglog(values, [p["processor"] for p in chosen], f"C{index}o-", label=size)
-            if all(p["peak_bytes"] for p in chosen):
-                mebibytes = [p["peak_bytes"] / 2**20 for p in chosen]
-                memory_axis.loglog(values, mebibytes, f"C{index}s:", markersize=4)
-        axis.set(xlabel=label, ylabel="processor seconds (solid)")
-        axis.set_xticks(values, [str(value) for value in values], minor=False)
-        axis.minorticks_off()
-        memory_axis.set_ylabel("peak memory, MiB (dotted)")
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(FIGURES / "speed.png", dpi=130)
-    print(FIGURES / "speed.png")
-
-
-def markdown(rows: list[dict[str, str]]) -> str:
-    heads = list(rows[0])
-    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def section() -> str:
-    """The README's section on speed, from the stored figures."""
-    values = stored("compare", "stages", "training")
-    table, parts = values["compare"], values["stages"]
-    heads = list(parts["networks"])
-    names = list(next(iter(parts["networks"].values())))
-    stage_rows = []
-    for stage in names:
-        row = {"stage": stage}
-        for head in heads:
-            seconds = parts["networks"][head]
-            row[head] = f"{seconds[stage]:.2f} s, {seconds[stage] / sum(seconds.values()):.0%}"
-        stage_rows.append(row)
-    side = table["side"]
-    return f"""\
-Four frames of {side}x{side} to seven of {4 * side}x{4 * side}, flow given, against the network
-written the obvious way (`benchmarks/obvious.py`), side by side in one run. PyTorch's allocator
-gives large tensors back to the system, which clears their pages anew; our scripts keep them
-(`utils/memory.py`), and the second row shows what that alone is worth:
-
-{markdown(compare_table(table["rows"]))}
-
-{table["machine"]}, {table["threads"]} threads. One core's large matrix products reach
-{rates(table["matrix_product_peak"])}; convolutions can pass that (`benchmarks/NOTES.md`). Where
-the processor time goes, {parts["side"]}x{parts["side"]}:
-
-{markdown(stage_rows)}
-
-A training step of the full network, batch 1, four given frames of 80x80 (forward, loss, backward,
-Adam; without the loader):
-
-{markdown(values["training"]["rows"])}
-
-Speed on GPUs has not been measured. `python -m benchmarks.inference compare`, `stages`, `growth`
-and `python -m benchmarks.training` measure again, `python -m benchmarks.inference readme
---write-readme` writes this section; what was tried, and what it brought, is in
-`benchmarks/NOTES.md`.
-
-![Time and memory against frame size and number of frames](figures/speed.png)
-"""
-
-
-def readme(config: Config) -> None:
-    """Print the section, or put it into README.md."""
-    text = section()
-    if not config.write_readme:
-        print(text)
-        return
-    begin, end = MARKERS
-    content = README.read_text() if README.exists() else ""
-    if (
-        content.count(begin) != 1
-        or content.count(end) != 1
-        or content.index(begin) > content.index(end)
-    ):
-        raise ValueError(f"{README} needs one line {begin} and below it one line {end}")
-    before, _, rest = content.partition(begin)
-    after = rest.partition(end)[2]
-    README.write_text(f"{before}{begin}\n{text}{end}{after}")
+    return {"precision": precision, "points": points}
 
 
 if __name__ == "__main__":

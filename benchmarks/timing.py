@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -146,6 +147,16 @@ def machine() -> str:
         f"{processor}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, "
         f"{platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__}"
     )
+
+
+def commit() -> str:
+    """The commit of the checkout, "unknown" outside of one."""
+    command = ("git", "rev-parse", "--short", "HEAD")
+    try:
+        run = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return run.stdout.strip() or "unknown"
 
 
 def print_table(title: str, rows: list[dict[str, str]]) -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.inference import store
+from benchmarks.inference import precisions
 from benchmarks.obvious import obvious
+from benchmarks.speed import store
 from benchmarks.timing import in_turns, machine, print_table
 from models import build_network
 from utils.config import parse_config, run_script
@@ -58,9 +59,8 @@ def main() -> None:
     variants = {
         "obvious, float32": (config, False, "float32"),
         "obvious, freed memory kept, float32": (config, False, "float32"),
-        "ours, float32": (config, True, "float32"),
-        "ours, bfloat16": (config, True, "bfloat16"),
     }
+    variants |= {f"ours, {name}": (config, True, name) for name in precisions()}
     results = in_turns(make_step, variants, config.repeats, default=["obvious, float32"])
     print(f"{machine()}, {torch.get_num_threads()} threads; {config}")
     base = results["obvious, float32"]

@@ -1,0 +1,217 @@
+"""What the benchmarks of inference and training found, kept, drawn and tabulated.
+
+    python -m benchmarks.speed plot              figures/speed.png
+    python -m benchmarks.speed readme            the section of the README, printed
+    python -m benchmarks.speed readme --write    put into README.md, between its markers
+
+figures/speed.json keeps the newest figures of every kind of processor (AVX2, AVX512, ...).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.timing import commit, machine
+from models import SIZES
+from utils.config import parse_config, run_script
+
+FIGURES = Path(__file__).parents[1] / "figures"
+SPEED = FIGURES / "speed.json"
+README = Path(__file__).parents[1] / "README.md"
+MARKERS = ("<!-- speed:begin -->", "<!-- speed:end -->")
+
+
+@dataclass(frozen=True)
+class Config:
+    what: str  # plot or readme
+    write: bool = False  # put the section between the markers of README.md
+
+
+def main() -> None:
+    config = parse_config(Config, __doc__, positional=("what",))
+    if config.what not in ("plot", "readme"):
+        raise ValueError(f"{config.what!r} is nothing to show; choose plot or readme")
+    plot() if config.what == "plot" else readme(config.write)
+
+
+def store(key: str, value: dict) -> None:
+    """Put measurements into figures/speed.json, next to those of other runs and processors."""
+    values = stored()
+    on = {"machine": machine(), "commit": commit(), "threads": torch.get_num_threads()}
+    values.setdefault(torch.backends.cpu.get_cpu_capability(), {})[key] = on | value
+    SPEED.write_text(json.dumps(values, indent=1) + "\n")
+
+
+def stored() -> dict[str, dict[str, dict]]:
+    """The measurements of earlier runs: instruction set -> kind of measurement -> figures."""
+    return json.loads(SPEED.read_text()) if SPEED.exists() else {}
+
+
+def rates(peaks: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peaks.items())
+
+
+def compare_table(rows: list[dict]) -> list[dict[str, str]]:
+    base = rows[0]
+
+    def ratio(row, key):
+        return f"{base[key] / row[key]:.1f}x"
+
+    return [
+        {
+            "formulation": row["name"],
+            "seconds": f"{row['seconds']:.2f}",
+            "faster": ratio(row, "seconds"),
+            "faster, processor": ratio(row, "processor"),
+            "peak memory": "-" if not row["peak_bytes"] else f"{row['peak_bytes'] / 2**20:.0f} MiB",
+            "TFLOP": f"{row['operations'] / 1e12:.2f}",
+            "of matrix-product peak": f"{row['share_of_peak']:.0%}",
+            "largest difference": "another network"
+            if row["largest_difference"] is None
+            else f"{row['largest_difference']:.1e}",
+        }
+        for row in rows
+    ]
+
+
+def plot() -> None:
+    """Log-log: processor time and peak memory against the side and the number of frames."""
+    measured = {name: parts["growth"] for name, parts in stored().items() if "growth" in parts}
+    if not measured:
+        raise ValueError(f"{SPEED} has no growth; first run python -m benchmarks.inference growth")
+    figure = Figure(figsize=(9, 3.4 * len(measured)), layout="constrained")
+    for row, (name, growth) in zip(
+        figure.subplots(len(measured), 2, squeeze=False), measured.items(), strict=True
+    ):
+        for axis, kind, label in zip(
+            row,
+            ("side", "frames"),
+            ("side of four LR frames, pixels", "given frames of 80x80"),
+            strict=True,
+        ):
+            draw_growth(axis, [p for p in growth["points"] if p["kind"] == kind])
+            axis.set(xlabel=label, title=f"{name}, {growth['precision']}")
+    figure.savefig(FIGURES / "speed.png", dpi=130)
+    print(FIGURES / "speed.png")
+
+
+def draw_growth(axis: Axes, points: list[dict]) -> None:
+    """Time (solid) and memory (dotted) of both networks against the points' value."""
+    memory_axis = axis.twinx()
+    for index, size in enumerate(SIZES):
+        chosen = [p for p in points if p["size"] == size]
+        values = [p["value"] for p in chosen]
+        axis.loglog(values, [p["processor"] for p in chosen], f"C{index}o-", label=size)
+        if all(p["peak_bytes"] for p in chosen):
+            mebibytes = [p["peak_bytes"] / 2**20 for p in chosen]
+            memory_axis.loglog(values, mebibytes, f"C{index}s:", markersize=4)
+    axis.set_ylabel("processor seconds (solid)")
+    axis.set_xticks(values, [str(value) for value in values], minor=False)
+    axis.minorticks_off()
+    memory_axis.set_ylabel("peak memory, MiB (dotted)")
+    axis.grid(alpha=0.3)
+    axis.legend()
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    heads = list(rows[0])
+    lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def section() -> str:
+    """The README's section on speed, from the stored figures."""
+    parts = [machine_section(name, parts) for name, parts in stored().items()]
+    if not parts:
+        raise ValueError(f"{SPEED} is missing; first run python -m benchmarks.inference compare")
+    return f"""\
+Four frames to seven of four times the side, flow given, against the network written the obvious
+way (`benchmarks/obvious.py`), side by side in one run. PyTorch's allocator gives large tensors
+back to the system, which clears their pages anew; our scripts keep them (`utils/memory.py`), and
+the second row of each table shows what that alone is worth. TFLOP and shares of the peak count
+direct convolutions; in float32 most of ours are done with a quarter of the products
+(`models/winograd.py`; `MSTT_CONVOLUTION=pytorch` turns that off).
+
+{chr(10).join(parts)}
+Speed on GPUs has not been measured. `python -m benchmarks.inference compare`, `stages`, `growth`
+and `python -m benchmarks.training` measure again, `python
+-m benchmarks.speed plot` draws, `python -m benchmarks.speed readme --write` writes this section; what was tried, and
+what it brought, is in `benchmarks/NOTES.md`.
+
+![Time and memory against frame size and number of frames](figures/speed.png)
+"""
+
+
+def machine_section(name: str, parts: dict[str, dict]) -> str:
+    """The tables of one processor, those that were measured."""
+    text = ""
+    if "compare" in parts:
+        table = parts["compare"]
+        text += f"""\
+**{name}**: {described(table)};
+frames of {table["side"]}x{table["side"]}. One core's large matrix products reach
+{rates(table["matrix_product_peak"])}; convolutions can pass that (`benchmarks/NOTES.md`).
+
+{markdown(compare_table(table["rows"]))}
+
+"""
+    if "stages" in parts:
+        table = parts["stages"]
+        text += f"""\
+Where the processor time goes there (commit {table["commit"]}, {table["side"]}x{table["side"]}):
+
+{markdown(stage_rows(table["networks"]))}
+
+"""
+    if "training" in parts:
+        table = parts["training"]
+        text += f"""\
+A training step of the full network there, batch 1, four given frames of 80x80 (forward, loss,
+backward, Adam; without the loader; commit {table["commit"]}):
+
+{markdown(table["rows"])}
+
+"""
+    return text
+
+
+def described(table: dict) -> str:
+    """What a measurement was made on."""
+    return f"{table['machine']}, {table['threads']} threads, commit {table['commit']}"
+
+
+def stage_rows(networks: dict[str, dict[str, float]]) -> list[dict[str, str]]:
+    rows = []
+    for stage in next(iter(networks.values())):
+        row = {"stage": stage}
+        for head, seconds in networks.items():
+            row[head] = f"{seconds[stage]:.2f} s, {seconds[stage] / sum(seconds.values()):.0%}"
+        rows.append(row)
+    return rows
+
+
+def readme(write: bool) -> None:
+    """Print the section, or put it into README.md."""
+    text = section()
+    if not write:
+        print(text)
+        return
+    begin, end = MARKERS
+    content = README.read_text() if README.exists() else ""
+    if (
+        content.count(begin) != 1
+        or content.count(end) != 1
+        or content.index(begin) > content.index(end)
+    ):
+        raise ValueError(f"{README} needs one line {begin} and below it one line {end}")
+    before, _, rest = content.partition(begin)
+    after = rest.partition(end)[2]
+    README.write_text(f"{before}{begin}\n{text}{end}{after}")
+
+
+if __name__ == "__main__":
+    run_script(main)
