@@ -138,9 +138,9 @@ direct convolutions; in float32 most of ours are done with a quarter of the prod
 
 {chr(10).join(parts)}
 Speed on GPUs has not been measured. `python -m benchmarks.inference compare`, `stages`, `growth`
-and `python -m benchmarks.training` measure again, `python
--m benchmarks.speed plot` draws, `python -m benchmarks.speed readme --write` writes this section; what was tried, and
-what it brought, is in `benchmarks/NOTES.md`.
+and `python -m benchmarks.training` measure again, `python -m benchmarks.speed plot` draws, `python
+-m benchmarks.speed readme --write` writes this section; what was tried, and what it brought, is in
+`benchmarks/NOTES.md`.
 
 ![Time and memory against frame size and number of frames](figures/speed.png)
 """
