@@ -24,6 +24,7 @@ namespace {
 
 constexpr Index kOut = 4, kIn = 6, kPlanes = kIn * kIn;
 constexpr Index kBlock = 24;  // tiles; a multiple of the rows that `multiply` takes at once
+constexpr Index kMostSums = 16;
 constexpr int kL = kLanes<float>;
 using Floats = Vector<float, kL>;
 
@@ -222,7 +223,8 @@ void forward(const Shape& s, const float* input, const float* weights, const End
     }
 }
 
-// Every thread sums over tiles of its own, always the same ones, so that results repeat.
+// Every thread sums over tiles of its own, always the same ones, so that results repeat. They
+// are few enough that the sums do not fill the memory of a machine with many cores.
 void weight_gradient(const Shape& s, const float* input, const float* grad_output,
                      float* grad_weights) {
     const Image image{input, s.channels, s.height, s.width, s.top, s.left};
@@ -230,18 +232,19 @@ void weight_gradient(const Shape& s, const float* input, const float* grad_outpu
     const Tiles tiles(s);
     const Index size = kPlanes * s.channels * s.out_channels;
     const Index most = std::max(s.channels, s.out_channels);
-    Buffer<float> all_inputs(s.threads * kPlanes * image.plane());
-    Buffer<float> all_gradients(s.threads * kPlanes * gradient.plane());
-    Buffer<float> all_sums(s.threads * size), zeros(most);
+    const Index threads = std::min(s.threads, kMostSums);
+    Buffer<float> all_inputs(threads * kPlanes * image.plane());
+    Buffer<float> all_gradients(threads * kPlanes * gradient.plane());
+    Buffer<float> all_sums(threads * size), zeros(most);
     std::fill_n(zeros.at(0), most, 0.f);
-#pragma omp parallel for num_threads(int(s.threads)) schedule(static, 1)
-    for (Index thread = 0; thread < s.threads; thread++) {
+#pragma omp parallel for num_threads(int(threads)) schedule(static, 1)
+    for (Index thread = 0; thread < threads; thread++) {
         float* inputs = all_inputs.at(thread * kPlanes * image.plane());
         float* gradients = all_gradients.at(thread * kPlanes * gradient.plane());
         float* sums = all_sums.at(thread * size);
         std::fill_n(sums, size, 0.f);
-        const Index end = tiles.count * (thread + 1) / s.threads;
-        for (Index first = tiles.count * thread / s.threads; first < end; first += kBlock) {
+        const Index end = tiles.count * (thread + 1) / threads;
+        for (Index first = tiles.count * thread / threads; first < end; first += kBlock) {
             const Index count = std::min(kBlock, end - first);
             for (Index t = 0; t < count; t++) {
                 const auto tile = tiles.at(first + t);
@@ -256,10 +259,10 @@ void weight_gradient(const Shape& s, const float* input, const float* grad_outpu
                                 s.channels, s.out_channels);
         }
     }
-#pragma omp parallel for num_threads(int(s.threads))
+#pragma omp parallel for num_threads(int(threads))
     for (Index i = 0; i < size; i++) {
         float sum = 0.f;
-        for (Index thread = 0; thread < s.threads; thread++) sum += *all_sums.at(thread * size + i);
+        for (Index thread = 0; thread < threads; thread++) sum += *all_sums.at(thread * size + i);
         grad_weights[i] = sum;
     }
 }

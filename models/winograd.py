@@ -54,27 +54,22 @@ def suits(conv: nn.Conv2d, x: Tensor) -> bool:
     if not (regular and same_size and wide and conv.dilation[0] == conv.dilation[1]):
         return False
     exact = x.dtype == conv.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return exact and x.device.type == "cpu" and conv.bias is not None and _available(_forced())
-
-
-def _forced() -> str:
-    return os.environ.get(VARIABLE, "")
+    return exact and x.device.type == "cpu" and conv.bias is not None and _available()
 
 
 @torch.compiler.assume_constant_result
-@cache
-def _available(forced: str) -> bool:
-    if forced and forced not in CHOICES:
-        raise ValueError(f"{VARIABLE}={forced} is no convolution; choose one of {CHOICES}")
-    if forced == "pytorch":
+def _available() -> bool:
+    choice = os.environ.get(VARIABLE, "")
+    if choice not in ("", *CHOICES):
+        raise ValueError(f"{VARIABLE} is {choice!r}; choose one of {', '.join(CHOICES)}")
+    if choice == "pytorch":
         return False
     try:
         library()
     except NativeBuildError as error:
-        # PyTorch's convolution gives the same; that there is no compiler, dcn/ says.
-        if forced:
-            raise ValueError(f"{VARIABLE}={forced} cannot be used here: {error}") from error
-        return False
+        if choice:
+            raise ValueError(f"{VARIABLE}={choice} cannot be used here: {error}") from error
+        return False  # PyTorch's convolution gives the same; that there is no compiler, dcn/ says
     return True
 
 
@@ -153,6 +148,8 @@ def _to_planes(weight: Tensor) -> Tensor:
 
 def _cached_planes(conv: nn.Conv2d, shuffle: bool) -> Tensor:
     """Planes of a convolution, made anew where its weights have changed in any way."""
+    if torch.compiler.is_compiling():  # a compiled graph has no memory
+        return _to_planes(shuffled(conv.weight) if shuffle else conv.weight)
     known = _planes.setdefault(conv, {})
     if shuffle not in known or not torch.equal(known[shuffle][0], conv.weight):
         weight = conv.weight.detach()

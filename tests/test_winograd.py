@@ -195,6 +195,22 @@ def test_opcheck():
     torch.library.opcheck(winograd.convolution3x3, arguments)
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_compiles(gradients):
+    conv, x = make(16, 64), random(1, 16, 8, 12)
+    compiled = torch.compile(shuffled_convolution, backend="aot_eager", fullgraph=True)
+    with torch.set_grad_enabled(gradients):
+        for _ in range(2):
+            fast, slow = compiled(x, conv), shuffled_convolution(x, conv)
+            torch.testing.assert_close(fast, slow)
+            conv.weight.data.mul_(2)
+    if gradients:
+        leaves = (conv.weight, conv.bias)
+        pairs = zip(*(torch.autograd.grad(y.sum(), leaves) for y in (fast, slow)), strict=True)
+        for mine, theirs in pairs:
+            torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("options", [{}, {"coupling": "symmetric", "midpoint_flow": True}])
 def test_network_with_and_without(options, monkeypatch):
     torch.manual_seed(0)
