@@ -130,9 +130,10 @@ def memory(config: Config, folder: Path) -> None:
             *_, peak = measure(clip, folder / f"{name}{side}", model, config, *flags)
             least = least or peak
             growth = (peak - least) * 2**30 / max(side**2 - sides[0] ** 2, 1)
-            planned = tiling.tile_bytes(side, side, channels) / 2**20
+            planned = tiling.network_bytes(side, channels)
+            planned += tiling.blending_bytes(side, side, side, 32)
             print(
-                f"{name:8}  {side:4}  {peak * 1024:8.0f}  {growth:34.0f}  {planned:11.0f}",
+                f"{name:8}  {side:4}  {peak * 1024:8.0f}  {growth:34.0f}  {planned / 2**20:11.0f}",
                 flush=True,
             )
 

@@ -1,18 +1,24 @@
 """Tiles: they cover the frame, blend without a seam, and fit the memory."""
 
 import itertools
+import tracemalloc
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from enhancing import make_frames
+from enhancing import make_frames, write_frames
 
 from data.resize import imresize
 from flow import estimate_flow
 from models import MSTT
 from models.blocks import SCALE
 from utils import tiling
+from utils.enhancer import Enhancer
+from utils.frames import ImageSink, open_source
 from utils.inference import to_tensor
+from utils.job import ROWS, Job
+from utils.sequence import full_scale
 
 SIZES = [(100, 80, 32), (81, 80, 32), (160, 80, 32), (333, 160, 32), (80, 80, 32), (30, 80, 32)]
 
@@ -135,18 +141,62 @@ def test_a_network_in_tiles_shows_no_seam(frames):
 @pytest.mark.parametrize("channels", [32, 64])
 def test_chosen_tiles_fit_and_grow_with_the_memory(channels):
     memory = [gib * 2**30 for gib in (0, 1, 2, 4, 8, 16, 64)]
-    tiles = [tiling.choose_tile(5000, 12000, channels, 3, free) for free in memory]
+    tiles = [tiling.choose_tile(5000, 12000, channels, 3, 32, free) for free in memory]
     assert tiles == sorted(tiles)
     assert tiles[0] == tiling.PATCH
     assert tiles[-1] == tiling.LARGEST_TILE
     for tile, free in zip(tiles[1:], memory[1:], strict=True):
         assert tile % tiling.PATCH == 0
-        needed = tiling.tile_bytes(tile, 12000, channels)
+        needed = tiling.network_bytes(tile, channels)
+        needed += tiling.blending_bytes(5000, 12000, tile, 32)
         assert needed <= tiling.USABLE * free or tile == tiling.PATCH
 
 
+def test_the_plan_for_a_whole_scene():
+    """12000x5000 pixels and 16 GB: 9.6 GB are planned with.
+
+    Tiles of 240 lie in 24 rows; 7 frames of 960 rows of 48000 pixels are 3.87 GB in float32. The
+    last row but one carries 56 LR rows on, another 0.9 GB.
+    """
+
+    def choose(host, gpu=None):
+        return tiling.choose_tile(5000, 12000, 32, 3, 32, host, gpu)
+
+    strip = 7 * 960 * 48000 * 3 * 4
+    needed = tiling.blending_bytes(5000, 12000, 240, 32)
+    assert strip < needed < 1.35 * strip
+    assert tiling.network_bytes(240, 32) < 10**9
+    assert choose(16 * 10**9) == 240
+    # The next tile: its row alone is 5.2 GB, and the last row but one carries most of it on.
+    assert tiling.blending_bytes(5000, 12000, 320, 32) > 9.4e9
+    # A GPU takes the network off the host, but not the rows: each memory has its own limit.
+    assert choose(16 * 10**9, 80 * 10**9) == 320
+    assert choose(16 * 10**9, 10**9) == 160
+    assert choose(4 * 10**9, 80 * 10**9) == tiling.PATCH
+
+
+def test_blending_takes_the_memory_that_is_planned(tmp_path):
+    class Grey:
+        options: ClassVar = {"channels": 8}
+
+        def __call__(self, frames, *flows):
+            _, count, _, height, width = frames.shape
+            return torch.full((1, 2 * count - 1, 3, SCALE * height, SCALE * width), 0.5)
+
+    source = open_source(write_frames(tmp_path / "in", make_frames(4, 120, 600)))
+    levels, job = full_scale(np.dtype(np.uint8)), Job(tmp_path / "out", {}, False, False)
+    enhancer = Enhancer(Grey(), torch.device("cpu"), "float32", "dis", 80, 32, levels, job)
+    tracemalloc.start()
+    enhancer.run(source, ImageSink(tmp_path / "frames", ".png"), levels, source.dtype, "")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    given = 4 * 600 * 120 * 3 * (1 + 1) + 6 * 600 * 120 * 2 * 4  # frames, views, flows
+    converted = 4 * ROWS * SCALE * 600 * 3 * 4
+    assert peak < tiling.blending_bytes(120, 600, 80, 32) + given + converted
+
+
 def test_a_small_frame_is_not_cut():
-    tile = tiling.choose_tile(512, 600, 64, 3, 2**36)
+    tile = tiling.choose_tile(512, 600, 64, 3, 32, 2**36)
     assert tiling.tile_count(512, 600, tile, 32) == 1
 
 

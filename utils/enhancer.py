@@ -109,7 +109,8 @@ class Enhancer:
             )
             try:
                 for strip in self.strips(source, frames, flows, tile, first_new):
-                    buffer.append(levels.from_unit(strip[first_new:], dtype))
+                    buffer.append(strip[first_new:], levels)
+                    del strip  # or it would be held while the next one is made
                 return buffer
             except (RuntimeError, MemoryError) as error:
                 if not tiling.is_out_of_memory(error):
@@ -158,11 +159,10 @@ class Enhancer:
         if self.tile:
             return self.tile
         if "tile" not in self.job.notes:
-            available = tiling.available_memory(self.device)
-            channels = self.network.options["channels"]
-            tile = tiling.choose_tile(
-                source.height, source.width, channels, source.bands, available
-            )
+            host = tiling.available_memory(torch.device("cpu"))
+            gpu = tiling.available_memory(self.device) if self.device.type == "cuda" else None
+            channels, sizes = self.network.options["channels"], (source.height, source.width)
+            tile = tiling.choose_tile(*sizes, channels, source.bands, self.overlap, host, gpu)
             self.job.note("tile", tile)
         return self.job.notes["tile"]
 

@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from utils.frames import free_of, remove
+from utils.sequence import Levels
+
+ROWS = 64  # of a frame that are converted at once
 
 
 def work_folder(output: Path) -> Path:
@@ -105,12 +108,20 @@ class WindowBuffer:
             path.write_bytes(b"")
         self.row, self.dtype = (-1, width, bands), dtype
 
-    def append(self, strip: np.ndarray) -> None:
-        """Add rows to every frame: (frames, rows, width, bands)."""
+    def append(self, strip: np.ndarray, levels: Levels) -> None:
+        """Add rows to every frame.
+
+        Arguments:
+            strip: (frames, rows, width, bands) float32, black 0 and white 1.
+            levels: of the values that are kept.
+        """
         for path, rows in zip(self.paths, strip, strict=True):
             with path.open("ab") as file:
-                # Unlike ndarray.tofile, this says what is wrong when the disk is full.
-                file.write(np.ascontiguousarray(rows, self.dtype).data)
+                # Converted in small parts: the strip may fill most of the memory.
+                for top in range(0, len(rows), ROWS):
+                    values = levels.from_unit(rows[top : top + ROWS], self.dtype)
+                    # Unlike ndarray.tofile, this says what is wrong when the disk is full.
+                    file.write(np.ascontiguousarray(values).data)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """The frames, one at a time, each (height, width, bands)."""

@@ -4,7 +4,7 @@ The tiles of a frame lie in rows. Neighbouring tiles overlap; in the overlap the
 falls linearly while that of the other rises, and the weights of all tiles at a pixel sum to one,
 so a seam has nowhere to show. A margin next to a cut gets no weight at all: there the
 convolutions see the padding instead of the picture. Finished rows leave from the top, so that
-only one row of tiles is ever held.
+only one row of tiles is ever held, in the memory of the host; the network may be on a GPU.
 
 Lengths are in LR pixels unless they are called HR.
 """
@@ -27,8 +27,8 @@ MARGIN = 8  # LR pixels next to a cut that get no weight
 LARGEST_WHOLE = 640
 LARGEST_TILE = 400
 
-# Bytes that a window of four frames needs per LR pixel of a tile, for each channel of the
-# network and besides; measured with benchmarks/enhance.py.
+# Bytes that the network needs for a window of four frames per LR pixel of a tile, for each of its
+# channels and besides; measured with benchmarks/enhance.py.
 BYTES_PER_CHANNEL = 150
 BYTES_BESIDES = 8500
 # Share of the free memory that is planned with: the rest is for decoding, flow and others.
@@ -112,7 +112,8 @@ def blend_tiles(
         overlap: of neighbouring tiles; see `check_tile`.
 
     Yields: the rows of the result from the top down, (T, some rows, SCALE * width, bands)
-        float32, each row once.
+        float32, each row once. They are as large as all else together: who keeps the last ones
+        while asking for the next needs twice the memory.
     """
     axes = [(length, tile_length(length, tile, overlap)) for length in (height, width)]
     tops, lefts = (tile_starts(*axis, overlap) for axis in axes)
@@ -133,8 +134,10 @@ def blend_tiles(
                 strip = np.zeros((frames, SCALE * rows, SCALE * width, bands), np.float32)
                 if carried is not None:
                     strip[:, : carried.shape[1]] = carried
+                    carried = None
             part *= row_weight[:, None, None] * column_weight[:, None]
             strip[:, :, SCALE * left : SCALE * (left + columns)] += part
+            del part  # before the network makes the next one
         finished = SCALE * (below - top)
         yield strip[:, :finished]
         carried = strip[:, finished:].copy()
@@ -148,39 +151,63 @@ def check_tile(tile: int, overlap: int) -> None:
         raise ValueError(f"tile is {tile}; it needs at least twice the overlap, {2 * overlap}")
 
 
-def tile_bytes(tile: int, width: int, channels: int, bands: int = 3, frames: int = 4) -> int:
-    """Bytes that one row of tiles needs: the network on one tile, and the rows it is blended in.
+def network_bytes(tile: int, channels: int) -> int:
+    """Bytes that a network of so many channels needs for a window on one tile, on its device."""
+    return tile * tile * (BYTES_PER_CHANNEL * channels + BYTES_BESIDES)
+
+
+def blending_bytes(
+    height: int, width: int, tile: int, overlap: int, bands: int = 3, frames: int = 4
+) -> int:
+    """Bytes on the host that `blend_tiles` needs: a row of tiles, and what is carried to the next.
 
     Arguments:
-        tile: side of a tile.
-        width: of the whole frame.
-        channels: of the network.
+        height, width: of the whole frame.
+        tile, overlap: see `blend_tiles`.
         bands: of the frames.
         frames: given frames of a window.
     """
-    outputs = 2 * frames - 1
-    network = tile * tile * (BYTES_PER_CHANNEL * channels + BYTES_BESIDES)
-    blending = 4 * outputs * bands * SCALE**2 * tile * (width + tile)
-    return network + blending
+    rows, columns = (tile_length(length, tile, overlap) for length in (height, width))
+    tops = tile_starts(height, rows, overlap)
+    gaps = [below - top for top, below in itertools.pairwise(tops)]
+    carried = rows - min(gaps, default=rows)
+    # A result of the network exists twice: as it comes, and with its bands put in order.
+    pixels = (rows + carried) * width + 2 * rows * columns
+    return 4 * (2 * frames - 1) * bands * SCALE**2 * pixels
 
 
-def choose_tile(height: int, width: int, channels: int, bands: int, available: int) -> int:
+def choose_tile(
+    height: int,
+    width: int,
+    channels: int,
+    bands: int,
+    overlap: int,
+    host: int,
+    gpu: int | None = None,
+) -> int:
     """The whole frame if the free memory allows it, else the largest tile that it allows.
 
     Arguments:
         height, width, bands: of the frames.
         channels: of the network.
-        available: free bytes, see `available_memory`.
+        overlap: of neighbouring tiles.
+        host, gpu: free bytes, see `available_memory`; gpu is None where the network is on the
+            host as well.
 
     Returns: the side of a tile, a multiple of PATCH; however little memory there is, PATCH.
     """
+
+    def fits(side: int) -> bool:
+        network = network_bytes(side, channels)
+        blending = blending_bytes(height, width, side, overlap, bands)
+        if gpu is None:
+            return network + blending <= USABLE * host
+        return network <= USABLE * gpu and blending <= USABLE * host
+
     whole = -(-max(height, width) // PATCH) * PATCH
     sides = [whole] if whole <= LARGEST_WHOLE else []
     sides += range(min(LARGEST_TILE, whole), PATCH, -PATCH)
-    fitting = (
-        side for side in sides if tile_bytes(side, width, channels, bands) <= USABLE * available
-    )
-    return next(fitting, PATCH)
+    return next(filter(fits, sides), PATCH)
 
 
 def smaller_tile(tile: int, height: int, width: int, overlap: int) -> int | None:
@@ -191,7 +218,7 @@ def smaller_tile(tile: int, height: int, width: int, overlap: int) -> int | None
 
 
 def available_memory(device: torch.device) -> int:
-    """Free bytes of a GPU, or of the machine as far as this process may use them."""
+    """Free bytes of a GPU, or of the host as far as this process may use them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     limits = [_machine_memory()]
