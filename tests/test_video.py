@@ -187,6 +187,61 @@ def test_reading_backwards(tmp_path):
     assert (first != last).any()
 
 
+def numbered_frames(count):
+    """Frames that carry their number as the brightness of a corner."""
+    frames = make_frames(count, 48, 64)
+    for index, frame in enumerate(frames):
+        frame[:16, :16] = 9 * index
+    return frames
+
+
+def numbers_of(path):
+    """The numbers that are read from such frames, with None for a damaged one."""
+    source, numbers = open_source(path), []
+    for index in range(source.count):
+        try:
+            numbers.append(round(source.read(index)[2:12, 2:12].mean() / 9))
+        except FrameError:
+            numbers.append(None)
+    return numbers
+
+
+def spoil_packet(path, index):
+    """Replace all but the first bytes of a packet by noise."""
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    content = path.read_bytes()
+    body = packets[index][20:]
+    assert content.count(body) == 1
+    noise = np.random.default_rng(0).integers(1, 256, len(body), np.uint8).tobytes()
+    path.write_bytes(content.replace(body, noise))
+
+
+def test_avi_with_frames_out_of_order(tmp_path):
+    """H.264 as x264 makes it by default: AVI holds the packets, but not the times of the frames."""
+    frames = numbered_frames(26)
+    ordered = open_source(write_video(tmp_path / "v.mp4", frames))
+    path = write_video(tmp_path / "v.avi", frames)
+    assert numbers_of(path) == list(range(26))
+    source = open_source(path)
+    assert [25 * time for time in source.times] == list(range(26))
+    for index in (0, 13, 25):
+        np.testing.assert_array_equal(source.read(index), ordered.read(index))
+
+
+@pytest.mark.parametrize(("suffix", "between", "lost"), [
+    (".mp4", 0, range(7, 12)),
+    (".avi", 0, range(7, 12)),
+    (".mp4", 2, (5, 7, 9, 10, 11)),  # packet 7 is frame 5, which 7 needs, but not 6 and 8
+    (".avi", 2, range(5, 12)),  # the order of the others is not known without times
+])  # fmt: skip
+def test_damage_reaches_to_the_next_key_frame(tmp_path, suffix, between, lost):
+    options = {"g": "12"} | ({} if between else {"bf": "0"})
+    path = write_video(tmp_path / f"v{suffix}", numbered_frames(26), **options)
+    spoil_packet(path, 7)
+    assert numbers_of(path) == [None if index in lost else index for index in range(26)]
+
+
 def damaged_video(tmp_path, index):
     """A video of six JPEG frames, of which one has lost its inside."""
     path = tmp_path / "damaged.avi"

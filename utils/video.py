@@ -2,7 +2,8 @@
 
 Reading: any codec of FFmpeg. Frames come upright (rotation metadata is applied) as RGB, 8 bits as
 uint8, deeper ones as uint16 at full scale; every frame has the time its file gives it, so a
-variable frame rate survives. The matrix (BT.601, BT.709, ...) and the range (limited or full) are
+variable frame rate survives. A damaged frame is named at its time, and so are those that build on
+it, up to the next key frame. The matrix (BT.601, BT.709, ...) and the range (limited or full) are
 those of the file; a file that does not say is taken as players take it: BT.709 from 720 lines or
 1280 columns on, BT.601 below, limited range. Interlaced frames are taken as they are.
 
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from utils.decoder import Decoder, import_av
 from utils.frames import FrameError, Sink, Source, remove
 
 CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no loss is visible
@@ -38,17 +40,6 @@ UNSPECIFIED, RGB = 2, 0
 BT709, BT601 = 1, 6
 SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 LIMITED, FULL = 1, 2  # AVColorRange
-
-
-def import_av() -> Any:
-    """PyAV, or a ValueError that says how to get it."""
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(
-            "video files need PyAV; install it with `pip install -r requirements-video.txt`"
-        ) from error
-    return av
 
 
 def exact_conversion() -> Any:
@@ -71,47 +62,17 @@ class VideoSource(Source):
 
     def __init__(self, path: Path):
         self.path, self.suffix = path, ".png"
-        self.av = import_av()
-        with self._open() as container:
-            stream = container.streams.video[0]
-            self.ticks = self._scan(container, stream)
-            time_base = stream.time_base or Fraction(1, 25)
-            self.aspect = stream.sample_aspect_ratio
+        self.decoder = Decoder(path)
+        self.ticks, self.aspect = self.decoder.ticks, self.decoder.aspect
         self.count = len(self.ticks)
         if not self.count:
             raise ValueError(f"{path} has a video stream without frames")
-        self.times = [(tick - self.ticks[0]) * time_base for tick in self.ticks]
+        self.times = [(tick - self.ticks[0]) * self.decoder.time_base for tick in self.ticks]
         self._rewind()
         self._adopt_first()
 
-    def _open(self):
-        try:
-            container = self.av.open(str(self.path))
-        except self.av.error.FFmpegError as error:
-            raise ValueError(f"{self.path} cannot be read as video ({error.strerror})") from error
-        if not container.streams.video:
-            container.close()
-            raise ValueError(f"{self.path} has no video stream")
-        if container.streams.video[0].codec_context is None:
-            container.close()
-            raise ValueError(f"{self.path} has a video stream of an unknown codec")
-        return container
-
-    def _scan(self, container, stream) -> list[int]:
-        """Presentation times of all frames, in ticks of the stream, without decoding."""
-        packets = [
-            packet.pts
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
-        if None in packets:  # raw streams carry no times: frames follow at the nominal rate
-            rate = stream.guessed_rate or stream.average_rate or Fraction(25)
-            step = max(round(1 / (rate * stream.time_base)), 1)
-            return [index * step for index in range(len(packets))]
-        return sorted(set(packets))  # two fields of a frame may come as packets of one time
-
     def _adopt_first(self) -> None:
-        frame, _ = self._next_frame()
+        _, frame = self._next()
         if frame is None:
             raise ValueError(f"{self.path} has no frame that can be decoded")
         self.depth = max(8, *(component.bits for component in frame.format.components))
@@ -131,26 +92,13 @@ class VideoSource(Source):
         self._rewind()
 
     def _rewind(self) -> None:
-        self._frames = self._decode()
+        self._frames = self.decoder.frames()
         self._position = 0  # index of the next frame to come
-        self._pending = None  # a decoded frame of a later time
+        self._pending = None  # a decoded frame of a later time, and its tick
         self._recent: deque[tuple[int, np.ndarray | None]] = deque(maxlen=KEPT)
 
-    def _decode(self) -> Iterator[Any]:
-        with self._open() as container:
-            stream = container.streams.video[0]
-            # With frame threads an error would come with another packet than the damaged one.
-            stream.thread_type = "SLICE"
-            stream.codec_context.options = {"err_detect": "explode"}
-            for packet in container.demux(stream):
-                try:
-                    yield from packet.decode()
-                except self.av.error.FFmpegError:
-                    continue  # the frame is missing at its time, and is named there
-
-    def _next_frame(self) -> tuple[Any, int | None]:
-        frame = next(self._frames, None)
-        return frame, None if frame is None else frame.pts
+    def _next(self) -> tuple[int | None, Any]:
+        return next(self._frames, (None, None))
 
     def read(self, index: int) -> np.ndarray:
         if self._recent and index < self._recent[0][0]:
@@ -166,14 +114,14 @@ class VideoSource(Source):
     def _advance(self) -> np.ndarray | None:
         """The next frame in order of time, or None where the file holds it but damaged."""
         wanted = self.ticks[self._position]
-        frame, tick = self._pending or self._next_frame()
+        tick, frame = self._pending or self._next()
         while tick is not None and tick < wanted:  # hidden frames of some codecs
-            frame, tick = self._next_frame()
+            tick, frame = self._next()
         if frame is None or (tick is not None and tick > wanted):
-            self._pending = (frame, tick) if frame is not None else None
+            self._pending = (tick, frame) if frame is not None else None
             return None
         self._pending = None
-        return None if frame.is_corrupt else self._pixels(frame)
+        return self._pixels(frame)
 
     def _pixels(self, frame) -> np.ndarray:
         deep = self.depth > 8

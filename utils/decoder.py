@@ -1,0 +1,156 @@
+"""Decoding a video file with PyAV (FFmpeg): its sound frames, each with its time.
+
+FFmpeg hides damage where it can, and some files have no times. Both are settled here, so that a
+frame is either right and at its time, or missing.
+"""
+
+import bisect
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+
+def import_av() -> Any:
+    """PyAV, or a ValueError that says how to get it."""
+    try:
+        import av
+    except ImportError as error:
+        raise ValueError(
+            "video files need PyAV; install it with `pip install -r requirements-video.txt`"
+        ) from error
+    return av
+
+
+class Decoder:
+    """The first video stream of a file.
+
+    Attributes:
+        ticks: presentation times of all frames in ascending order, in units of `time_base`.
+        time_base: seconds.
+        aspect: width of a pixel by its height, or None if the file does not say.
+        timed: whether the ticks are the file's own.
+
+    Raises:
+        ValueError: no video, or a codec that FFmpeg cannot read.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.av = path, import_av()
+        with self._open() as container:
+            stream = container.streams.video[0]
+            self.ticks = self._scan(container, stream)
+            self.time_base = stream.time_base or Fraction(1, 25)
+            self.aspect = stream.sample_aspect_ratio
+
+    def frames(self) -> Iterator[tuple[int | None, Any]]:
+        """Decode from the start: the sound frames in order of time, with their ticks.
+
+        A tick is None for a frame that the decoder gives no time.
+        """
+        return self._by_time() if self.timed else self._in_order()
+
+    def _open(self):
+        try:
+            container = self.av.open(str(self.path))
+        except self.av.error.FFmpegError as error:
+            raise ValueError(f"{self.path} cannot be read as video ({error.strerror})") from error
+        if not container.streams.video:
+            container.close()
+            raise ValueError(f"{self.path} has no video stream")
+        if container.streams.video[0].codec_context is None:
+            container.close()
+            raise ValueError(f"{self.path} has a video stream of an unknown codec")
+        return container
+
+    def _scan(self, container, stream) -> list[int]:
+        """The times of all frames, without decoding."""
+        times, order = [], []
+        for packet in container.demux(stream):
+            if packet.size and not packet.is_discard:
+                times.append(packet.pts)
+                order.append(packet.dts)
+        self.timed = None not in times
+        if not self.timed:  # raw streams carry no times: frames follow at the nominal rate
+            rate = stream.guessed_rate or stream.average_rate or Fraction(25)
+            step = max(round(1 / (rate * stream.time_base)), 1)
+            return [index * step for index in range(len(times))]
+        # AVI knows only when to decode. Where the packets themselves do not tell FFmpeg when to
+        # show a frame, it makes that up, in the order of the packets instead of the frames.
+        if container.format.name == "avi":
+            self.timed = times != sorted(times)
+        # Two fields of a frame may come as packets of one time.
+        return sorted(set(times if self.timed else order))
+
+    def _decode(self) -> Iterator[tuple[int, Any, list[Any] | None]]:
+        """The packets by their number in the file, with the frames they bring; None: an error."""
+        with self._open() as container:
+            stream = container.streams.video[0]
+            # With frame threads an error would come with another packet than the damaged one.
+            stream.thread_type = "SLICE"
+            stream.codec_context.options = {"err_detect": "explode"}
+            for number, packet in enumerate(container.demux(stream)):
+                if packet.size and not self.timed:
+                    packet.pts = number  # the decoder hands it on to the frame
+                try:
+                    frames = packet.decode()
+                except self.av.error.FFmpegError:
+                    frames = None
+                yield number, packet, frames
+
+    def _by_time(self) -> Iterator[tuple[int | None, Any]]:
+        """The frames of a stream with times of its own.
+
+        After an error the decoder goes on with what it has, and what builds on that comes out
+        wrong without a word: all packets up to the next key frame, and frames shown before that.
+        """
+        numbers, keys, key_ticks, errors = {}, [], [], []
+
+        def is_spoiled(number: int, tick: int | None) -> bool:
+            for error in errors:
+                after = bisect.bisect_right(keys, error)
+                sound = key_ticks[after] if after < len(keys) else math.inf
+                if number >= error and (tick is None or tick < sound):
+                    return True
+            return False
+
+        for number, packet, frames in self._decode():
+            numbers[packet.pts] = number
+            if packet.is_keyframe:
+                keys.append(number)
+                key_ticks.append(packet.pts)
+            if frames is None:
+                errors.append(number)
+            for frame in frames or ():
+                own = numbers.get(frame.pts, number)
+                if frame.is_corrupt:
+                    errors.append(own)
+                if not is_spoiled(own, frame.pts):
+                    yield frame.pts, frame
+
+    def _in_order(self) -> Iterator[tuple[int, Any]]:
+        """The frames of a stream without times, which follow from their order.
+
+        After an error their order says nothing until the next key frame: as many frames precede
+        it as packets, and those that come after it in the file but are shown before it.
+        """
+        position, error, lost, keys = 0, None, [], set()
+        for number, packet, frames in self._decode():
+            if packet.is_keyframe:
+                keys.add(number)
+            if frames is None:
+                error = number
+            for frame in frames or ():
+                own = number if frame.pts is None else frame.pts
+                if frame.is_corrupt:
+                    error = max(error or 0, own)
+                if error is not None:
+                    if own not in keys or own <= error:
+                        lost.append(own)
+                        continue
+                    position = own + sum(other > own for other in lost)
+                    error, lost = None, []
+                if position < len(self.ticks):
+                    yield self.ticks[position], frame
+                position += 1
