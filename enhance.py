@@ -133,10 +133,16 @@ def main(argv: list[str] | None = None) -> None:
     tiles = (config.tile, config.overlap)
     enhancer = Enhancer(network, device, config.precision, config.flow_method, *tiles, levels, job)
     joined = job.folder / f"joined{output.suffix}"
+    results = {}
     try:
         if not joined.exists():
             run_passes(config, enhancer, source, sink, levels, given.dtype)
             sink.join(joined)
+        if extras:
+            # Read from the folder for unfinished work and written to it: --resume comes here too.
+            results = {target: job.folder / f"compare{target.suffix}" for target in extras}
+            kinds = (config.times, config.bands_per_frame, config.fps)
+            compare(given, levels, joined, *kinds, *results.values())
     except KeyboardInterrupt:
         print(f"\nfinished frames are in {job.folder}; go on with --resume", file=sys.stderr)
         raise
@@ -144,11 +150,9 @@ def main(argv: list[str] | None = None) -> None:
         raise OSError(
             f"{error}; finished frames are in {job.folder}, go on with --resume"
         ) from error
-    job.finish(joined)
+    job.finish(results | {output: joined})
     frames = config.times * (given.count - 1) + 1
     print(f"{output}: {frames} frames of {SCALE * given.width}x{SCALE * given.height}")
-    if extras:
-        compare(given, levels, output, config.times, config.bands_per_frame, config.fps, *extras)
 
 
 def run_passes(
@@ -183,13 +187,16 @@ def check_outputs(config: Config, output: Path) -> list[Path]:
     Raises:
         ValueError: an output would replace the input or, without --overwrite, an existing file.
     """
-    given = Path(config.input).resolve()
-    if given == output.resolve() or given in output.resolve().parents:
-        raise ValueError(f"{output} is in the input {config.input}; choose another OUTPUT")
-    if not output.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{output.parent} is no folder to put {output.name} in")
     ends = (".mp4", ".png") if config.compare else ()
     extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
+    given = Path(config.input).resolve()
+    for path in (output, *extras):
+        if given in (path.resolve(), *path.resolve().parents):
+            raise ValueError(f"{path} is in the input {config.input}; choose another OUTPUT")
+    if output.is_symlink() and output.is_dir():
+        raise ValueError(f"{output} is a link to a folder; name the folder itself")
+    if not output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{output.parent} is no folder to put {output.name} in")
     for path in (output, *extras):
         free_of(path, config.overwrite)
     if extras:

@@ -185,6 +185,44 @@ def test_outputs_are_never_overwritten(tmp_path, checkpoint):
         run(checkpoint, given, given / "out")
 
 
+def test_what_appears_during_the_run_is_kept(tmp_path, checkpoint, monkeypatch):
+    given = write_frames(tmp_path / "in", make_frames(2))
+    output, strips = tmp_path / "out", enhance.Enhancer.strips
+
+    def slow(self, *arguments):
+        output.mkdir(exist_ok=True)
+        (output / "00000000.png").write_bytes(b"someone else's")
+        return strips(self, *arguments)
+
+    monkeypatch.setattr(enhance.Enhancer, "strips", slow)
+    with pytest.raises(ValueError, match=r"out exists; .* waits in .*out.partial, --resume puts"):
+        run(checkpoint, given, output)
+    assert (output / "00000000.png").read_bytes() == b"someone else's"
+    monkeypatch.undo()
+    interrupt_at(monkeypatch, {1})  # nothing is computed again
+    assert len(read_all(run(checkpoint, given, output, "--resume", "--overwrite"))) == 3
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--overwrite",)])
+def test_a_foreign_folder_of_that_name_is_kept(tmp_path, checkpoint, flags):
+    given = write_frames(tmp_path / "in", make_frames(2))
+    (tmp_path / "out.partial").mkdir()
+    notes = tmp_path / "out.partial" / "notes.txt"
+    notes.write_text("mine")
+    with pytest.raises(ValueError, match=r"out.partial is no unfinished work"):
+        run(checkpoint, given, tmp_path / "out", *flags)
+    assert notes.read_text() == "mine"
+
+
+def test_an_output_that_is_a_link_to_a_folder_is_refused_at_once(tmp_path, checkpoint):
+    given = write_frames(tmp_path / "in", make_frames(2))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    with pytest.raises(ValueError, match="out is a link to a folder"):
+        run(checkpoint, given, tmp_path / "out")
+    assert not (tmp_path / "out.partial").exists()
+
+
 def test_a_damaged_frame_is_named_and_bridged(tmp_path, checkpoint):
     frames = make_frames(5)
     given = write_frames(tmp_path / "in", frames)
@@ -281,6 +319,33 @@ def test_comparison(tmp_path, checkpoint):
     assert 0.5 < np.abs(left - right).mean() < 20
     sheet = cv2.imread(str(tmp_path / "out_compare.png"))
     assert min(sheet.shape[:2]) > 200
+
+
+def test_an_interrupted_comparison_is_resumed(tmp_path, checkpoint, monkeypatch):
+    pytest.importorskip("av")
+    given = write_frames(tmp_path / "in", make_frames(2, 48, 64))
+
+    def pressed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.compare.write_sheet", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint, given, tmp_path / "out", "--compare")
+    interrupt_at(monkeypatch, {1})  # the frames are there already
+    run(checkpoint, given, tmp_path / "out", "--compare", "--resume")
+    names = ["in", "out", "out_compare.mp4", "out_compare.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_a_comparison_never_replaces_the_input(tmp_path, checkpoint):
+    pytest.importorskip("av")
+    given = write_frames(tmp_path / "in", make_frames(2))
+    video = run(checkpoint, given, tmp_path / "out_compare.mp4")
+    before = video.read_bytes()
+    with pytest.raises(ValueError, match=r"out_compare.mp4 is in the input"):
+        run(checkpoint, video, tmp_path / "out", "--compare", "--overwrite")
+    assert video.read_bytes() == before
 
 
 def test_deep_frames_become_full_scale_video(tmp_path, checkpoint):

@@ -38,7 +38,8 @@ class Job:
 
     Raises:
         ValueError: the output exists; there is unfinished work and neither resume nor overwrite
-            says what to do with it; or it was made with other settings.
+            says what to do with it; it was made with other settings; or its folder is none of
+            ours.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], resume: bool, overwrite: bool):
@@ -47,18 +48,34 @@ class Job:
         self.record = self.folder / "job.json"
         # What the run found out itself and a resumed one has to keep to, such as the tile.
         self.notes: dict[str, Any] = {}
-        self.settings = settings
+        self.settings, self.overwrite = settings, overwrite
         free_of(output, overwrite)
-        if resume and self.record.exists():
-            self._resume()
-            return
-        if self.folder.exists() and not overwrite and not resume:
-            raise ValueError(
-                f"{self.folder} holds unfinished work; --resume goes on, --overwrite starts again"
-            )
+        if self.record.exists():
+            if resume:
+                self._resume()
+                return
+            if not overwrite:
+                raise ValueError(
+                    f"{self.folder} holds unfinished work; "
+                    "--resume goes on, --overwrite starts again"
+                )
+        else:
+            self._check_foreign()
         remove(self.folder)
         self.folder.mkdir(parents=True)
         self._save()
+
+    def _check_foreign(self) -> None:
+        """Refuse to replace what has the name of our folder, but is none of our making."""
+        exists = self.folder.exists() or self.folder.is_symlink()
+        if exists and (
+            not self.folder.is_dir()
+            or {path.name for path in self.folder.iterdir()} - {self._partial_record().name}
+        ):
+            raise ValueError(
+                f"{self.folder} is no unfinished work (it has no job.json) and is not touched; "
+                "move it away, or choose another OUTPUT"
+            )
 
     def _resume(self) -> None:
         content = json.loads(self.record.read_text())
@@ -78,15 +95,33 @@ class Job:
 
     def _save(self) -> None:
         text = json.dumps({"settings": self.settings, "notes": self.notes}, indent=2)
-        partial = self.record.with_suffix(".partial")
+        partial = self._partial_record()
         partial.write_text(text + "\n")
         os.replace(partial, self.record)
 
-    def finish(self, joined: Path) -> None:
-        """Put the joined result in its place and remove the unfinished work."""
-        if self.output.exists():
-            remove(self.output)
-        os.replace(joined, self.output)
+    def _partial_record(self) -> Path:
+        return self.record.with_suffix(".partial")
+
+    def finish(self, results: dict[Path, Path]) -> None:
+        """Put the results in their places and remove the unfinished work.
+
+        Arguments:
+            results: by the path where each belongs, where it is now; the output last.
+
+        Raises:
+            ValueError: something has appeared in such a place since the start.
+        """
+        for target in results:
+            try:
+                free_of(target, self.overwrite)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; the finished result waits in {self.folder}, "
+                    "--resume puts it in its place"
+                ) from error
+        for target, result in results.items():
+            remove(target)
+            os.replace(result, target)
         remove(self.folder)
 
 
