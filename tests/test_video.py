@@ -299,6 +299,9 @@ def test_frames_too_large_for_a_codec_are_refused(tmp_path):
         VideoSink(tmp_path, 20000, 48000, times)
     with pytest.raises(ValueError, match=r"needs an OUTPUT that ends in .mkv"):
         VideoSink(tmp_path, 64, 64, times, depth=10, lossless=True)
+    for suffix in (".avi", ".m4v"):
+        with pytest.raises(ValueError, match=f"{suffix} cannot hold 10-bit H.265"):
+            VideoSink(tmp_path, 64, 64, times, depth=10, suffix=suffix)
 
 
 def test_a_missing_library_is_named(tmp_path, monkeypatch):

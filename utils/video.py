@@ -290,11 +290,15 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
     """Codec, pixel format and options for frames of a depth in a container.
 
     Raises:
-        ValueError: no codec of this container keeps such frames lossless.
+        ValueError: no codec of this container keeps such frames.
     """
     if not lossless and depth == 8:
         return "libx264", "yuv420p", {"crf": CRF["libx264"], "preset": "medium"}
     if not lossless:
+        if suffix in (".avi", ".m4v"):
+            raise ValueError(
+                f"{suffix} cannot hold 10-bit H.265; give an OUTPUT that ends in .mp4, .mov or .mkv"
+            )
         parameters = "log-level=none:bframes=0"
         options = {"crf": CRF["libx265"], "preset": "medium", "x265-params": parameters}
         return "libx265", "yuv420p10le", options
