@@ -24,13 +24,15 @@ missing data. Sound is not carried over.
 """
 
 import sys
+import warnings
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from flow import FLOW_METHODS
+from flow import FLOW_METHODS, estimate_flow
 from models.blocks import SCALE
 from utils import tiling
 from utils.checkpoint import file_sha256, load_network, trained_flow
@@ -48,7 +50,7 @@ from utils.frames import (
     free_of,
     open_source,
 )
-from utils.inference import pick_device
+from utils.inference import pick_device, pick_precision
 from utils.job import Job, work_folder
 from utils.raster import GeoTiffSink, GeoTiffSource
 from utils.sequence import (
@@ -65,6 +67,8 @@ from utils.video import VideoSink, VideoSource, import_av
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 MODELS = {"mstt": CHECKPOINTS / "mstt.safetensors", "small": CHECKPOINTS / "mstt_small.safetensors"}
+LONGEST = 1001  # seconds between given frames
+SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
 NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite")
 
@@ -96,8 +100,12 @@ class Config:
             raise ValueError(f"scale is {self.scale}; the network enlarges by {SCALE} only")
         if self.times not in (2, 4, 8):
             raise ValueError(f"times is {self.times}; it can be 2, 4 or 8")
-        if not 0 < self.fps < 10_000:
-            raise ValueError(f"fps is {self.fps}; give the frames per second of the input")
+        if not 1 / LONGEST <= self.fps < 10_000:
+            raise ValueError(
+                f"fps is {self.fps}; give the frames per second of the input, 1/{LONGEST} or more"
+            )
+        if self.bands_per_frame < 0:
+            raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
         methods = ("auto", *FLOW_METHODS)
         if self.flow_method not in methods:
             choice = ", ".join(methods)
@@ -110,14 +118,33 @@ class Config:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(Config, __doc__, positional=("input", "output"), argv=argv)
-    output = Path(config.output)
+    folder = work_folder(Path(config.output))
+    try:
+        work(config, Path(config.output))
+    except Exception as error:  # NumPy, PyTorch, OpenCV and FFmpeg have each their own
+        if not tiling.is_out_of_memory(error):
+            raise
+        finished = f"; finished frames are in {folder}, go on with --resume"
+        raise ValueError(f"out of memory{finished if folder.exists() else ''}") from error
+
+
+def work(config: Config, output: Path) -> None:
+    """Do what the config says: check it as far as possible, enhance, compare."""
     given = open_source(config.input, config.bands_per_frame)
+    if config.bands_per_frame and getattr(given, "layout", None) != "bands":
+        raise ValueError(
+            f"--bands-per-frame is for one GeoTIFF whose bands are frames, not for {config.input}"
+        )
     extras = check_outputs(config, output)
     device = pick_device(config.device)
+    precision = say_precision(device, config.precision)
     checkpoint = MODELS.get(config.model, Path(config.model))
     network, information = load_network(checkpoint, device)
     if config.flow_method == "auto":
         config = replace(config, flow_method=trained_flow(information))
+    # A frame too small, or a method that is not installed, is found out before any work.
+    sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
+    estimate_flow(sample, config.flow_method)
     levels, damaged = survey(given, config.white)
     source = bridge(given, levels, damaged, config)
 
@@ -131,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     sink = open_sink(config, given, work_folder(output) / "frames")
     job = Job(output, settings, config.resume, config.overwrite)
     tiles = (config.tile, config.overlap)
-    enhancer = Enhancer(network, device, config.precision, config.flow_method, *tiles, levels, job)
+    enhancer = Enhancer(network, device, precision, config.flow_method, *tiles, levels, job)
     joined = job.folder / f"joined{output.suffix}"
     results = {}
     try:
@@ -153,6 +180,16 @@ def main(argv: list[str] | None = None) -> None:
     job.finish(results | {output: joined})
     frames = config.times * (given.count - 1) + 1
     print(f"{output}: {frames} frames of {SCALE * given.width}x{SCALE * given.height}")
+
+
+def say_precision(device: torch.device, name: str) -> torch.dtype:
+    """`pick_precision`, whose warning becomes one plain line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        precision = pick_precision(device, name)
+    for warning in caught:
+        print(warning.message, file=sys.stderr)
+    return precision
 
 
 def run_passes(
@@ -239,7 +276,7 @@ def open_sink(config: Config, given: Source, folder: Path) -> Sink:
                 f"{config.input} has {given.bands} bands, a video one or three; "
                 "give a folder or a .tif file as OUTPUT"
             )
-        rate = Fraction(config.fps).limit_denominator(1001)
+        rate = Fraction(config.fps).limit_denominator(LONGEST)
         times = given.times or [index / rate for index in range(given.count)]
         for _ in range(config.times.bit_length() - 1):
             times = list(denser_times(times))

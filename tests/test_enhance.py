@@ -15,8 +15,9 @@ from enhancing import HEIGHT, WIDTH, make_frames, run, save_small_network, write
 import enhance
 from data.resize import imresize
 from utils import tiling
+from utils.checkpoint import save_network
 from utils.enhancer import output_masks
-from utils.frames import natural_key, open_source
+from utils.frames import Source, natural_key, open_source
 from utils.inference import super_resolve
 from utils.sequence import band_groups, fill_missing, survey
 
@@ -273,12 +274,58 @@ def test_what_is_no_sequence_is_refused(tmp_path, checkpoint, change):
     (("--device", "cuda:77"), "cuda:77"),
     (("--model", "nowhere.pth"), "nowhere.pth"),
     (("--white", -5), "white is -5"),
+    (("--white", "nan"), "white is nan"),
+    (("--white", "inf"), "white is inf"),
+    (("--fps", 0.0001), "fps is 0.0001"),
+    (("--fps", "nan"), "fps is nan"),
+    (("--bands-per-frame", -1), "bands per frame is -1"),
+    (("--bands-per-frame", 1), "--bands-per-frame is for one GeoTIFF whose bands are frames"),
+    (("--precision", "foo"), "precision is 'foo'"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(tmp_path, checkpoint, flags, message):
     given = write_frames(tmp_path / "in", make_frames(2))
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(checkpoint, given, tmp_path / "out", *flags)
     assert os.listdir(tmp_path) == ["in"]
+
+
+@pytest.mark.parametrize(("height", "width", "method"), [(15, 32, "dis"), (32, 26, "pyflow")])
+def test_frames_too_small_are_refused_before_any_work(tmp_path, checkpoint, height, width, method):
+    given = write_frames(tmp_path / "in", make_frames(2, height, width))
+    with pytest.raises(ValueError, match=f"{height} x {width}|{width} x {height}|{width}"):
+        run(checkpoint, given, tmp_path / "out", "--flow-method", method)
+    assert os.listdir(tmp_path) == ["in"]
+
+
+def test_missing_bfloat16_is_said_once(tmp_path, checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    given = write_frames(tmp_path / "in", make_frames(5, 24, 100))
+    run(checkpoint, given, tmp_path / "out", "--precision", "bfloat16", "--tile", 80)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "bfloat16" in line]
+    assert lines == ["no bfloat16 on this cpu; computing in float32"]
+
+
+def test_weights_of_no_use_are_found_out(tmp_path):
+    network = save_small_network(tmp_path / "nan.safetensors")
+    with torch.no_grad():
+        network.reconstruction.conv_last.bias.fill_(torch.nan)
+    save_network(tmp_path / "nan.safetensors", network, {})
+    given = write_frames(tmp_path / "in", make_frames(2))
+    with pytest.raises(ValueError, match="output is not finite"):
+        run(tmp_path / "nan.safetensors", given, tmp_path / "out")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory")])
+def test_out_of_memory_anywhere_is_one_line(tmp_path, checkpoint, monkeypatch, error):
+    def fail(*arguments, **keywords):
+        raise error
+
+    if isinstance(error, cv2.error):
+        error.code = cv2.Error.StsNoMem
+    monkeypatch.setattr("utils.enhancer.estimate_flow", fail)
+    given = write_frames(tmp_path / "in", make_frames(2))
+    with pytest.raises(ValueError, match=r"out of memory; finished frames are in .*--resume"):
+        run(checkpoint, given, tmp_path / "out")
 
 
 def test_out_of_memory_tries_the_next_smaller_tile(tmp_path, checkpoint, monkeypatch, capsys):
@@ -294,7 +341,7 @@ def test_out_of_memory_tries_the_next_smaller_tile(tmp_path, checkpoint, monkeyp
     monkeypatch.setattr(enhance.Enhancer, "strips", small_memory)
     np.testing.assert_array_equal(read_all(run(checkpoint, given, tmp_path / "out")), expected)
     assert "out of memory with tiles of 160, going on with 80" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="out of memory with --tile 160; try --tile 80"):
+    with pytest.raises(ValueError, match="out of memory with --tile 160; try --tile 80 --over"):
         run(checkpoint, given, tmp_path / "forced", "--tile", 160)
 
 
@@ -404,6 +451,26 @@ def test_levels_follow_the_depth_of_the_data(tmp_path):
     np.testing.assert_array_equal(levels.from_unit(unit, np.dtype(np.uint16)), frames)
     over = np.array([-0.1, 40.0], np.float32)
     assert levels.from_unit(over, np.dtype(np.uint16)).tolist() == [0, 65535]
+
+
+class Arrays(Source):
+    """Frames from memory."""
+
+    def __init__(self, frames, times=None):
+        self.path, self.frames, self.count, self.times = Path("arrays"), frames, len(frames), times
+        self.adopt(frames[0])
+
+    def read(self, index):
+        return self.frames[index]
+
+    def name(self, index):
+        return f"array {index}"
+
+
+def test_values_of_more_than_32_bits_are_refused():
+    with pytest.raises(ValueError, match="values up to 4294967296; the largest possible is 2"):
+        survey(Arrays(np.full((2, 16, 16, 1), 2**32, np.uint64)))
+    assert survey(Arrays(np.full((2, 16, 16, 1), 9, np.uint64)))[0].white == 255
 
 
 def test_missing_pixels_take_the_nearest_value():

@@ -185,7 +185,7 @@ def test_blending_takes_the_memory_that_is_planned(tmp_path):
 
     source = open_source(write_frames(tmp_path / "in", make_frames(4, 120, 600)))
     levels, job = full_scale(np.dtype(np.uint8)), Job(tmp_path / "out", {}, False, False)
-    enhancer = Enhancer(Grey(), torch.device("cpu"), "float32", "dis", 80, 32, levels, job)
+    enhancer = Enhancer(Grey(), torch.device("cpu"), torch.float32, "dis", 80, 32, levels, job)
     tracemalloc.start()
     enhancer.run(source, ImageSink(tmp_path / "frames", ".png"), levels, source.dtype, "")
     peak = tracemalloc.get_traced_memory()[1]

@@ -12,7 +12,7 @@ from models import MSTT
 from models.blocks import SCALE
 from utils import tiling
 from utils.frames import Sink, Source
-from utils.inference import autocast, windows
+from utils.inference import NOT_FINITE, autocast, windows
 from utils.job import Job, WindowBuffer
 from utils.sequence import Levels, band_groups, fill_missing, missing_pixels, view_rgb
 
@@ -24,7 +24,8 @@ class Enhancer:
 
     Arguments:
         network: in evaluation mode, on `device`.
-        device, precision: where and how it runs, see `utils.inference.pick_precision`.
+        device: where it runs.
+        precision: what its convolutions compute in, see `utils.inference.pick_precision`.
         flow_method: see `flow.estimate_flow`.
         tile, overlap: LR pixels, see `utils.tiling`; tile 0 takes what the free memory allows.
         levels: of the given frames.
@@ -35,7 +36,7 @@ class Enhancer:
         self,
         network: MSTT,
         device: torch.device,
-        precision: str,
+        precision: torch.dtype,
         flow_method: str,
         tile: int,
         overlap: int,
@@ -144,6 +145,8 @@ class Enhancer:
                 # Not inference_mode: autocast would convert the weights for every frame in it.
                 with torch.no_grad(), autocast(self.device, self.precision):
                     output = self.network(inputs.to(self.device), *flow)[0].float()
+                if not torch.isfinite(output).all():
+                    raise ValueError(NOT_FINITE)
                 if len(set(group)) == 1:
                     result[..., group[0]] = output.mean(dim=1).cpu()
                 else:
@@ -178,7 +181,10 @@ class Enhancer:
         if smaller is None:
             raise ValueError(f"out of memory, even with tiles of {tile}")
         if self.tile:
-            raise ValueError(f"out of memory with --tile {tile}; try --tile {smaller}")
+            raise ValueError(
+                f"out of memory with --tile {tile}; try --tile {smaller} --overwrite, which starts "
+                "again: other tiles make slightly other frames"
+            )
         self.progress.write(f"out of memory with tiles of {tile}, going on with {smaller}")
         self.job.note("tile", smaller)
 

@@ -17,6 +17,7 @@ from flow import estimate_flow
 
 WINDOW = 4  # given frames that the network sees at once
 PRECISIONS = ("auto", "bfloat16", "float32")
+NOT_FINITE = "the network's output is not finite; its weights are of no use"
 
 
 def windows(count: int, length: int = WINDOW) -> list[tuple[int, int, int]]:
@@ -82,9 +83,12 @@ def pick_precision(device: torch.device, precision: str = "auto") -> torch.dtype
     return torch.bfloat16 if native else torch.float32
 
 
-def autocast(device: torch.device, precision: str = "auto") -> contextlib.AbstractContextManager:
-    """The context in which a network runs at a precision, see `pick_precision`."""
-    dtype = pick_precision(device, precision)
+def autocast(
+    device: torch.device, precision: str | torch.dtype = "auto"
+) -> contextlib.AbstractContextManager:
+    """The context in which a network runs at a precision, by name or as `pick_precision` found."""
+    named = isinstance(precision, str)
+    dtype = pick_precision(device, precision) if named else precision
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
@@ -121,13 +125,14 @@ def super_resolve(
     Yields: 2N - 1 frames (4H, 4W, 3) uint8, in order of time.
     """
     device = torch.device(device)
+    dtype = pick_precision(device, precision)
     for start, stop, first_new in windows(len(frames)):
         given = frames[start:stop]
         flows = estimate_flow(given, method=flow_method)
         inputs = (to_tensor(given), *map(torch.from_numpy, flows))
         # Not inference_mode: in it, autocast would convert the weights anew for every frame.
-        with torch.no_grad(), autocast(device, precision):
+        with torch.no_grad(), autocast(device, dtype):
             output = network(*(tensor[None].to(device) for tensor in inputs))
         if not torch.isfinite(output).all():
-            raise ValueError("the network's output is not finite; its weights are of no use")
+            raise ValueError(NOT_FINITE)
         yield from to_uint8(output[0, first_new:])

@@ -6,6 +6,7 @@ enhancement nor the flow flickers. Next to the network that costs nothing.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -82,7 +83,8 @@ def survey(source: Source, white: float | None = None) -> tuple[Levels, dict[int
     Returns: the levels, and the damaged frames with what is wrong with them.
 
     Raises:
-        ValueError: fewer than two frames, or fewer than two that can be read.
+        ValueError: fewer than two frames, or fewer than two that can be read; or values that
+            have no black and white.
     """
     if source.count < 2:
         raise ValueError(
@@ -108,11 +110,17 @@ def survey(source: Source, white: float | None = None) -> tuple[Levels, dict[int
     if not highest:
         raise ValueError(f"{source.path} has no pixel with data")
     low, high = float(min(lowest)), float(max(highest))
+    if np.issubdtype(source.dtype, np.integer) and high > 2 ** DEPTHS[-1] - 1:
+        raise ValueError(
+            f"{source.path} has values up to {high:.0f}; the largest possible is 2^{DEPTHS[-1]} - 1"
+        )
     black = min(low, 0.0)
     if white is None:
         white = _white_of(source, high)
-    if white <= black:
-        raise ValueError(f"white is {white:g}, not above the darkest value, {black:g}")
+    if not black < white < math.inf:
+        raise ValueError(
+            f"white is {white:g}; it has to be a number above the darkest value, {black:g}"
+        )
     if not views or source.full_scale:
         return Levels(black, white, 0.0, white), damaged
     view_low, view_high = np.array(views)[:, 0].min(), np.array(views)[:, 1].max()

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -254,6 +255,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or a CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    if isinstance(error, cv2.error):
+        return error.code == cv2.Error.StsNoMem
     text = str(error)
     return isinstance(error, RuntimeError) and (
         "out of memory" in text or "can't allocate memory" in text
