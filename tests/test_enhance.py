@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,7 @@ from utils.checkpoint import save_network
 from utils.enhancer import output_masks
 from utils.frames import Source, natural_key, open_source
 from utils.inference import super_resolve
-from utils.sequence import band_groups, fill_missing, survey
+from utils.sequence import Bridged, band_groups, fill_missing, reduce_frame, survey, view_rgb
 
 ROOT = Path(__file__).parent.parent
 
@@ -456,6 +457,8 @@ def test_levels_follow_the_depth_of_the_data(tmp_path):
 class Arrays(Source):
     """Frames from memory."""
 
+    suffix = ".png"
+
     def __init__(self, frames, times=None):
         self.path, self.frames, self.count, self.times = Path("arrays"), frames, len(frames), times
         self.adopt(frames[0])
@@ -465,6 +468,34 @@ class Arrays(Source):
 
     def name(self, index):
         return f"array {index}"
+
+
+def test_views_of_frames_of_an_earlier_pass_are_clipped():
+    """Such frames are not rounded and go beyond the range; grey ones as well as coloured."""
+    given = np.full((2, 16, 16, 3), 100, np.uint8)
+    unrounded = np.full((16, 16, 3), -2.5, np.float32)
+    unrounded[8:] = 257.5
+    unrounded[0] = 99.7
+    for bands in (1, 2, 3):
+        source = Arrays(given[..., :bands])
+        levels, _ = survey(source)
+        view = view_rgb(source, levels, unrounded[..., :bands])
+        assert view.shape == (16, 16, 3)
+        assert view[[0, 1, 8], 0].tolist() == [[100] * 3, [0] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("size", [(512, 24, 1), (260, 32, 3), (16, 16, 4)])
+def test_frames_reduced_in_parts_are_those_reduced_whole(size):
+    frame = np.random.default_rng(0).integers(0, 65536, size).astype(np.uint16)
+    np.testing.assert_array_equal(reduce_frame(frame), imresize(frame.astype(np.float32), 1 / 4))
+
+
+def test_a_bridge_follows_the_times_of_the_frames():
+    frames = np.zeros((3, 16, 16, 3), np.uint8)
+    frames[2] = 100
+    source = Arrays(frames, [Fraction(0), Fraction(1, 10), Fraction(1)])
+    bridged = Bridged(source, survey(source)[0], {1}, "dis")
+    np.testing.assert_array_equal(bridged.read(1), np.full((16, 16, 3), 10))
 
 
 def test_values_of_more_than_32_bits_are_refused():

@@ -98,6 +98,7 @@ class Enhancer:
         frames = [fill_missing(pixels) for pixels in frames]
         views = np.stack([view_rgb(source, self.levels, pixels) for pixels in frames])
         flows = estimate_flow(views, method=self.flow_method)
+        del views
         before = self.progress.n
         while True:
             tile = self.pick_tile(source)

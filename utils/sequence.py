@@ -18,12 +18,14 @@ from tqdm import tqdm
 
 from data.resize import imresize
 from flow import estimate_flow
+from models.blocks import SCALE
 from utils.frames import FrameError, ImageSink, Source
 
 # Integer values of unknown depth are taken as one of these; 12 bits are often kept in 16.
 DEPTHS = (8, 10, 11, 12, 14, 16, 32)
 # Percentiles that the 8-bit view of deeper frames stretches between.
 VIEW_PERCENTILES = (0.5, 99.5)
+REDUCED_ROWS = 64  # of the result, that a frame is reduced to at once
 SAMPLES = 100_000  # values per frame that the percentiles are taken of
 
 
@@ -174,9 +176,15 @@ def missing_pixels(pixels: np.ndarray) -> np.ndarray | None:
 def view_rgb(source: Source, levels: Levels, pixels: np.ndarray) -> np.ndarray:
     """A frame as flow and human eyes see it, (H, W, 3) uint8: its colours, or the mean of bands."""
     if source.colour:
-        return levels.view(pixels[..., list(source.colour)])
-    grey = pixels if source.bands == 1 else pixels.mean(axis=2, keepdims=True, dtype=np.float32)
-    return np.repeat(levels.view(grey.astype(source.dtype)), 3, axis=2)
+        pixels = pixels[..., list(source.colour)]
+    elif source.bands > 1:
+        pixels = pixels.mean(axis=2, keepdims=True, dtype=np.float32)
+    if (
+        source.dtype == np.uint8 and pixels.dtype != np.uint8
+    ):  # a mean, or a frame of an earlier pass
+        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+    view = levels.view(pixels)
+    return view if source.colour else np.repeat(view, 3, axis=2)
 
 
 class Bridged(Source):
@@ -209,7 +217,8 @@ class Bridged(Source):
         if before is None or after is None:
             return self.source.read(after if before is None else before)
         pair = [self.source.read(other) for other in (before, after)]
-        share = (index - before) / (after - before)
+        times = self.times or range(self.count)
+        share = float((times[index] - times[before]) / (times[after] - times[before]))
         filled = [fill_missing(pixels) for pixels in pair]
         views = np.stack([view_rgb(self.source, self.levels, pixels) for pixels in filled])
         forward, backward = estimate_flow(views, method=self.flow_method)
@@ -256,12 +265,28 @@ class LowResolutionSink(ImageSink):
         return between - 1
 
     def write(self, start, frames) -> None:
-        between = [(index, pixels) for index, pixels in enumerate(frames, start) if index % 2]
-        for index, pixels in between:
-            super().write(index, [pixels])
+        for index, pixels in enumerate(frames, start):
+            if index % 2:
+                super().write(index, [pixels])
 
     def write_frame(self, path: Path, index: int, pixels: np.ndarray) -> None:
-        np.save(path, imresize(np.ma.getdata(pixels).astype(np.float32), 1 / 4))
+        np.save(path, reduce_frame(np.ma.getdata(pixels)))
+
+
+def reduce_frame(pixels: np.ndarray) -> np.ndarray:
+    """`imresize` by 1/4 in float32, in parts: (H, W, bands) may fill most of the memory.
+
+    H is a multiple of SCALE.
+    """
+    height = len(pixels) // SCALE
+    reduced = []
+    for top in range(0, height, REDUCED_ROWS):
+        bottom = min(top + REDUCED_ROWS, height)
+        # The kernel reaches less than two rows of the result, 8 of the frame, beyond its own.
+        first, last = max(top - 2, 0), min(bottom + 2, height)
+        part = imresize(pixels[SCALE * first : SCALE * last].astype(np.float32), 1 / SCALE)
+        reduced.append(part[top - first : bottom - first])
+    return np.concatenate(reduced)
 
 
 class Denser(Source):
