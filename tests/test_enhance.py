@@ -369,6 +369,15 @@ def test_comparison(tmp_path, checkpoint):
     assert min(sheet.shape[:2]) > 200
 
 
+def test_both_halves_of_a_comparison_show_the_same_contrast(tmp_path, checkpoint):
+    """Deep frames become full scale in a video; the view of either stretches them alike."""
+    pytest.importorskip("av")
+    given = write_frames(tmp_path / "in", make_frames(2, 48, 64).astype(np.uint16) * 8)
+    run(checkpoint, given, tmp_path / "out.mp4", "--compare")
+    left, right = np.split(read_all(tmp_path / "out_compare.mp4").astype(int), 2, axis=2)
+    assert abs(left[:, 40:].mean() - right[:, 40:].mean()) < 3
+
+
 def test_an_interrupted_comparison_is_resumed(tmp_path, checkpoint, monkeypatch):
     pytest.importorskip("av")
     given = write_frames(tmp_path / "in", make_frames(2, 48, 64))

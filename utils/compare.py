@@ -4,6 +4,7 @@ Both halves of the video show the same ground, the middle of the frame. Bicubic 
 there is without a network: given frames enlarged, and between them the blend of their neighbours.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +21,7 @@ LARGEST_HALF = (270, 240)  # LR rows and columns: both halves make 1920x1080
 CROP = 32  # side of a magnified crop, LR pixels
 PLACES = 4  # crops on the sheet
 BORDER = 4  # LR pixels around a crop that the bicubic kernel sees
+Place = tuple[slice, slice]  # LR rows and columns
 
 
 def compare(
@@ -56,36 +58,53 @@ class Pair:
     ):
         self.given, self.levels, self.times = given, levels, times
         self.result = open_source(output, bands_per_frame)
-        as_given = not self.result.full_scale
-        self.result_levels = levels if as_given else full_scale(self.result.dtype)
+        self.result_levels = levels
+        if self.result.full_scale and not given.full_scale:
+            self.result_levels = stretched(levels, self.result.dtype)
         self.count = times * (given.count - 1) + 1
 
     def view(self, index: int) -> np.ndarray:
         """Given frame `index`, (H, W, 3) uint8."""
         return view_rgb(self.given, self.levels, fill_missing(self.given.read(index)))
 
-    def bicubic(self, index: int, rows: slice, columns: slice) -> np.ndarray:
-        """Frame `index` of the result as bicubic enlargement makes it; rows and columns are LR."""
+    def bicubic(self, index: int, places: list[Place]) -> list[np.ndarray]:
+        """Places in frame `index` of the result as bicubic enlargement makes them."""
         before, step = divmod(index, self.times)
-        view = self.view(before).astype(np.float32)
-        if step:
-            share = step / self.times
-            view = (1 - share) * view + share * self.view(before + 1)
-        top, left = max(rows.start - BORDER, 0), max(columns.start - BORDER, 0)
-        around = view[top : rows.stop + BORDER, left : columns.stop + BORDER]
-        enlarged = imresize(around, SCALE)[
-            SCALE * (rows.start - top) : SCALE * (rows.stop - top),
-            SCALE * (columns.start - left) : SCALE * (columns.stop - left),
-        ]
-        return np.clip(np.rint(enlarged), 0, 255).astype(np.uint8)
+        share = step / self.times
+        views = [self.view(before)] + ([self.view(before + 1)] if step else [])
+        pictures = []
+        for rows, columns in places:
+            top, left = max(rows.start - BORDER, 0), max(columns.start - BORDER, 0)
+            around = [
+                view[top : rows.stop + BORDER, left : columns.stop + BORDER].astype(np.float32)
+                for view in views
+            ]
+            blended = (1 - share) * around[0] + share * around[-1]
+            enlarged = imresize(blended, SCALE)[
+                SCALE * (rows.start - top) : SCALE * (rows.stop - top),
+                SCALE * (columns.start - left) : SCALE * (columns.stop - left),
+            ]
+            pictures.append(np.clip(np.rint(enlarged), 0, 255).astype(np.uint8))
+        return pictures
 
-    def enhanced(self, index: int, rows: slice, columns: slice) -> np.ndarray:
-        """The same part of the result."""
+    def enhanced(self, index: int, places: list[Place]) -> list[np.ndarray]:
+        """The same places in the result."""
         pixels = fill_missing(self.result.read(index))
-        pixels = pixels[
-            SCALE * rows.start : SCALE * rows.stop, SCALE * columns.start : SCALE * columns.stop
+        parts = [
+            pixels[
+                SCALE * rows.start : SCALE * rows.stop, SCALE * columns.start : SCALE * columns.stop
+            ]
+            for rows, columns in places
         ]
-        return view_rgb(self.result, self.result_levels, pixels)
+        return [view_rgb(self.result, self.result_levels, part) for part in parts]
+
+
+def stretched(levels: Levels, dtype: np.dtype) -> Levels:
+    """The levels of frames that were brought to the full scale of an integer type."""
+    full = full_scale(dtype)
+    share = full.white / (levels.white - levels.black)
+    view = [(value - levels.black) * share for value in (levels.view_black, levels.view_white)]
+    return replace(full, view_black=view[0], view_white=view[1])
 
 
 def write_split_screen(pair: Pair, fps: float, path: Path) -> None:
@@ -97,7 +116,7 @@ def write_split_screen(pair: Pair, fps: float, path: Path) -> None:
         for length, largest in zip((pair.given.height, pair.given.width), LARGEST_HALF, strict=True)
     ]
     starts = [(pair.given.height - sides[0]) // 2, (pair.given.width - sides[1]) // 2]
-    rows, columns = (slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+    place = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
     times = pair.given.times or [
         index / Fraction(fps).limit_denominator(1001) for index in range(pair.given.count)
     ]
@@ -106,14 +125,14 @@ def write_split_screen(pair: Pair, fps: float, path: Path) -> None:
     folder = path.with_name(path.name + ".partial")
     remove(folder)
     sink = VideoSink(folder, SCALE * sides[0], 2 * SCALE * sides[1], times)
-    sink.write(0, (_split(pair, index, rows, columns) for index in range(pair.count)))
+    sink.write(0, (_split(pair, index, place) for index in range(pair.count)))
     sink.join(path)
 
 
-def _split(pair: Pair, index: int, rows: slice, columns: slice) -> np.ndarray:
+def _split(pair: Pair, index: int, place: Place) -> np.ndarray:
     halves = [
-        _label(pair.bicubic(index, rows, columns), "bicubic"),
-        _label(pair.enhanced(index, rows, columns), "enhanced"),
+        _label(pair.bicubic(index, [place])[0], "bicubic"),
+        _label(pair.enhanced(index, [place])[0], "enhanced"),
     ]
     halves[1][:, :2] = 255
     return np.concatenate(halves, axis=1)
@@ -136,15 +155,15 @@ def write_sheet(pair: Pair, path: Path) -> None:
     titles = ("given", "bicubic", "enhanced", "between: bicubic", "between: enhanced")
     figure = Figure(figsize=(2.6 * len(titles), 2.6 * len(places) + 0.3), layout="constrained")
     axes = figure.subplots(len(places), len(titles), squeeze=False)
-    for row, (rows, columns) in zip(axes, places, strict=True):
-        pictures = (
-            view[rows, columns],
-            pair.bicubic(given, rows, columns),
-            pair.enhanced(given, rows, columns),
-            pair.bicubic(between, rows, columns),
-            pair.enhanced(between, rows, columns),
-        )
-        for axis, picture in zip(row, pictures, strict=True):
+    pictures = (
+        [view[place] for place in places],
+        pair.bicubic(given, places),
+        pair.enhanced(given, places),
+        pair.bicubic(between, places),
+        pair.enhanced(between, places),
+    )
+    for column, column_pictures in zip(axes.T, pictures, strict=True):
+        for axis, picture in zip(column, column_pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
     for axis, title in zip(axes[0], titles, strict=True):
@@ -154,7 +173,7 @@ def write_sheet(pair: Pair, path: Path) -> None:
     partial.replace(path)
 
 
-def detailed_places(view: np.ndarray) -> list[tuple[slice, slice]]:
+def detailed_places(view: np.ndarray) -> list[Place]:
     """Up to PLACES parts of a frame that do not touch, those with the strongest edges first."""
     side = min(CROP, *view.shape[:2])
     edges = np.abs(cv2.Laplacian(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
