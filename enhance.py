@@ -169,7 +169,7 @@ def work(config: Config, output: Path) -> None:
             # Read from the folder for unfinished work and written to it: --resume comes here too.
             results = {target: job.folder / f"compare{target.suffix}" for target in extras}
             kinds = (config.times, config.bands_per_frame, config.fps)
-            compare(given, levels, joined, *kinds, *results.values())
+            compare(source, levels, joined, *kinds, *results.values())
     except KeyboardInterrupt:
         print(f"\nfinished frames are in {job.folder}; go on with --resume", file=sys.stderr)
         raise

@@ -378,6 +378,14 @@ def test_both_halves_of_a_comparison_show_the_same_contrast(tmp_path, checkpoint
     assert abs(left[:, 40:].mean() - right[:, 40:].mean()) < 3
 
 
+def test_a_comparison_shows_bridged_frames(tmp_path, checkpoint):
+    pytest.importorskip("av")
+    given = write_frames(tmp_path / "in", make_frames(3))
+    (given / "1.png").write_bytes(b"")
+    run(checkpoint, given, tmp_path / "out", "--compare", "--skip-bad")
+    assert open_source(tmp_path / "out_compare.mp4").count == 5
+
+
 def test_an_interrupted_comparison_is_resumed(tmp_path, checkpoint, monkeypatch):
     pytest.importorskip("av")
     given = write_frames(tmp_path / "in", make_frames(2, 48, 64))
