@@ -163,20 +163,27 @@ def test_codecs_of_cameras_are_read(tmp_path, codec, suffix, pixel_format):
     assert np.abs(source.read(2) / levels - frames[2] / 255).mean() < 0.05
 
 
-def test_rotation_is_applied(tmp_path):
-    """The matrix of a phone held upright: the file says turn by 90 degrees clockwise."""
+@pytest.mark.parametrize(("matrix", "shown"), [
+    ((0, 1, -1, 0), lambda pixels: np.rot90(pixels, -1)),  # of a phone held upright
+    ((0, -1, 1, 0), lambda pixels: np.rot90(pixels)),
+    ((-1, 0, 0, -1), lambda pixels: pixels[::-1, ::-1]),
+    ((-1, 0, 0, 1), lambda pixels: pixels[:, ::-1]),  # of a front camera
+    ((1, 0, 0, -1), lambda pixels: pixels[::-1]),
+    ((0, 1, 1, 0), lambda pixels: pixels.swapaxes(0, 1)),
+])  # fmt: skip
+def test_frames_are_turned_and_mirrored_as_the_file_says(tmp_path, matrix, shown):
     path = write_video(tmp_path / "v.mp4", make_frames(3, 32, 64))
-    upright = open_source(path).read(1)
+    stored = open_source(path).read(1)
     content = bytearray(path.read_bytes())
-    matrix = content.index(b"tkhd") + 4 + 40
-    fixed = [0, 1, 0, -1, 0, 0, 32, 0, 16384]
-    scale = [65536] * 2 + [1] + [65536] * 2 + [1] + [65536] * 2 + [65536]
-    values = [value * factor for value, factor in zip(fixed, scale, strict=True)]
-    content[matrix : matrix + 36] = np.array(values, ">i4").tobytes()
+    start = content.index(b"tkhd") + 4 + 40
+    a, b, c, d = (65536 * value for value in matrix)
+    values = [a, b, 0, c, d, 0, 0, 0, 2**30]
+    content[start : start + 36] = np.array(values, ">i4").tobytes()
     path.write_bytes(content)
-    turned = open_source(path)
-    assert (turned.height, turned.width) == (64, 32)
-    np.testing.assert_array_equal(turned.read(1), np.rot90(upright, -1))
+    source = open_source(path)
+    expected = shown(stored)
+    assert (source.height, source.width) == expected.shape[:2]
+    np.testing.assert_array_equal(source.read(1), expected)
 
 
 def test_reading_backwards(tmp_path):

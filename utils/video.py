@@ -1,11 +1,11 @@
 """Video files through PyAV (FFmpeg): decoding to RGB, encoding, and the times of frames.
 
-Reading: any codec of FFmpeg. Frames come upright (rotation metadata is applied) as RGB, 8 bits as
-uint8, deeper ones as uint16 at full scale; every frame has the time its file gives it, so a
-variable frame rate survives. A damaged frame is named at its time, and so are those that build on
-it, up to the next key frame. The matrix (BT.601, BT.709, ...) and the range (limited or full) are
-those of the file; a file that does not say is taken as players take it: BT.709 from 720 lines or
-1280 columns on, BT.601 below, limited range. Interlaced frames are taken as they are.
+Reading: any codec of FFmpeg. Frames come upright (turned and mirrored as the file says) as RGB, 8
+bits as uint8, deeper ones as uint16 at full scale; every frame has the time its file gives it, so
+a variable frame rate survives. A damaged frame is named at its time, and so are those that build
+on it, up to the next key frame. The matrix (BT.601, BT.709, ...) and the range (limited or full)
+are those of the file; a file that does not say is taken as players take it: BT.709 from 720 lines
+or 1280 columns on, BT.601 below, limited range. Interlaced frames are taken as they are.
 
 Writing: 8 bits become H.264, deeper ones 10-bit H.265, both YUV 4:2:0 in limited range at a
 quality that leaves no visible loss: the one form that every player and hardware decoder takes.
@@ -51,6 +51,27 @@ def exact_conversion() -> Any:
     return Interpolation.BICUBIC | exact | full_chroma
 
 
+def display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """a, b, c, d of a frame: its pixel (x, y) is shown at (ax + cy, bx + dy), but for a shift."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    values = np.frombuffer(bytes(data), np.int32)
+    return tuple(map(int, values[[0, 1, 3, 4]]))
+
+
+def is_sideways(a: int, b: int, c: int, d: int) -> bool:
+    """Whether a display matrix makes rows of columns."""
+    return abs(b) > abs(a)
+
+
+def upright(pixels: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
+    """Turn and mirror (H, W, bands) as a display matrix says, to the nearest right angle."""
+    if is_sideways(a, b, c, d):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
 class VideoSource(Source):
     """The frames of the first video stream of a file, decoded as they are asked for.
 
@@ -85,7 +106,7 @@ class VideoSource(Source):
         self.matrix = matrix
         self.full_range = frame.color_range == FULL or frame.format.name.startswith("yuvj")
         self.primaries, self.transfer = frame.color_primaries, frame.color_trc
-        if self.aspect and round(frame.rotation / 90) % 2:
+        if self.aspect and is_sideways(*display_matrix(frame)):
             self.aspect = 1 / self.aspect
         self.adopt(self._pixels(frame))
         self.full_scale = True
@@ -134,7 +155,7 @@ class VideoSource(Source):
         ).to_ndarray()
         if self.grey:
             rgb = rgb[..., :1]
-        return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90)))
+        return np.ascontiguousarray(upright(rgb, *display_matrix(frame)))
 
     def name(self, index: int) -> str:
         return f"{self.path}: frame {index} (at {float(self.times[index]):.3f} s)"
