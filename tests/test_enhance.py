@@ -15,9 +15,10 @@ from enhancing import HEIGHT, WIDTH, make_frames, run, save_small_network, write
 
 import enhance
 from data.resize import imresize
-from utils import tiling
+from flow import estimate_flow
+from utils import enhancer, tiling
 from utils.checkpoint import save_network
-from utils.enhancer import output_masks
+from utils.enhancer import output_masks, window_flow
 from utils.frames import Source, natural_key, open_source
 from utils.inference import super_resolve
 from utils.sequence import Bridged, band_groups, fill_missing, reduce_frame, survey, view_rgb
@@ -534,6 +535,18 @@ def test_bands_go_through_together_or_alone():
     assert band_groups(3, (0, 1, 2)) == [(0, 1, 2)]
     assert band_groups(4, (2, 1, 0)) == [(2, 1, 0), (3, 3, 3)]
     assert band_groups(2, None) == [(0, 0, 0), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("method", ["dis", "pyflow"])
+def test_flow_between_large_frames_is_that_of_all_at_once(monkeypatch, method):
+    frames = make_frames(4)
+    expected = window_flow(frames, method)
+    calls, flow = [], estimate_flow
+    monkeypatch.setattr(enhancer, "estimate_flow", lambda *given: calls.append(1) or flow(*given))
+    monkeypatch.setattr(enhancer, "LARGE", HEIGHT * WIDTH)
+    for large, all_at_once in zip(window_flow(frames, method), expected, strict=True):
+        np.testing.assert_array_equal(large, all_at_once)
+    assert len(calls) == 3
 
 
 def test_masks_between_are_those_of_either_side():

@@ -16,6 +16,8 @@ from utils.inference import NOT_FINITE, autocast, windows
 from utils.job import Job, WindowBuffer
 from utils.sequence import Levels, band_groups, fill_missing, missing_pixels, view_rgb
 
+# Pixels; all pairs of smaller frames are worked on at the same time.
+LARGE = 4_000_000
 PROGRESS = "{l_bar}{bar}| {n:.1f}/{total:.1f} MP [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -97,7 +99,7 @@ class Enhancer:
         """
         frames = [fill_missing(pixels) for pixels in frames]
         views = np.stack([view_rgb(source, self.levels, pixels) for pixels in frames])
-        flows = estimate_flow(views, method=self.flow_method)
+        flows = window_flow(views, self.flow_method)
         del views
         before = self.progress.n
         while True:
@@ -188,6 +190,23 @@ class Enhancer:
             )
         self.progress.write(f"out of memory with tiles of {tile}, going on with {smaller}")
         self.job.note("tile", smaller)
+
+
+def window_flow(views: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """`estimate_flow`, but between large frames pair by pair, which takes less memory.
+
+    Arguments:
+        views: (N, H, W, 3) uint8.
+        method: of the flow.
+    """
+    count, height, width, _ = views.shape
+    if height * width < LARGE:
+        return estimate_flow(views, method)
+    flows = np.empty((2, count - 1, 2, height, width), np.float32)
+    for index in range(count - 1):
+        for direction, flow in enumerate(estimate_flow(views[index : index + 2], method)):
+            flows[direction, index] = flow[0]
+    return flows[0], flows[1]
 
 
 def output_masks(masks: list[np.ndarray | None]) -> list[np.ndarray | None]:
