@@ -8,7 +8,7 @@ import torch
 import enhance
 from models import MSTT
 from utils.checkpoint import save_network
-from utils.frames import write_image_file
+from utils.frames import open_source, write_image_file
 
 HEIGHT, WIDTH = 24, 32
 
@@ -48,3 +48,22 @@ def run(checkpoint, source, output, *flags):
     fixed = ("--model", str(checkpoint), "--flow-method", "dis", "--device", "cpu")
     enhance.main([str(source), str(output), *fixed, "--precision", "float32", *map(str, flags)])
     return Path(output)
+
+
+def read_all(path):
+    source = open_source(path)
+    return np.stack([source.read(index) for index in range(source.count)])
+
+
+def interrupt_at(monkeypatch, calls):
+    """Press Ctrl-C in the n-th of all calls of the network from now on, for every n in calls."""
+    strips, seen = enhance.Enhancer.strips, [0]
+
+    def pressed(self, *arguments):
+        for strip in strips(self, *arguments):
+            seen[0] += 1
+            if seen[0] in calls:
+                raise KeyboardInterrupt
+            yield strip
+
+    monkeypatch.setattr(enhance.Enhancer, "strips", pressed)
