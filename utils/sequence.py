@@ -179,9 +179,8 @@ def view_rgb(source: Source, levels: Levels, pixels: np.ndarray) -> np.ndarray:
         pixels = pixels[..., list(source.colour)]
     elif source.bands > 1:
         pixels = pixels.mean(axis=2, keepdims=True, dtype=np.float32)
-    if (
-        source.dtype == np.uint8 and pixels.dtype != np.uint8
-    ):  # a mean, or a frame of an earlier pass
+    if source.dtype == np.uint8 and pixels.dtype != np.uint8:
+        # a mean of bands, or a frame of an earlier pass
         pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     view = levels.view(pixels)
     return view if source.colour else np.repeat(view, 3, axis=2)
