@@ -12,7 +12,6 @@ The recipe is the paper's (LR patch 80, Charbonnier loss, Adam); what is newer i
 """
 
 import contextlib
-import dataclasses
 import math
 import sys
 from dataclasses import dataclass
@@ -23,21 +22,19 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.animation import Animation, StillsDataset
-from data.clips import Clip, find_clips
+from data.clips import Clip
 from data.loading import LoadingError, load_steps, one_opencv_thread, open_loader
-from data.scenes import make_scenes
-from data.septuplets import SeptupletDataset
 from models import MSTT, build_network
 from utils.baselines import bicubic_blend, bicubic_flow
 from utils.checkpoint import load_network, network_from, save_torch_file
 from utils.config import describe_config, parse_config, run_script
 from utils.distributed import Team, join_team
-from utils.inference import autocast, pick_precision, super_resolve
+from utils.inference import autocast, super_resolve
 from utils.runs import check_unchanged, open_run, restore, training_state
+from utils.settle import settle
+from utils.sources import find_validation, open_sources
 from utils.training import (
     Ema,
     Meter,
@@ -52,9 +49,6 @@ from utils.training import (
     on_error,
 )
 from utils.validation import mean_psnr
-
-PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
-SCENES = Path("trainset/scenes")  # where the built-in scenes are kept
 
 
 @dataclass(frozen=True)
@@ -260,64 +254,6 @@ def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[s
         return largest_offset(network, inputs)
 
 
-def open_sources(config: Config) -> list[tuple[Dataset, float]]:
-    """The training data sets and their weights. All problems of a set are reported here."""
-    root = config.data_root
-    if root == "auto":
-        root = None if config.stills else "trainset/189_vime7"
-        if root and not Path(root).is_dir():
-            print(
-                f"NO TRAINING DATA in {root}: training on the built-in scenes, which are drawn, "
-                "not filmed.\nThe result shows that everything works; it is no network for real "
-                "video. Give --data-root or --stills.",
-                flush=True,
-            )
-            root = make_scenes(SCENES)
-    sources: list[tuple[Dataset, float]] = []
-    for folder, list_file, weight in (
-        (root, config.list_file, config.data_weight),
-        (config.clips, None, config.clips_weight),
-    ):
-        if folder is not None:
-            septuplets = SeptupletDataset(
-                folder,
-                list_file=list_file,
-                patch=config.patch,
-                flow_method=config.flow_method,
-                flow_cache=Path(config.flow_cache),
-                seed=config.seed,
-                given_frames=config.given_frames,
-            )
-            sources.append((septuplets, weight))
-    if config.stills is not None:
-        look = Animation(
-            blur_min=config.blur_min, blur_max=config.blur_max, fast_share=config.fast_share
-        )
-        stills = StillsDataset(
-            config.stills,
-            patch=config.patch,
-            flow_method=config.flow_method,
-            seed=config.seed,
-            animation=look,
-            given_frames=config.given_frames,
-        )
-        sources.append((stills, config.stills_weight))
-    if not sources:
-        raise ValueError("no training data: data_root, clips and stills are all none")
-    return sources
-
-
-def find_validation(config: Config) -> list[Clip]:
-    """The clips that the network is validated on; never trained on."""
-    folder = config.validation
-    if folder == "auto":
-        folder = "testset"
-        if not Path(folder).is_dir():
-            folder = make_scenes(SCENES) / "test"
-            print(f"no testset/ here: validating on the built-in scenes in {folder}", flush=True)
-    return find_clips(folder)
-
-
 def validate(
     network: nn.Module, clips: list[Clip], config: Config, device: torch.device, team: Team
 ) -> float:
@@ -344,34 +280,6 @@ def report(
     print(f"{'MSTT, step ' + str(information['step']):<24}{score:.2f}  ({score - baseline:+.2f})")
     print(f"\ncheckpoint  {run / 'best.pt'}\nlog         {run / 'log.jsonl'}")
     print(f"evaluate    python test.py --checkpoint {run / 'best.pt'}")
-
-
-def settle(config: Config, device: torch.device, team: Team) -> Config:
-    """Replace "auto" and "none" by what they mean on this machine, so that a run is on record."""
-    gpu = device.type == "cuda"
-    batch = config.batch or team.world * config.accumulate
-    if batch % (team.world * config.accumulate):
-        raise ValueError(
-            f"batch is {batch}; it must be a multiple of {team.world * config.accumulate}, for "
-            f"{team.world} process(es) that take {config.accumulate} part(s) each"
-        )
-    steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 300)
-    every = config.validate_every or min(max(steps // 10, 1), 5000)
-    size = config.size if config.size != "auto" else ("mstt" if gpu else "small")
-    workers = config.workers
-    if workers is None:
-        cores = torch.multiprocessing.cpu_count() // team.local_world
-        workers = min(max(cores, 1), 16) if gpu else 1
-    native = pick_precision(device, config.precision) == torch.bfloat16
-    return dataclasses.replace(
-        config,
-        batch=batch,
-        steps=steps,
-        validate_every=every,
-        size=size,
-        workers=workers,
-        precision="bfloat16" if native else "float32",
-    )
 
 
 def main() -> int:

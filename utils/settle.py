@@ -1,0 +1,42 @@
+"""What "auto" and "none" in a training's Config mean here, so that its run is on record."""
+
+import dataclasses
+import math
+from typing import TypeVar
+
+import torch
+
+from utils.distributed import Team
+from utils.inference import pick_precision
+
+C = TypeVar("C")
+
+PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
+
+
+def settle(config: C, device: torch.device, team: Team) -> C:
+    """Replace "auto" and "none" by what they mean on this machine, so that a run is on record."""
+    gpu = device.type == "cuda"
+    batch = config.batch or team.world * config.accumulate
+    if batch % (team.world * config.accumulate):
+        raise ValueError(
+            f"batch is {batch}; it must be a multiple of {team.world * config.accumulate}, for "
+            f"{team.world} process(es) that take {config.accumulate} part(s) each"
+        )
+    steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 300)
+    every = config.validate_every or min(max(steps // 10, 1), 5000)
+    size = config.size if config.size != "auto" else ("mstt" if gpu else "small")
+    workers = config.workers
+    if workers is None:
+        cores = torch.multiprocessing.cpu_count() // team.local_world
+        workers = min(max(cores, 1), 16) if gpu else 1
+    native = pick_precision(device, config.precision) == torch.bfloat16
+    return dataclasses.replace(
+        config,
+        batch=batch,
+        steps=steps,
+        validate_every=every,
+        size=size,
+        workers=workers,
+        precision="bfloat16" if native else "float32",
+    )
