@@ -25,7 +25,7 @@ from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
 from data.clips import Clip
-from data.loading import LoadingError, load_steps, one_opencv_thread, open_loader
+from data.loading import load_steps, one_opencv_thread, open_loader
 from models import MSTT, build_network
 from utils.baselines import bicubic_blend, bicubic_flow
 from utils.checkpoint import load_network, network_from, save_torch_file
@@ -39,6 +39,7 @@ from utils.training import (
     Ema,
     Meter,
     RunLog,
+    Stopped,
     StopSignals,
     blame,
     charbonnier,
@@ -46,7 +47,6 @@ from utils.training import (
     learning_rate,
     memory_in_use,
     move_batch,
-    on_error,
 )
 from utils.validation import mean_psnr
 
@@ -97,7 +97,7 @@ class Config:
     resume: bool = False  # go on from last.pt of the run
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
     workers: int | None = None  # loader processes; none: 1 on a CPU, else one per core up to 16
-    patience: int = 60  # seconds a sample may take a loader process, before the run stops
+    patience: int = 60  # seconds to wait for a batch before the run stops; without workers no limit
     validate_every: int | None = None  # steps; none: ten times in a run, at most every 5000
     log_every: int = 20  # steps between lines of the log
 
@@ -160,13 +160,15 @@ def train(
     progress = partial(
         tqdm, unit="step", smoothing=0.05, dynamic_ncols=True, disable=not team.first
     )
-    meter, stopped = Meter(), 0
+    meter = Meter()
     with (
         progress(total=config.steps, initial=step) as bar,
         StopSignals(patient=team.launched) as stop,
-        on_error(LoadingError, lambda: save("last.pt")),
+        stop.saving(partial(save, "last.pt")),
+        team.contact(),
     ):
-        for parts in load_steps(loader, config.accumulate, config.patience):
+        wish = partial(getattr, stop, "received")
+        for parts in load_steps(loader, config.accumulate, config.patience, wish):
             rate = learning_rate(step, config.steps, config.rate, config.warmup, config.final_rate)
             for group in optimiser.param_groups:
                 group["lr"] = rate
@@ -216,14 +218,12 @@ def train(
                     save("best.pt")
                 save("last.pt")
                 meter = Meter()
-            stopped = int(team.largest(stop.received or 0))
-            if stopped:
-                save("last.pt")
-                break
+            if number := int(team.largest(stop.received or 0)):
+                raise Stopped(number)
     log.close()
-    if stopped:
+    if stop.stopped:
         print(f"stopped at step {step}; go on with: python main.py --resume --run {run}")
-        return 128 + stopped
+        return 128 + stop.stopped
     if best_score == -math.inf:
         raise FloatingPointError(f"no validation gave a finite PSNR; the weights are in {run}")
     if team.first:

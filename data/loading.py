@@ -3,7 +3,7 @@
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -19,7 +19,7 @@ class LoadingError(OSError):
     """A sample could not be loaded: a file vanished or is damaged, a worker died, a disk hangs."""
 
 
-def one_opencv_thread(worker: int | None = None) -> None:
+def one_opencv_thread() -> None:
     """Keep OpenCV to one thread: loader workers share the cores among themselves.
 
     The main process does so before it forks them: a worker that inherits OpenCV's threads has
@@ -27,6 +27,17 @@ def one_opencv_thread(worker: int | None = None) -> None:
     """
     if cv2.getNumThreads() != 1:
         cv2.setNumThreads(1)
+
+
+def _start_worker(worker: int) -> None:
+    """What a loader process does first.
+
+    A signal to stop often goes to all processes of a training. The first one answers it, and may
+    still need the samples of these.
+    """
+    one_opencv_thread()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def open_loader(
@@ -66,7 +77,7 @@ def open_loader(
         batch_size=batch,
         sampler=sampler,
         num_workers=workers,
-        worker_init_fn=one_opencv_thread,
+        worker_init_fn=_start_worker,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         timeout=LOOK if workers else 0,
@@ -75,28 +86,44 @@ def open_loader(
 
 
 def load_steps(
-    loader: DataLoader, parts: int, patience: float
+    loader: DataLoader,
+    parts: int,
+    patience: float,
+    stopping: Callable[[], Any] = lambda: None,
 ) -> Iterator[tuple[dict[str, Any], ...]]:
     """The batches of a loader, `parts` of them for each step.
 
     Arguments:
         loader: of `open_loader`.
         parts: batches of a step.
-        patience: seconds that one sample may take, where loader processes are used.
+        patience: seconds that a batch may take to come, where loader processes are used.
+        stopping: whether to give up a batch that has not come within LOOK.
 
     Raises:
-        LoadingError: one line that says what could not be loaded. No sample is ever left out or
-            replaced by another one.
+        LoadingError: one line that says what could not be loaded, or that it was given up. No
+            sample is ever left out or replaced by another one.
     """
     try:
-        batches = _batches(loader, patience * loader.batch_size)
+        batches = _batches(loader, patience, stopping)
         yield from zip(*[batches] * parts, strict=True)
     except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise LoadingError(_explain(error)) from error
 
 
-def _batches(loader: DataLoader, patience: float) -> Iterator[dict[str, Any]]:
+def _batches(
+    loader: DataLoader, patience: float, stopping: Callable[[], Any]
+) -> Iterator[dict[str, Any]]:
     iterator = iter(loader)
+    try:
+        yield from _watched(iterator, patience, stopping)
+    finally:  # they ignore the signal by which PyTorch would end them, and may hang
+        for worker in getattr(iterator, "_workers", ()):
+            worker.kill()
+
+
+def _watched(
+    iterator: Iterator[dict[str, Any]], patience: float, stopping: Callable[[], Any]
+) -> Iterator[dict[str, Any]]:
     if hasattr(signal, "SIGCHLD"):
         handler = signal.getsignal(signal.SIGCHLD)
         # PyTorch's handler raises at the death of a worker in the middle of whatever is done then,
@@ -112,6 +139,8 @@ def _batches(loader: DataLoader, patience: float) -> Iterator[dict[str, Any]]:
         except RuntimeError as error:
             if "timed out after" not in str(error):
                 raise
+            if stopping():
+                raise TimeoutError("given up, to stop") from error
             if time.monotonic() > end:
                 raise TimeoutError(
                     f"none came for {patience:g} s. Does the disk hang? Or raise --patience"

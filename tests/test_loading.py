@@ -40,10 +40,10 @@ def hang():
     time.sleep(60)
 
 
-def names(fail, workers, patience=60):
-    loader = open_loader([(Source(fail), 1.0)], 1, range(10), 3, workers)
+def names(fail, workers, patience=60, batch=1, stopping=lambda: None):
+    loader = open_loader([(Source(fail), 1.0)], batch, range(10), 3, workers)
     loaded = []
-    for (batch,) in load_steps(loader, 1, patience):
+    for (batch,) in load_steps(loader, 1, patience, stopping):
         loaded += batch["name"].tolist()
     return loaded
 
@@ -67,7 +67,19 @@ def test_a_worker_that_dies_is_reported():
 
 def test_a_disk_that_hangs_is_reported():
     with pytest.raises(LoadingError, match="none came for 2 s"):
-        names(hang, workers=1, patience=2)
+        names(hang, workers=1, patience=2, batch=2)
+
+
+def test_a_stop_does_not_wait_for_a_disk_that_hangs():
+    started = time.monotonic()
+    with pytest.raises(LoadingError, match="given up, to stop"):
+        names(hang, workers=1, stopping=lambda: True)
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_workers_leave_signals_to_the_process_that_they_load_for():
+    assert sorted(names(lambda: os.kill(os.getpid(), signal.SIGTERM), workers=1)) == list(range(10))
 
 
 def test_every_sample_comes_once():

@@ -4,13 +4,16 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from trainings import (
     Training,
     nan_in_second_rank,
+    own_group,
     same_training,
+    slow_samples,
     slow_saves,
     small_files,
     wait_for,
@@ -44,6 +47,10 @@ def complete(run):
         return None
     load_network(run / "last.pt")
     return load_torch_file(run / "last.pt")
+
+
+def child_processes(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
 def partial_files(run):
@@ -89,6 +96,29 @@ def test_a_stop_signal_saves_and_the_run_resumes_exactly(data, whole, number, wo
     assert f"--resume --run {run}" in training.out
     assert complete(run)["step"] < 6
     training = Training(data, "--resume", "--run", str(run), "--workers", workers)
+    assert training.wait() == 0, training.err
+    assert same_training(complete(run), whole)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 60])
+def test_a_signal_to_the_loader_workers_too_is_a_stop(data, whole, seconds):
+    """SIGTERM for the whole group while a batch is waited for, which may never come."""
+    run = data / f"group {seconds}"
+    training = Training(data, *STEPS, "--run", str(run))
+    wait_for(lambda: complete(run), "a checkpoint")
+    os.kill(training.pid, signal.SIGTERM)
+    training.wait()
+    tricks = [(own_group,), (slow_samples, seconds)]
+    flags = ("--resume", "--run", str(run), "--workers", "2")
+    training = Training(data, *flags, tricks=tricks)
+    wait_for(lambda: len(child_processes(training.pid)) == 2, "the loader workers")
+    time.sleep(0.3)
+    started = time.monotonic()
+    os.killpg(training.pid, signal.SIGTERM)
+    assert training.wait() == 128 + signal.SIGTERM, training.err
+    assert time.monotonic() - started < 10
+    assert complete(run)["step"] < 6
+    training = Training(data, "--resume", "--run", str(run), "--workers", "2")
     assert training.wait() == 0, training.err
     assert same_training(complete(run), whole)
 

@@ -12,6 +12,8 @@ from trainings import (
     TINY,
     Training,
     nan_in_second_rank,
+    own_group,
+    slow_samples,
     team_of,
     wait_for,
     write_data,
@@ -41,6 +43,10 @@ def one(data):
     training = Training(data, *STEPS, "--run", "one")
     assert training.wait() == 0, training.err
     return load_torch_file(data / "one" / "last.pt")
+
+
+def read_text(path):
+    return path.read_text() if path.exists() else ""
 
 
 def largest_difference(first, second):
@@ -83,6 +89,28 @@ def test_a_dying_process_ends_the_others_with_a_message(data):
     assert team[0].wait() == 2
     assert "process 0 of 2 lost contact with the others" in team[0].last_line
     assert load_torch_file(run / "last.pt")["step"] > 0
+
+
+def test_the_first_process_saves_when_another_one_fails(data):
+    """Whose loader hangs; no validation has saved anything before."""
+    flags = ("--steps", "500", "--batch", "2", "--run", "failing", "--workers", "1")
+    tricks = [(slow_samples, 60, "1", 1)]
+    team = team_of(2, data, *flags, "--patience", "2", tricks=tricks)
+    assert [training.wait() for training in team] == [2, 2]
+    assert "lost contact" in team[0].last_line
+    assert "none came for 2 s" in team[1].last_line
+    assert load_torch_file(data / "failing" / "last.pt")["step"] == 1
+
+
+def test_a_signal_to_processes_of_which_one_waits_is_a_stop(data):
+    flags = ("--steps", "500", "--batch", "2", "--run", "waiting", "--workers", "1")
+    tricks = [(own_group,), (slow_samples, 60, "1", 1)]
+    team = team_of(2, data, *flags, tricks=tricks)
+    wait_for(lambda: '"loss"' in read_text(data / "waiting" / "log.jsonl"), "a step")
+    for training in team:
+        os.killpg(training.pid, signal.SIGTERM)
+    assert [training.wait() for training in team] == [128 + signal.SIGTERM] * 2, team[0].err
+    assert load_torch_file(data / "waiting" / "last.pt")["step"] == 1
 
 
 def test_all_processes_stop_before_a_nonfinite_step_of_one(data):

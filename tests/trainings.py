@@ -19,6 +19,7 @@ import torch
 
 import main
 import utils.checkpoint
+import utils.sources as main_sources
 from data.images import write_image
 from models.mstt import SIZES
 from utils.config import run_script
@@ -99,6 +100,23 @@ def slow_saves():
     utils.checkpoint.os = type("SlowOs", (), {**vars(os), "replace": staticmethod(slowly)})
 
 
+def slow_samples(seconds, rank="0", epoch=0):
+    """Let every sample of the process of one rank take this long, from an epoch on."""
+    load = main_sources.SeptupletDataset.__getitem__
+
+    def slowly(dataset, key):
+        time.sleep(seconds if key[0] >= epoch else 0)
+        return load(dataset, key)
+
+    if os.environ.get("RANK", "0") == rank:
+        main_sources.SeptupletDataset.__getitem__ = slowly
+
+
+def own_group():
+    """Let the process and its loader workers be a process group, as under torchrun and systemd."""
+    os.setpgrp()
+
+
 def small_files(size):
     """Let no file grow beyond a size, as on a full disk."""
     import resource
@@ -109,6 +127,8 @@ def small_files(size):
 def _train(folder, label, flags, environment, tricks):
     os.chdir(folder)
     os.environ.update(environment)
+    # Loader workers are forked, as they are where python starts main.py.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     SIZES["small"] = FEW_CHANNELS
     for trick, *arguments in tricks:

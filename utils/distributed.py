@@ -5,7 +5,8 @@ variables; so does any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_A
 MASTER_PORT. Without them a process is a team of its own, and everything here does nothing.
 
 Gradients travel by DDP over NCCL on GPUs and over gloo on CPUs. Everything else (losses, scores,
-the wish to stop) travels over gloo, which notices at once when a process is gone.
+the wish to stop) travels over gloo, which notices at once when a process is gone; NCCL may wait
+for PATIENCE before it does, unless a launcher such as torchrun ends the others first.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from utils.inference import pick_device
 T = TypeVar("T")
 
 # How long a process waits for the others. The first one draws the built-in scenes meanwhile, and
-# validation clips differ in length. A process that dies is noticed at once, not by this.
+# validation clips differ in length. Gloo notices a process that dies at once, not by this.
 PATIENCE = datetime.timedelta(minutes=20)
 
 
@@ -126,6 +127,25 @@ class Team:
         return outcome[0]
 
     @contextlib.contextmanager
+    def contact(self) -> Iterator[None]:
+        """A block in which the loss of another process is told from other errors.
+
+        Raises:
+            ConnectionError: another process went away, or the group could not be formed.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world == 1 or not _lost_contact(error):
+                raise
+            # Where a process ends without having freed the group, the others notice.
+            raise ConnectionError(
+                f"process {self.rank} of {self.world} lost contact with the others: one of them "
+                f"ended, see its message. Go on from the last checkpoint with --resume "
+                f"({str(error).strip().splitlines()[0]})"
+            ) from error
+
+    @contextlib.contextmanager
     def first_goes_first(self) -> Iterator[None]:
         """The first process runs the block alone, then the others do, who find its files made."""
         if self.world > 1 and not self.first:
@@ -153,7 +173,7 @@ def join_team() -> Iterator[Team]:
         if not team.first:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        try:
+        with team.contact():
             store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
             if team.local_world == team.world:
                 # torchrun keeps its store over a restart, and with it the addresses of processes
@@ -164,15 +184,6 @@ def join_team() -> Iterator[Team]:
                 backend, store=store, rank=rank, world_size=world, timeout=PATIENCE
             )
             yield team
-        except RuntimeError as error:
-            if not _lost_contact(error):
-                raise
-            # Where a process ends without having freed the group, the others notice.
-            raise ConnectionError(
-                f"process {team.rank} of {team.world} lost contact with the others: one of them "
-                f"ended, see its message. Go on from the last checkpoint with --resume "
-                f"({str(error).strip().splitlines()[0]})"
-            ) from error
         dist.destroy_process_group()
 
 

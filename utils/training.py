@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from data.loading import LoadingError
 from dcn import DCNv2
 from utils.distributed import Team
 
@@ -151,10 +152,19 @@ class RunLog:
             self.board.close()
 
 
+class Stopped(Exception):
+    """A training leaves its loop because of a signal, whose number this is."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
 class StopSignals:
     """Ctrl-C and SIGTERM as a wish: the loop finishes its step, saves, and then leaves.
 
     Use as a context. `received` is the signal's number, or None; a second Ctrl-C acts at once.
+    `stopped` is the number of the signal that the loop was left for, see `saving`.
 
     Arguments:
         patient: a second signal waits too. torchrun passes on to its processes a Ctrl-C that the
@@ -163,6 +173,7 @@ class StopSignals:
 
     def __init__(self, patient: bool = False):
         self.received: int | None = None
+        self.stopped: int | None = None
         self.patient = patient
 
     def __enter__(self) -> "StopSignals":
@@ -180,15 +191,23 @@ class StopSignals:
         if not self.patient:
             signal.signal(number, self.previous[number])
 
+    @contextlib.contextmanager
+    def saving(self, save: Callable[[], None]) -> Iterator[None]:
+        """A training's loop, which is saved where it stops, or where others than itself fail it.
 
-@contextlib.contextmanager
-def on_error(kind: type[Exception], action: Callable[[], None]) -> Iterator[None]:
-    """A block after whose failure of one kind an action is done first."""
-    try:
-        yield
-    except kind:
-        action()
-        raise
+        A signal to all processes of a training, which is how launchers send it, may end those that
+        this one waits for. Their loss is then part of the stop.
+
+        Raises:
+            LoadingError, ConnectionError: after the save, where no signal came.
+        """
+        try:
+            yield
+        except (Stopped, LoadingError, ConnectionError) as error:
+            save()
+            self.stopped = error.number if isinstance(error, Stopped) else self.received
+            if not self.stopped:
+                raise
 
 
 def blame(
