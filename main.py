@@ -132,7 +132,9 @@ def train(
     network = network.to(device, memory_format=torch.channels_last).train()
     ema = Ema(network, config.ema)
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate, betas=(0.9, 0.999))
-    step, best_score, skipped = restore(state, ema, optimiser) if state else (0, -math.inf, 0)
+    step, best_score, skipped, unvalidated = 0, -math.inf, 0, False
+    if state:
+        step, best_score, skipped, unvalidated = restore(state, ema, optimiser)
     model = team.wrap(network)
 
     with team.first_goes_first():
@@ -153,8 +155,21 @@ def train(
 
     def save(name: str) -> None:
         if team.first:
-            state = training_state(config, network, ema, optimiser, step, best_score, skipped)
-            save_torch_file(run / name, state)
+            done = (step, best_score, skipped, unvalidated)
+            save_torch_file(run / name, training_state(config, network, ema, optimiser, *done))
+
+    def judge() -> None:
+        """Validate the averaged weights, and keep them if they are the best so far."""
+        nonlocal best_score, unvalidated
+        save("last.pt")  # a run that ends meanwhile begins with this validation when it resumes
+        score = validate(ema.averaged(network), validation, config, device, team, stop)
+        log.write(step, psnr=score, gain_over_bicubic_flow=score - baseline)
+        bar.write(f"step {step}: {score:.2f} dB, {score - baseline:+.2f} over bicubic + flow")
+        unvalidated = False
+        if math.isfinite(score) and score > best_score:
+            best_score = score
+            save("best.pt")
+        save("last.pt")
 
     log = RunLog(run if team.first else None)
     progress = partial(
@@ -167,6 +182,8 @@ def train(
         stop.saving(partial(save, "last.pt")),
         team.contact(),
     ):
+        if unvalidated:
+            judge()
         wish = partial(getattr, stop, "received")
         for parts in load_steps(loader, config.accumulate, config.patience, wish):
             rate = learning_rate(step, config.steps, config.rate, config.warmup, config.final_rate)
@@ -207,16 +224,9 @@ def train(
                     f"{meter.speed:.1f} samples/s, {memory_in_use(device):.1f} GiB"
                 )
                 meter = Meter()
-            if step % config.validate_every == 0 or step == config.steps:
-                score = validate(ema.averaged(network), validation, config, device, team)
-                log.write(step, psnr=score, gain_over_bicubic_flow=score - baseline)
-                bar.write(
-                    f"step {step}: {score:.2f} dB, {score - baseline:+.2f} over bicubic + flow"
-                )
-                if math.isfinite(score) and score > best_score:
-                    best_score = score
-                    save("best.pt")
-                save("last.pt")
+            unvalidated = step % config.validate_every == 0 or step == config.steps
+            if unvalidated:
+                judge()
                 meter = Meter()
             if number := int(team.largest(stop.received or 0)):
                 raise Stopped(number)
@@ -255,9 +265,14 @@ def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[s
 
 
 def validate(
-    network: nn.Module, clips: list[Clip], config: Config, device: torch.device, team: Team
+    network: nn.Module,
+    clips: list[Clip],
+    config: Config,
+    device: torch.device,
+    team: Team,
+    stop: StopSignals | None = None,
 ) -> float:
-    """The network's PSNR on the validation clips, in dB."""
+    """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
     method = partial(
         super_resolve,
         network,
@@ -265,7 +280,7 @@ def validate(
         device=device,
         precision=config.precision,
     )
-    return mean_psnr(clips, method, team)
+    return mean_psnr(clips, method, team, stop)
 
 
 def report(

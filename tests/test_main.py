@@ -14,6 +14,8 @@ from trainings import FEW_CHANNELS, ROOT, TINY, same_training, write_data
 import main
 from models.mstt import SIZES
 from utils.checkpoint import load_network, load_torch_file
+from utils.inference import super_resolve
+from utils.training import learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +50,14 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, worke
     assert run_main("--steps", "6", "--validate-every", "3", "--run", "runs/whole") == 0
     assert "bicubic + flow" in capsys.readouterr().out
 
-    class StopSoon(main.StopSignals):
-        checks = 0
-
-        @property
-        def received(self):
-            self.checks += 1
-            return signal.SIGTERM if self.checks >= stop else None
-
-        @received.setter
-        def received(self, value):
-            pass
+    def stop_soon(step, *schedule):
+        if step == stop - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return learning_rate(step, *schedule)
 
     flags = ("--steps", "6", "--validate-every", "3", "--run", "runs/cut")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "StopSignals", StopSoon)
+        patch.setattr(main, "learning_rate", stop_soon)
         assert run_main(*flags) == 128 + signal.SIGTERM
     assert load_torch_file("runs/cut/last.pt")["step"] == stop
     assert run_main("--resume", "--run", "runs/cut", "--workers", workers) == 0
@@ -73,6 +68,30 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, worke
     network, information = load_network("runs/cut/best.pt")
     assert information["config"]["flow_method"] == "dis"
     assert network.global_skip
+
+
+def test_a_stop_while_validating_is_prompt_and_exact(run_main, monkeypatch):
+    flags = ("--steps", "6", "--validate-every", "3", "--run")
+    assert run_main(*flags, "runs/whole") == 0
+    clips = []
+
+    def stop_at_the_second_clip(*arguments, **options):
+        clips.append(load_torch_file("runs/cut/last.pt")["step"])  # saved before
+        if len(clips) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super_resolve(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(main, "super_resolve", stop_at_the_second_clip)
+        assert run_main(*flags, "runs/cut") == 128 + signal.SIGTERM
+    assert clips == [3, 3]  # of three
+    assert load_torch_file("runs/cut/last.pt")["unvalidated"]
+    assert run_main("--resume", "--run", "runs/cut") == 0
+    assert same_training(*(load_torch_file(f"runs/{name}/last.pt") for name in ("whole", "cut")))
+    scored = [
+        [line["step"] for line in read_log(f"runs/{n}") if "psnr" in line] for n in ("whole", "cut")
+    ]
+    assert scored == [[3, 6]] * 2
 
 
 def test_a_finished_run_is_not_trained_again(run_main, capsys):

@@ -139,10 +139,12 @@ def training_state(
     step: int,
     best_score: float,
     skipped: int = 0,
+    unvalidated: bool = False,
 ) -> dict[str, Any]:
     """Everything that a run needs to go on exactly, and that load_network needs.
 
-    The position in the data is step * batch: the sampler is a pure function of it.
+    The position in the data is step * batch: the sampler is a pure function of it. `unvalidated`
+    says that the validation that is due at this step has not been done.
     """
     return {
         "format": FORMAT,
@@ -154,6 +156,7 @@ def training_state(
         "random": random_states(),
         "best_score": best_score,
         "skipped": skipped,
+        "unvalidated": unvalidated,
         "config": dataclasses.asdict(config),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
@@ -192,10 +195,10 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
 
 def restore(
     state: dict[str, Any], ema: Ema, optimiser: torch.optim.Optimizer
-) -> tuple[int, float, int]:
+) -> tuple[int, float, int, bool]:
     """Put the rest of a training state back in place, with the network already made from it.
 
-    Returns: its step, its best score, and how many steps were skipped.
+    Returns: its step, its best score, how many steps were skipped, and whether it is unvalidated.
 
     Raises:
         ValueError: the state is not of this network.
@@ -215,4 +218,5 @@ def restore(
         raise ValueError(f"the checkpoint's parts do not fit each other ({error})") from error
     if any(shape != average for shape, average in shapes):
         raise ValueError("the checkpoint's optimiser is not that of its network")
-    return state["step"], state["best_score"], state.get("skipped", 0)
+    done = (state["step"], state["best_score"], state.get("skipped", 0))
+    return *done, state.get("unvalidated", False)

@@ -71,7 +71,8 @@ class Ema:
     def averaged(self, network: nn.Module) -> nn.Module:
         """A copy of the network with the averaged weights, ready to be evaluated."""
         device = next(network.parameters()).device
-        copy = type(network)(**network.options)
+        with torch.random.fork_rng(devices=[]):  # its initial weights are drawn for nothing
+            copy = type(network)(**network.options)
         copy = copy.to(device, memory_format=torch.channels_last).eval()
         copy.load_state_dict(self.weights)
         return copy

@@ -7,11 +7,14 @@ import numpy as np
 from data.clips import Clip, read_clip
 from utils.distributed import Team
 from utils.metrics import psnr
+from utils.training import Stopped, StopSignals
 
 Method = Callable[[np.ndarray], Iterable[np.ndarray]]
 
 
-def mean_psnr(clips: list[Clip], method: Method, team: Team | None = None) -> float:
+def mean_psnr(
+    clips: list[Clip], method: Method, team: Team | None = None, stop: StopSignals | None = None
+) -> float:
     """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips.
 
     Every clip counts once, whatever the number of processes.
@@ -20,12 +23,23 @@ def mean_psnr(clips: list[Clip], method: Method, team: Team | None = None) -> fl
         clips: the validation clips, the same in every process.
         method: given frames (N, H, W, 3) uint8 to 2N - 1 frames (4H, 4W, 3).
         team: the processes that share the clips out among them.
+        stop: a signal that it has received ends this after the clip in work.
+
+    Raises:
+        Stopped: in every process, where one of them has received a signal.
+        ValueError: the processes have different clips.
     """
     team = team or Team()
     scores = {}
     for number in range(team.rank, len(clips), team.world):
+        if stop and stop.received:
+            break
         given, truth = read_clip(clips[number])
         frames = zip(method(given), truth, strict=True)
         scores[number] = float(np.mean([psnr(ours, true) for ours, true in frames]))
+    if stop and (number := int(team.largest(stop.received or 0))):
+        raise Stopped(number)
     scores = {number: score for part in team.gather(scores) for number, score in part.items()}
+    if len(scores) != len(clips):
+        raise ValueError("the processes of this training see different validation clips")
     return float(np.mean([scores[number] for number in range(len(clips))]))
