@@ -32,9 +32,9 @@ from utils.checkpoint import load_network, network_from, save_torch_file
 from utils.config import describe_config, parse_config, run_script
 from utils.distributed import Team, join_team
 from utils.inference import autocast, super_resolve
-from utils.runs import check_unchanged, open_run, restore, training_state
+from utils.runs import check_unchanged, keep_auto, open_run, restore, training_state
 from utils.settle import settle
-from utils.sources import find_validation, open_sources
+from utils.sources import check_same_data, find_validation, fingerprint, open_sources
 from utils.training import (
     Ema,
     Meter,
@@ -140,6 +140,8 @@ def train(
     with team.first_goes_first():
         sources = open_sources(config)
         validation = find_validation(config)
+    data = fingerprint(sources, validation)
+    check_same_data(team.gather(data), state)
     loader = open_loader(
         sources,
         batch=config.batch // (team.world * config.accumulate),
@@ -155,7 +157,7 @@ def train(
 
     def save(name: str) -> None:
         if team.first:
-            done = (step, best_score, skipped, unvalidated)
+            done = (step, best_score, skipped, unvalidated, data)
             save_torch_file(run / name, training_state(config, network, ema, optimiser, *done))
 
     def judge() -> None:
@@ -301,14 +303,19 @@ def main() -> int:
     config = parse_config(Config, __doc__)
     one_opencv_thread()
     with join_team() as team, contextlib.ExitStack() as stack:
-        device = team.device(config.device)
-        if team.max_restarts and config.run == "auto":
-            raise ValueError("--max-restarts needs --run NAME, so that a restart finds the run")
-        restarted = team.restarts > 0
+        # The launchers of several machines count for themselves.
+        restarted = team.largest(team.restarts) > 0
+        if config.run == "auto" and (restarted or team.largest(team.max_restarts)):
+            raise ValueError(
+                "a job that is restarted needs --run NAME, so that it finds its own run again "
+                "(--max-restarts of torchrun, --requeue of Slurm)"
+            )
         run, state = team.from_first(lambda: open_run(config.run, config.resume, restarted, stack))
         if state:
             config = parse_config(Config, __doc__, defaults=state["config"])
+            config = keep_auto(config, state["config"])
             check_unchanged(config, state["config"])
+        device = team.device(config.device)
         config = team.from_first(partial(settle, config, device, team))
         print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")
         return train(config, run, device, state, team)

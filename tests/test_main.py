@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,12 @@ import pytest
 from trainings import FEW_CHANNELS, ROOT, TINY, same_training, write_data
 
 import main
+from data.scenes import make_scenes
+from data.septuplets import LIST_NAMES
 from models.mstt import SIZES
+from utils import sources
 from utils.checkpoint import load_network, load_torch_file
+from utils.distributed import Team
 from utils.inference import super_resolve
 from utils.training import learning_rate
 
@@ -147,6 +153,54 @@ def test_resume_needs_a_run_and_its_constants(run_main):
     assert run_main("--steps", "1", "--run", "runs/a") == 0
     with pytest.raises(ValueError, match=r"rate was 0\.0004, is 0\.1"):
         run_main("--resume", "--steps", "2", "--rate", "0.1")
+
+
+def test_automatic_folders_are_recorded_and_their_change_is_refused(run_main):
+    """A testset/, a list or a clip that appears later is not silently another run."""
+    auto = ("--data-root", "auto", "--validation", "auto", "--steps", "1", "--run", "r")
+    Path("trainset").mkdir()
+    shutil.copytree("septuplets", "trainset/189_vime7")
+    shutil.copytree("clips", "testset")
+    (Path("trainset/189_vime7") / LIST_NAMES[0]).write_text("clip 0\nclip 1\n")
+    assert run_main(*auto) == 0
+    recorded = load_torch_file("r/last.pt")["config"]
+    folders = [recorded[name] for name in ("data_root", "list_file", "validation")]
+    folder = "trainset/189_vime7"
+    assert folders == [folder, f"{folder}/{LIST_NAMES[0]}", "testset"]
+
+    again = (*auto, "--steps", "2", "--resume")  # "auto" now means what is recorded
+    (Path(folder) / LIST_NAMES[0]).write_text("clip 0\nclip 2\n")
+    with pytest.raises(
+        ValueError, match=r"not those of the run: source 1 was 2 with names \w+, is"
+    ):
+        run_main(*again)
+    (Path(folder) / LIST_NAMES[0]).write_text("clip 0\nclip 1\n")
+    shutil.copytree("testset/clip 0", "testset/clip 9")
+    with pytest.raises(ValueError, match=r"not those of the run: validation was 3 .* is 4"):
+        run_main(*again)
+    shutil.rmtree("testset/clip 9")
+    assert run_main(*again) == 0
+
+
+def test_the_built_in_scenes_are_recorded_by_their_folder(run_main, monkeypatch):
+    few = partial(make_scenes, clips=2, test_clips=1, size=(96, 96), test_size=(96, 96))
+    monkeypatch.setattr(sources, "make_scenes", few)
+    flags = ("--data-root", "auto", "--validation", "auto", "--run", "r")
+    assert run_main(*flags, "--steps", "1") == 0
+    recorded = load_torch_file("r/last.pt")["config"]
+    assert recorded["data_root"] == "trainset/scenes"
+    assert recorded["validation"] == "trainset/scenes/test"
+    shutil.rmtree("trainset")  # such as on another machine
+    assert run_main(*flags, "--resume", "--steps", "2") == 0
+
+
+def test_the_recorded_device_counts_on_resume(run_main, monkeypatch):
+    assert run_main("--steps", "1", "--run", "r") == 0
+    asked, device = [], Team.device
+    monkeypatch.setattr(Team, "device", lambda team, name: asked.append(name) or device(team, name))
+    monkeypatch.setattr(sys, "argv", ["main.py", "--resume", "--run", "r"])
+    assert main.main() == 0
+    assert asked == ["cpu"]
 
 
 def test_training_goes_on_from_weights(run_main):

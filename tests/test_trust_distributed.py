@@ -1,6 +1,7 @@
 """Several processes: the same result as one, and an end with a message where one of them dies."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from utils.validation import mean_psnr
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo and signals of Linux")
 # Four steps at low rates: Adam divides by the size of the gradient, which makes rounding errors
 # of tiny gradients large, so equality is tested where the schedule starts.
+RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 STEPS = ("--steps", "4", "--validate-every", "2", "--rate", "1e-4", "--batch", "4")
 
 
@@ -168,11 +170,44 @@ def test_restarts_of_torchrun_and_of_slurm_count(monkeypatch, torchrun, slurm, r
         _read_environment()
 
 
-def test_restarts_need_a_name_for_the_run(data):
-    restarts = {"TORCHELASTIC_MAX_RESTARTS": "3"}
-    team = team_of(2, data, "--steps", "1", environment=restarts)
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"])
+def test_restarts_need_a_name_for_the_run(data, variable):
+    team = team_of(2, data, "--steps", "1", environment={variable: "3"})
     assert [training.wait() for training in team] == [2, 2]
-    assert "--max-restarts needs --run NAME" in team[0].last_line
+    assert "a job that is restarted needs --run NAME" in team[0].last_line
+
+
+def test_a_restart_that_one_machine_knows_of_is_one(data):
+    """torchrun counts them for each machine; the first one may have been replaced."""
+    run = data / "replaced"
+    assert Training(data, *STEPS, "--run", str(run)).wait() == 0
+    machines = [{"LOCAL_WORLD_SIZE": "1"}, {"LOCAL_WORLD_SIZE": "1", RESTARTS: "1"}]
+    team = team_of(2, data, *STEPS, "--run", str(run), environments=machines)
+    assert [training.wait() for training in team] == [0, 0], team[0].err
+
+
+def test_processes_that_see_different_data_are_refused(data, tmp_path):
+    """Such as on two machines, one of which lacks a clip."""
+    other = tmp_path / "other"
+    shutil.copytree(data / "septuplets", other / "septuplets")
+    shutil.copytree(data / "clips", other / "clips")
+    shutil.rmtree(other / "clips" / "clip 2")
+    team = team_of(2, data, *STEPS, "--run", str(tmp_path / "r"), folders=[data, other])
+    assert [training.wait() for training in team] == [2, 2]
+    for training in team:
+        assert "the processes see different data: validation was 3" in training.last_line
+
+
+def test_different_clips_never_give_a_mean(monkeypatch):
+    monkeypatch.setattr(validation, "read_clip", lambda clip: ([0], [30.0]))
+    monkeypatch.setattr(validation, "psnr", lambda ours, truth: truth)
+
+    class Rank(Team):
+        def gather(self, value):
+            return [value, {}]
+
+    with pytest.raises(ValueError, match="see different validation clips"):
+        mean_psnr(list("abc"), list, Rank(world=2))
 
 
 def test_more_processes_than_clips_count_every_clip_once(monkeypatch):

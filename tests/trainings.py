@@ -193,12 +193,14 @@ class Training:
         return self.err.strip().splitlines()[-1]
 
 
-def team_of(world, folder, *flags, **options):
-    """Processes that train together."""
+def team_of(world, folder, *flags, environments=None, folders=None, **options):
+    """Processes that train together, perhaps each with an environment and folder of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    return [
-        Training(folder, *flags, rank=rank, world=world, port=port, **options)
-        for rank in range(world)
-    ]
+    team = []
+    for rank in range(world):
+        here = folders[rank] if folders else folder
+        mine = {"environment": environments[rank]} if environments else {}
+        team.append(Training(here, *flags, rank=rank, world=world, port=port, **options, **mine))
+    return team

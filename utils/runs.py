@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
 import torch
 
@@ -32,6 +32,7 @@ MAY_CHANGE = {
 }
 
 LOCK = ".lock"
+C = TypeVar("C")
 
 
 def open_run(
@@ -140,11 +141,13 @@ def training_state(
     best_score: float,
     skipped: int = 0,
     unvalidated: bool = False,
+    data: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything that a run needs to go on exactly, and that load_network needs.
 
     The position in the data is step * batch: the sampler is a pure function of it. `unvalidated`
-    says that the validation that is due at this step has not been done.
+    says that the validation that is due at this step has not been done; `data` is the fingerprint
+    of what it is trained on and validated with.
     """
     return {
         "format": FORMAT,
@@ -157,6 +160,7 @@ def training_state(
         "best_score": best_score,
         "skipped": skipped,
         "unvalidated": unvalidated,
+        "data": data,
         "config": dataclasses.asdict(config),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
@@ -191,6 +195,16 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
             f"a resumed run keeps its constants, but {'; '.join(changed)}. To train on with "
             "others, start a new run with --weights"
         )
+
+
+def keep_auto(config: C, recorded: dict[str, Any]) -> C:
+    """Take "auto" on the command line of a resumed run for what it meant when the run began.
+
+    A launcher that restarts a run repeats its command.
+    """
+    auto = [name for name, now in dataclasses.asdict(config).items() if now == "auto"]
+    auto = [name for name in auto if name in recorded and name not in MAY_CHANGE]
+    return dataclasses.replace(config, **{name: recorded[name] for name in auto})
 
 
 def restore(

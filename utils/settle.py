@@ -8,6 +8,7 @@ import torch
 
 from utils.distributed import Team
 from utils.inference import pick_precision
+from utils.sources import find_data_root, find_list, find_validation_folder
 
 C = TypeVar("C")
 
@@ -30,9 +31,13 @@ def settle(config: C, device: torch.device, team: Team) -> C:
     if workers is None:
         cores = torch.multiprocessing.cpu_count() // team.local_world
         workers = min(max(cores, 1), 16) if gpu else 1
+    root = find_data_root(config)
     native = pick_precision(device, config.precision) == torch.bfloat16
     return dataclasses.replace(
         config,
+        data_root=root,
+        list_file=config.list_file or find_list(root),
+        validation=find_validation_folder(config),
         batch=batch,
         steps=steps,
         validate_every=every,
