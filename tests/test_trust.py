@@ -184,6 +184,11 @@ def test_nonfinite_steps_are_left_out_up_to_the_limit(data):
     assert training.wait() == 0, training.err
     assert "left out: step 1: the loss is nan on clip" in training.out
     assert load_torch_file(data / "one" / "last.pt")["skipped"] == 1
+    training = Training(  # the limit is that of the run, not of each of its parts
+        data, "--resume", "--run", "one", "--steps", "5", tricks=[(nan_in_second_rank, 0)]
+    )
+    assert training.wait() == 1
+    assert training.last_line.startswith("stopped: step 3: the loss is nan on clip")
     tricks = [(nan_in_second_rank, 1), (nan_in_second_rank, 2)]
     training = Training(data, *flags, "--run", "two", tricks=tricks)
     assert training.wait() == 1
@@ -191,11 +196,25 @@ def test_nonfinite_steps_are_left_out_up_to_the_limit(data):
     assert "largest offset" in training.last_line
 
 
-def test_every_temporary_name_is_no_checkpoint(data):
+def test_every_temporary_name_is_no_checkpoint(data, whole):
     """A partial file, even a complete one, is never resumed from."""
     run = data / "only partial"
     run.mkdir()
-    Path(run / ".last.pt.1.partial").write_bytes(b"not yet")
+    (run / ".last.pt.1.partial").write_bytes((data / "whole" / "last.pt").read_bytes())
     training = Training(data, "--resume", "--run", str(run))
     assert training.wait() == 2
     assert "nothing to resume" in training.last_line
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(data, whole):
+    run = data / "killed early"
+    training = Training(data, "--steps", "500", "--run", str(run), "--validate-every", "500")
+    wait_for(lambda: (run / "log.jsonl").exists(), "the log")
+    os.kill(training.pid, signal.SIGKILL)
+    training.wait()
+    (run / ".last.pt.1.partial").write_bytes(b"not yet")
+    assert not complete(run)
+    training = Training(data, *STEPS, "--run", str(run))
+    assert training.wait() == 0, training.err
+    assert same_training(complete(run), whole)
+    assert not partial_files(run)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from trainings import (
     ROOT,
     SECONDS,
@@ -122,6 +123,16 @@ def test_all_processes_stop_before_a_nonfinite_step_of_one(data):
     assert len(lines) == 1
     assert lines.pop().startswith("stopped: step 0: the loss is nan on clip")
     assert not (data / "poisoned" / "last.pt").exists()
+
+
+def test_all_processes_leave_out_a_nonfinite_step_of_one(data):
+    flags = (*STEPS, "--run", "left out", "--skip-nonfinite", "1")
+    team = team_of(2, data, *flags, tricks=[(nan_in_second_rank, 1)])
+    assert [training.wait() for training in team] == [0, 0], team[0].err
+    assert "left out: step 1: the loss is nan on clip" in team[0].out
+    state = load_torch_file(data / "left out" / "last.pt")
+    assert (state["step"], state["skipped"]) == (4, 1)
+    assert all(torch.isfinite(weights).all() for weights in state["network"].values())
 
 
 def test_bad_input_is_named_by_every_process(data):

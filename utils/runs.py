@@ -52,7 +52,9 @@ def open_run(
         FileNotFoundError: the run to resume has no checkpoint.
     """
     if resume and name != "auto" and not (Path(name) / "last.pt").is_file():
-        raise FileNotFoundError(f"nothing to resume: no checkpoint at {Path(name) / 'last.pt'}")
+        raise FileNotFoundError(
+            f"nothing to resume: no checkpoint at {Path(name) / 'last.pt'}; leave out --resume"
+        )
     run = choose_run(name, resume or restarted)
     stack.enter_context(lock_run(run))
     for leftover in run.glob(f".*{PARTIAL}"):  # of a process that was killed while it saved
@@ -77,10 +79,15 @@ def choose_run(name: str, resume: bool) -> Path:
         return runs[-1].parent
     else:
         return _new_folder(Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    if not resume and run.exists() and any(path.name != LOCK for path in run.iterdir()):
+    if not resume and run.exists() and not all(map(_before_first_save, run.iterdir())):
         raise ValueError(f"{run} holds a run already; add --resume or choose another --run")
     run.mkdir(parents=True, exist_ok=True)
     return run
+
+
+def _before_first_save(path: Path) -> bool:
+    """Whether a file is one that a run writes before its first checkpoint, so none is lost."""
+    return path.name in (LOCK, "log.jsonl", "tensorboard") or path.name.endswith(PARTIAL)
 
 
 def _new_folder(path: Path) -> Path:
