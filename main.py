@@ -32,7 +32,7 @@ from utils.checkpoint import load_network, network_from, save_torch_file
 from utils.config import describe_config, parse_config, run_script
 from utils.distributed import Team, join_team
 from utils.inference import autocast, super_resolve
-from utils.runs import check_unchanged, keep_auto, open_run, restore, training_state
+from utils.runs import MOST_STEPS, check_unchanged, keep_auto, open_run, restore, training_state
 from utils.settle import settle
 from utils.sources import check_same_data, find_validation, fingerprint, open_sources
 from utils.training import (
@@ -102,11 +102,15 @@ class Config:
     log_every: int = 20  # steps between lines of the log
 
     def __post_init__(self):
-        positive = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
-        for name in (*positive, "rate", "clip", "patience"):
+        counts = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
+        for name in (*counts, "rate", "clip", "patience"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; it must be above 0")
+            if value is not None and not 0 < value <= MOST_STEPS:
+                raise ValueError(f"{name} is {value}; it must be above 0, and at most {MOST_STEPS}")
+        for name in ("skip_nonfinite", "warmup", "workers", "final_rate", "seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 2**63:
+                raise ValueError(f"{name} is {value}; it must be at least 0, and below 2**63")
         if not 2 <= self.given_frames <= 4:
             raise ValueError(f"given_frames is {self.given_frames}; a septuplet has 2 to 4 of them")
         if not 0 <= self.ema < 1:

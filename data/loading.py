@@ -152,9 +152,14 @@ def _watched(
 def _explain(error: Exception) -> str:
     """One line of an error of a DataLoader, which hands on a worker's whole traceback as text."""
     text = str(error).strip()
+    if text.startswith("Caught "):  # in a worker, whose traceback ends with TYPE: MESSAGE
+        kind = error.__class__.__name__
+        marked = re.findall(rf"^(?:\w+\.)*{kind}: ", text, re.MULTILINE)
+        last = re.sub(r"^(\w+\.)*\w+: ", "", text.splitlines()[-1])
+        text = text.rpartition(marked[-1])[2] if marked else last
+    # A file's name may hold a newline or a terminal's control characters.
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     died = re.search(r"DataLoader worker .*(killed|exited unexpectedly)", text)
     if died or isinstance(error, ConnectionError | EOFError):  # its last batch went with it
         return f"a loader worker died, perhaps for lack of memory: lower --workers ({text})"
-    if text.startswith("Caught "):
-        text = re.sub(r"^(\w+\.)*\w+: ", "", text.splitlines()[-1])
     return f"a sample cannot be loaded: {text}"

@@ -44,6 +44,27 @@ def test_other_defaults_take_the_place_of_the_classs_own():
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": [1]},
+        {"steps": 1.5},
+        {"steps": True},
+        {"rate": None},
+        {"rate": "fast"},
+        {"size": "huge"},
+        {"size": ["small"]},
+        {"out_folder": 3},
+        {"resume": "no\x1b[2J"},
+    ],
+)
+def test_defaults_from_a_file_have_the_fields_types(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"^{name} is recorded as ") as caught:
+        parse_config(Config, "", ("source",), ["in"], wrong)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
     "argv",
     [
         ["in", "--unknown", "1"],

@@ -32,6 +32,10 @@ def refuse():
     raise ValueError("im4.png: truncated image; restore or remove the file")
 
 
+def refuse_an_odd_name():
+    raise ValueError("new\nline/im1.png\x1b[2J: no image")
+
+
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -50,13 +54,18 @@ def names(fail, workers, patience=60, batch=1, stopping=lambda: None):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("fail", "message"), [(vanish, "gone.png"), (refuse, "im4.png: truncated image")]
+    ("fail", "message"),
+    [
+        (vanish, "gone.png"),
+        (refuse, "im4.png: truncated image"),
+        (refuse_an_odd_name, r"new\\nline/im1.png\\x1b\[2J: no image"),
+    ],
 )
 def test_a_sample_that_fails_is_named_in_one_line(fail, message, workers):
     with pytest.raises(LoadingError, match=message) as caught:
         names(fail, workers)
     assert str(caught.value).startswith("a sample cannot be loaded: ")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_a_worker_that_dies_is_reported():

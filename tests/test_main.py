@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from trainings import FEW_CHANNELS, ROOT, TINY, same_training, write_data
 
 import main
@@ -18,7 +19,7 @@ from data.scenes import make_scenes
 from data.septuplets import LIST_NAMES
 from models.mstt import SIZES
 from utils import sources
-from utils.checkpoint import load_network, load_torch_file
+from utils.checkpoint import load_network, load_torch_file, save_torch_file
 from utils.distributed import Team
 from utils.inference import super_resolve
 from utils.training import learning_rate
@@ -226,6 +227,13 @@ def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):
         (("--batch", "0"), "batch is 0"),
         (("--batch", "3", "--accumulate", "2"), "must be a multiple of 2"),
         (("--patience", "0"), "patience is 0"),
+        (("--batch", "9" * 20), "batch is 9+; it must be .* at most 1000000000"),
+        (("--rate", "inf"), "rate is inf"),
+        (("--seed", "-1"), "seed is -1; it must be at least 0"),
+        (("--seed", "9" * 20), "seed is 9+; it must be"),
+        (("--skip-nonfinite", "-1"), "skip_nonfinite is -1"),
+        (("--warmup", "-3"), "warmup is -3"),
+        (("--workers", "-1"), "workers is -1"),
         (("--given-frames", "5"), "given_frames is 5"),
         (("--device", "cuda:7"), "here there is cpu"),
         (("--flow-method", "guess"), "guess"),
@@ -234,6 +242,34 @@ def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):
 def test_bad_input_is_named(run_main, flags, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run_main("--steps", "1", *flags)
+
+
+def test_too_many_steps_are_refused(run_main):
+    with pytest.raises(
+        ValueError, match=r"steps is 9+; it must be above 0, and at most 1000000000"
+    ):
+        run_main("--steps", "9" * 20)
+
+
+def test_a_hostile_record_is_refused_in_one_line(run_main):
+    assert run_main("--steps", "1", "--run", "r") == 0
+    state = load_torch_file("r/last.pt")
+    for part, wrong, message in (
+        ("config", state["config"] | {"batch": [1]}, "batch is recorded as"),
+        ("config", state["config"] | {"ema": None}, "ema is recorded as None"),
+        ("config", state["config"] | {"data_root": "\x1b[2J"}, "data_root was"),
+        ("data", {"validation": "\x1b[2J"}, "the data are not those of the run"),
+        ("data", 3, "the checkpoint's data is a int"),
+        ("step", -5, "is of step -5"),
+        ("step", 10**30, "is of step 10+, not"),
+        ("skipped", "no", "has left out no of 1 steps"),
+        ("best_score", float("nan"), "best score of nan"),
+        ("random", {"cpu": torch.zeros(3)}, "random state is none"),
+    ):
+        save_torch_file("r/last.pt", state | {part: wrong})
+        with pytest.raises(ValueError, match=message) as caught:
+            run_main("--resume", "--run", "r", "--steps", "2")
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

@@ -2,14 +2,19 @@
 
 import itertools
 import json
+import math
 import os
 import signal
+from dataclasses import dataclass
 
 import pytest
 import torch
 
+from models import MSTT
+from utils.distributed import Team
 from utils.inference import pick_device, pick_precision, to_tensor, to_uint8, windows
-from utils.training import Ema, RunLog, StopSignals, charbonnier, learning_rate
+from utils.runs import restore, training_state
+from utils.training import Ema, RunLog, StopSignals, blame, charbonnier, learning_rate
 
 
 def test_learning_rate_warms_up_and_decays():
@@ -37,6 +42,69 @@ def test_ema_follows_the_weights():
     assert ema.weights["weight"].item() == pytest.approx(0.1)
     ema.update(network, step=0)  # early steps forget the start: decay 1/10
     assert ema.weights["weight"].item() == pytest.approx(0.9 + 0.1 * 0.1)
+
+
+@pytest.fixture
+def trained():
+    """(state, network) of a network that took one step."""
+    network = MSTT(8, 2, 1, 1)
+    optimiser = torch.optim.Adam(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+
+    @dataclass
+    class NoConstants:
+        """A Config."""
+
+    return training_state(NoConstants(), network, Ema(network, 0.9), optimiser, 1, 20.0), network
+
+
+def test_a_state_restores_the_moments_but_not_the_constants_of_adam(trained):
+    state, network = trained
+    state["optimiser"]["param_groups"][0] |= {"betas": "ab", "eps": None, "lr": 1e9}
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    assert restore(state, Ema(network, 0.9), optimiser) == (1, 20.0, 0, False)
+    group = optimiser.param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"]) == (1e-3, (0.9, 0.999), 1e-8)
+    moments = optimiser.state_dict()["state"]
+    assert torch.equal(moments[0]["exp_avg"], state["optimiser"]["state"][0]["exp_avg"])
+    optimiser.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("exp_avg_sq", None),
+        ("exp_avg_sq", torch.zeros(1)),
+        ("exp_avg", torch.zeros(8, 3, 3, 3, dtype=torch.int64)),
+        ("step", "one"),
+        ("step", torch.tensor(-1.0)),
+        ("max_exp_avg_sq", torch.zeros(1)),
+    ],
+)
+def test_a_state_of_no_adam_is_refused(trained, name, value):
+    state, network = trained
+    state["optimiser"]["state"][0][name] = value
+    with pytest.raises(ValueError, match="optimiser is not that of its network"):
+        restore(state, Ema(network, 0.9), torch.optim.Adam(network.parameters()))
+
+
+@pytest.mark.parametrize("average", [torch.zeros(1), "zeros", torch.zeros(8, dtype=torch.int64)])
+def test_an_average_of_another_network_is_refused(trained, average):
+    state, network = trained
+    ema = Ema(network, 0.9)
+    name = next(name for name, weight in ema.weights.items() if weight.shape == (8,))
+    state["ema"] = dict(state["ema"]) | {name: average}
+    with pytest.raises(ValueError, match="do not fit each other"):
+        restore(state, ema, torch.optim.Adam(network.parameters()))
+
+
+def test_names_of_samples_do_not_reach_the_terminal_raw():
+    parts = [{"name": ["new\nline", "\x1b[2J"]}]
+    line = blame(Team(), 3, math.nan, [torch.tensor(math.nan)], parts, lambda part: 1.0)
+    assert line.isprintable()
+    assert r"new\nline, \x1b[2J" in line
 
 
 def test_log_lines_are_json_and_resume_appends(tmp_path):

@@ -52,7 +52,7 @@ def parse_config(
 
     Raises:
         SystemExit: status 2 for an unknown flag or a value of the wrong type, with the usage.
-        ValueError: from the Config's own checks in __post_init__.
+        ValueError: from the Config's own checks in __post_init__, or defaults of another type.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -61,6 +61,7 @@ def parse_config(
     )
     comments = _comments(config_class)
     hints = typing.get_type_hints(config_class)
+    _check_kinds(hints, defaults or {})
     for field in dataclasses.fields(config_class):
         default = (defaults or {}).get(field.name, field.default)
         required = default is dataclasses.MISSING
@@ -78,6 +79,24 @@ def parse_config(
             flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
             parser.add_argument(*flags, dest=field.name, required=required, **options)
     return config_class(**vars(parser.parse_args(argv)))
+
+
+def _check_kinds(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Refuse values, which may come from any file, that are not of their field's type."""
+    for name in hints.keys() & values.keys():
+        if not _is_kind(values[name], hints[name]):
+            raise ValueError(
+                f"{name} is recorded as {repr(values[name])[:100]}, which it cannot be"
+            )
+
+
+def _is_kind(value: Any, hint: Any) -> bool:
+    if typing.get_origin(hint) is Literal:
+        return isinstance(value, str) and value in typing.get_args(hint)
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return any(_is_kind(value, kind) for kind in typing.get_args(hint))
+    kinds = (int, float) if hint is float else (hint,)
+    return type(value) in kinds  # not isinstance: True is no number here
 
 
 def _comments(config_class: type) -> dict[str, str]:

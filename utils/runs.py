@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import os
 import platform
 import time
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 import torch
+from torch import Tensor
 
 from models import MSTT
-from utils.checkpoint import FORMAT, PARTIAL, check_state, load_torch_file
+from utils.checkpoint import FORMAT, PARTIAL, check_state, load_torch_file, one_line
 from utils.training import Ema, random_states, restore_random_states
 
-# Constants that may differ between a run and its continuation without changing what it learns.
+# Constants that may differ between a run and its continuation. All but `steps` leave alone what
+# it learns; `steps` moves the end of its schedule, to train longer or end sooner.
 MAY_CHANGE = {
     "resume",
     "run",
@@ -32,6 +35,7 @@ MAY_CHANGE = {
 }
 
 LOCK = ".lock"
+MOST_STEPS = 10**9  # of a run; beyond it is a mistake
 C = TypeVar("C")
 
 
@@ -177,12 +181,19 @@ def read_state(path: Path) -> dict[str, Any]:
     """The training state in a checkpoint.
 
     Raises:
-        ValueError: damaged, or no training checkpoint.
+        ValueError: damaged, no training checkpoint, or one whose numbers no run can have.
     """
     state = load_torch_file(path)
     if state.get("format") != FORMAT:
         raise ValueError(f"{path} is no training checkpoint of this version")
     check_state(path, state)
+    step, skipped, best_score = state["step"], state.get("skipped", 0), state["best_score"]
+    if type(step) is not int or not 0 <= step <= MOST_STEPS:
+        raise ValueError(f"{path} is of step {str(step)[:40]}, not of one up to {MOST_STEPS}")
+    if type(skipped) is not int or not 0 <= skipped <= step:
+        raise ValueError(f"{path} has left out {one_line(str(skipped))[:40]} of {step} steps")
+    if math.isnan(best_score) or best_score == math.inf:
+        raise ValueError(f"{path} has a best score of {best_score}")
     return state
 
 
@@ -193,7 +204,7 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
         ValueError: names every constant that differs from the recorded ones.
     """
     changed = [
-        f"{name} was {recorded[name]}, is {now}"
+        f"{name} was {one_line(str(recorded[name]))}, is {now}"
         for name, now in dataclasses.asdict(config).items()
         if name in recorded and name not in MAY_CHANGE and now != recorded[name]
     ]
@@ -224,20 +235,49 @@ def restore(
     Raises:
         ValueError: the state is not of this network.
     """
-    try:
-        for name, average in ema.weights.items():
-            average.copy_(state["ema"][name])
-        optimiser.load_state_dict(state["optimiser"])
-        restore_random_states(state["random"])
-        shapes = [
-            (parameter.shape, optimiser.state[parameter]["exp_avg"].shape)
-            for group in optimiser.param_groups
-            for parameter in group["params"]
-            if parameter in optimiser.state
-        ]
-    except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"the checkpoint's parts do not fit each other ({error})") from error
-    if any(shape != average for shape, average in shapes):
+    averages, moments = state["ema"], state["optimiser"].get("state")
+    if averages.keys() != ema.weights.keys() or not all(
+        _is_like(averages[name], average) for name, average in ema.weights.items()
+    ):
+        raise ValueError("the checkpoint's parts do not fit each other (ema and network)")
+    if not _are_adams(moments, optimiser):
         raise ValueError("the checkpoint's optimiser is not that of its network")
+    for name, average in ema.weights.items():
+        average.copy_(averages[name])
+    # The constants of Adam are those of the program, not of any file.
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    try:
+        restore_random_states(state["random"])
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = one_line(str(error).partition("\n")[0])
+        raise ValueError(f"the checkpoint's random state is none ({reason})") from error
     done = (state["step"], state["best_score"], state.get("skipped", 0))
-    return *done, state.get("unvalidated", False)
+    return *done, bool(state.get("unvalidated", False))
+
+
+def _is_like(value: Any, expected: Tensor) -> bool:
+    """Whether a value from a file is a plain tensor that can take another one's place."""
+    return (
+        isinstance(value, Tensor)
+        and value.shape == expected.shape
+        and value.layout == torch.strided
+        and value.is_floating_point()
+        and not value.is_quantized
+        and not value.is_meta
+    )
+
+
+def _are_adams(moments: Any, optimiser: torch.optim.Optimizer) -> bool:
+    """Whether a value from a file is Adam's state: of a parameter all three entries, or none."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    return isinstance(moments, dict) and all(
+        type(number) is int
+        and 0 <= number < len(parameters)
+        and isinstance(entries, dict)
+        and entries.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        and _is_like(entries["step"], torch.tensor(0.0))
+        and bool(entries["step"] >= 0)
+        and all(_is_like(entries[n], parameters[number]) for n in ("exp_avg", "exp_avg_sq"))
+        for number, entries in moments.items()
+    )

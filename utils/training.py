@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from data.loading import LoadingError
 from dcn import DCNv2
+from utils.checkpoint import one_line
 from utils.distributed import Team
 
 
@@ -236,7 +237,8 @@ def blame(
     # A finite loss can have a gradient that is not; then any batch may be the cause.
     guilty = [batch for batch in everyone if not math.isfinite(batch[0])] or everyone
     batches = "; ".join(
-        f"the loss is {loss:.4g} on {', '.join(names)}, its largest offset {offset:.4g} pixels"
+        f"the loss is {loss:.4g} on {one_line(', '.join(names))}, "
+        f"its largest offset {offset:.4g} pixels"
         for loss, names, offset in guilty
     )
     return f"step {step}: {batches}; the gradient's norm is {norm:.4g}. The step changed nothing"
