@@ -29,11 +29,11 @@ from data.loading import load_steps, one_opencv_thread, open_loader
 from models import MSTT, build_network
 from utils.baselines import bicubic_blend, bicubic_flow
 from utils.checkpoint import load_network, network_from, save_torch_file
-from utils.config import describe_config, parse_config, run_script
+from utils.config import describe_config, given_fields, parse_config, run_script
 from utils.distributed import Team, join_team
 from utils.inference import autocast, super_resolve
 from utils.runs import MOST_STEPS, check_unchanged, keep_auto, open_run, restore, training_state
-from utils.settle import settle
+from utils.settle import settle, settle_network
 from utils.sources import check_same_data, find_validation, fingerprint, open_sources
 from utils.training import (
     Ema,
@@ -75,7 +75,7 @@ class Config:
     coupling: Literal["released", "symmetric"] = "released"  # see models/interpolation.py
     midpoint_flow: bool = True  # warp features half-way; the released code warps them whole
     global_skip: bool = True  # newer: add bicubic + flow to the output, so training starts there
-    weights: str | None = None  # start from these trained weights instead of random ones
+    weights: str | None = None  # start from these trained weights, and with their network
 
     # Optimisation
     steps: int | None = None  # optimiser steps; none: the paper's 132,350 on a GPU, 300 on a CPU
@@ -319,6 +319,9 @@ def main() -> int:
             config = parse_config(Config, __doc__, defaults=state["config"])
             config = keep_auto(config, state["config"])
             check_unchanged(config, state["config"])
+        elif config.weights is not None:
+            given = given_fields(Config)
+            config = team.from_first(partial(settle_network, config, given))
         device = team.device(config.device)
         config = team.from_first(partial(settle, config, device, team))
         print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")

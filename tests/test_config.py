@@ -5,7 +5,7 @@ from typing import Literal
 
 import pytest
 
-from utils.config import describe_config, parse_config, run_script
+from utils.config import describe_config, given_fields, parse_config, run_script
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,17 @@ def test_mistakes_exit_with_2(argv, capsys):
         parse(*argv)
     assert stop.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_fields_that_the_command_line_gives():
+    @dataclass(frozen=True)
+    class Flags:
+        size: Literal["small", "large"] = "small"  # which network
+        resume: bool = False  # go on
+        steps: int | None = None  # of the run
+
+    assert given_fields(Flags, []) == set()
+    assert given_fields(Flags, ["--size", "small", "--no-resume"]) == {"size", "resume"}
 
 
 def test_comments_become_help(capsys):

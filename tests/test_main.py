@@ -207,6 +207,21 @@ def test_the_recorded_device_counts_on_resume(run_main, monkeypatch):
 def test_training_goes_on_from_weights(run_main):
     assert run_main("--steps", "1", "--run", "a") == 0
     assert run_main("--steps", "1", "--run", "b", "--weights", "a/best.pt") == 0
+    assert run_main("--resume", "--run", "b", "--steps", "2") == 0
+    with pytest.raises(ValueError, match=r"weights was a/best\.pt, is b/best\.pt"):
+        run_main("--resume", "--run", "b", "--weights", "b/best.pt")
+
+
+def test_the_network_of_the_weights_is_on_record(run_main, monkeypatch):
+    assert run_main("--steps", "1", "--run", "a", "--coupling", "symmetric") == 0
+    start = ("--steps", "1", "--weights", "a/best.pt")
+    assert run_main(*start, "--run", "b") == 0
+    recorded = load_torch_file("b/last.pt")
+    assert recorded["config"]["coupling"] == recorded["network_options"]["coupling"] == "symmetric"
+    with pytest.raises(ValueError, match="coupling is released, in the weights symmetric"):
+        run_main(*start, "--run", "c", "--coupling", "released")
+    with pytest.raises(ValueError, match="size is mstt, in the weights small"):
+        run_main(*start, "--run", "c", "--size", "mstt")
 
 
 def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):

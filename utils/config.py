@@ -54,6 +54,20 @@ def parse_config(
         SystemExit: status 2 for an unknown flag or a value of the wrong type, with the usage.
         ValueError: from the Config's own checks in __post_init__, or defaults of another type.
     """
+    _check_kinds(typing.get_type_hints(config_class), defaults or {})
+    parser = _make_parser(config_class, description, positional, defaults or {})
+    return config_class(**vars(parser.parse_args(argv)))
+
+
+def given_fields(config_class: type, argv: Sequence[str] | None = None) -> set[str]:
+    """The names of the fields that a command line of flags itself gives a value."""
+    nothing = {field.name: argparse.SUPPRESS for field in dataclasses.fields(config_class)}
+    return set(vars(_make_parser(config_class, None, (), nothing).parse_args(argv)))
+
+
+def _make_parser(
+    config_class: type, description: str | None, positional: Sequence[str], defaults: Mapping
+) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,9 +75,8 @@ def parse_config(
     )
     comments = _comments(config_class)
     hints = typing.get_type_hints(config_class)
-    _check_kinds(hints, defaults or {})
     for field in dataclasses.fields(config_class):
-        default = (defaults or {}).get(field.name, field.default)
+        default = defaults.get(field.name, field.default)
         required = default is dataclasses.MISSING
         options = {"help": comments.get(field.name, "").replace("%", "%%")}
         if not required:
@@ -78,7 +91,7 @@ def parse_config(
         else:
             flags = dict.fromkeys([f"--{field.name.replace('_', '-')}", f"--{field.name}"])
             parser.add_argument(*flags, dest=field.name, required=required, **options)
-    return config_class(**vars(parser.parse_args(argv)))
+    return parser
 
 
 def _check_kinds(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -31,7 +31,6 @@ MAY_CHANGE = {
     "validate_every",
     "log_every",
     "steps",
-    "weights",
 }
 
 LOCK = ".lock"

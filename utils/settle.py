@@ -6,6 +6,8 @@ from typing import TypeVar
 
 import torch
 
+from models import SIZES
+from utils.checkpoint import load_network
 from utils.distributed import Team
 from utils.inference import pick_precision
 from utils.sources import find_data_root, find_list, find_validation_folder
@@ -13,6 +15,34 @@ from utils.sources import find_data_root, find_list, find_validation_folder
 C = TypeVar("C")
 
 PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
+
+
+NETWORK = ("size", "coupling", "midpoint_flow", "global_skip")
+
+
+def settle_network(config: C, given: set[str]) -> C:
+    """Put the options of the network in a Config's weights on record in place of its own.
+
+    Arguments:
+        config: with weights.
+        given: names of the constants that the command line itself gives.
+
+    Raises:
+        ValueError: names those of them that the weights do not have.
+    """
+    network, _ = load_network(config.weights)
+    options = network.options
+    sizes = [name for name, size in SIZES.items() if size.items() <= options.items()]
+    # Weights of no named size keep "auto".
+    found = options | {"size": sizes[0] if sizes else "auto"}
+    wrong = [
+        f"{name} is {getattr(config, name)}, in the weights {found[name]}"
+        for name in NETWORK
+        if name in given and getattr(config, name) not in ("auto", found[name])
+    ]
+    if wrong:
+        raise ValueError(f"{config.weights} is of another network: {'; '.join(wrong)}")
+    return dataclasses.replace(config, **{name: found[name] for name in NETWORK})
 
 
 def settle(config: C, device: torch.device, team: Team) -> C:
@@ -26,7 +56,9 @@ def settle(config: C, device: torch.device, team: Team) -> C:
         )
     steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 300)
     every = config.validate_every or min(max(steps // 10, 1), 5000)
-    size = config.size if config.size != "auto" else ("mstt" if gpu else "small")
+    size = config.size
+    if size == "auto" and config.weights is None:
+        size = "mstt" if gpu else "small"
     workers = config.workers
     if workers is None:
         cores = torch.multiprocessing.cpu_count() // team.local_world
