@@ -1,5 +1,6 @@
 """Promises about a training that is stopped, killed, short of disk, or shared with another one."""
 
+import math
 import os
 import random
 import signal
@@ -20,6 +21,7 @@ from trainings import (
     write_data,
 )
 
+from benchmarks.trust import loss_difference
 from utils.checkpoint import load_network, load_torch_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits of Linux")
@@ -194,6 +196,15 @@ def test_nonfinite_steps_are_left_out_up_to_the_limit(data):
     assert training.wait() == 1
     assert training.last_line.startswith("stopped: step 2: the loss is nan on clip")
     assert "largest offset" in training.last_line
+
+
+def test_the_benchmark_of_repeats_needs_losses_to_compare():
+    losses = '{"step": 1, "loss": 0.5}\n{"step": 1, "psnr": 20.0}\n{"step": 2, "loss": 0.25}\n'
+    assert loss_difference(losses, losses) == 0
+    assert loss_difference(losses, losses.replace("0.25", "0.2")) == pytest.approx(0.2)
+    for other in ("", losses.replace("0.25", "null"), losses.splitlines()[0]):
+        assert loss_difference(losses, other) == math.inf
+    assert loss_difference("", "") == math.inf
 
 
 def test_every_temporary_name_is_no_checkpoint(data, whole):
