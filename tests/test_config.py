@@ -114,6 +114,7 @@ def test_help_of_an_inherited_field(capsys):
 def test_describe_names_every_field():
     lines = describe_config(Config("in")).splitlines()
     assert [line.split()[0] for line in lines] == list(Config.__dataclass_fields__)
+    assert r"\x1b[2J\n" in describe_config(Config("\x1b[2J\n"))
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,11 @@ def _value_options(hint: Any) -> dict[str, Any]:
 
 def describe_config(config: Any) -> str:
     """The settings of a run, one aligned line per field, for the start of a log."""
-    values = dataclasses.asdict(config)
+    values = {
+        # Text may come from a checkpoint, with control characters for the terminal.
+        name: "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+        for name, value in dataclasses.asdict(config).items()
+    }
     width = max(map(len, values))
     return "\n".join(f"  {name:<{width}}  {value}" for name, value in values.items())
 
