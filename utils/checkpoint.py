@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flow import FLOW_METHODS
 from models import MSTT
 
 FORMAT = "mstt-stvsr training checkpoint, version 1"
@@ -37,6 +39,8 @@ STATE = {
     "versions": dict,
 }
 MOST_PRINTED = 400  # characters of a file's content in a message
+MOST_DESCRIBED = 2**24  # bytes of a JSON description; ours have some thousands
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 PARTIAL = ".partial"  # ending of a file that is being written
 
 # The released code's module names, and ours.
@@ -109,24 +113,39 @@ def load_network(
 
 
 def trained_flow(information: dict[str, Any]) -> str:
-    """The flow method a network was trained with, from load_network; the released code: PyFlow."""
+    """The flow method a network was trained with, from load_network; the released code: PyFlow.
+
+    Raises:
+        ValueError: the file names no method that there is.
+    """
     config = information.get("config", {})
-    return information.get("flow_method", config.get("flow_method", "pyflow"))
+    config = config if isinstance(config, dict) else {"flow_method": config}
+    method = information.get("flow_method", config.get("flow_method", "pyflow"))
+    if not isinstance(method, str) or method not in FLOW_METHODS:
+        raise ValueError(
+            f"the checkpoint names an unknown flow method ({_shown(method)}); choose one of "
+            f"{', '.join(FLOW_METHODS)} with --flow-method"
+        )
+    return method
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is no complete safetensors file ({error})") from error
+        reason = one_line(str(error))
+        raise ValueError(f"{path} is no complete safetensors file ({reason})") from error
     description = path.with_suffix(".json")
     if not description.is_file():
         raise FileNotFoundError(f"{path} needs {description.name} beside it, which is missing")
     try:
+        if description.stat().st_size > MOST_DESCRIBED:
+            raise ValueError(f"larger than {MOST_DESCRIBED} bytes")
         information = json.loads(description.read_text())
         information["network"].items()
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{description} does not describe a network ({error!r})") from error
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        reason = one_line(repr(error))
+        raise ValueError(f"{description} does not describe a network ({reason})") from error
     return weights, information
 
 
@@ -142,9 +161,10 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "versions": content["versions"],
         }
     if "conv_first.weight" in content:
-        weights = {_our_name(str(name)): tensor for name, tensor in content.items()}
+        check_weights(path, content)
+        weights = {_our_name(name): tensor for name, tensor in content.items()}
         return weights, {"network": _released_options(path, content), "origin": "released code"}
-    some = one_line(", ".join(map(str, list(content)[:4])))
+    some = one_line(", ".join(map(_shown, list(content)[:4])))
     raise ValueError(
         f"{path} is neither a training checkpoint of this project nor a state dict of the "
         f"released MSTT code; it holds {some or 'nothing'}"
@@ -171,6 +191,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:MOST_PRINTED])
 
 
+def _shown(value: Any) -> str:
+    """A value from a file in a message: text as it is, of all else, which may be deep, the kind."""
+    return one_line(value) if isinstance(value, str) else type(value).__name__
+
+
 def load_torch_file(path: str | Path) -> dict[str, Any]:
     """Read a dictionary that torch.save wrote, without running any code in it.
 
@@ -178,27 +203,39 @@ def load_torch_file(path: str | Path) -> dict[str, Any]:
         ValueError: the file is truncated, is no such file, or holds more than plain values.
     """
     try:
-        _refuse_compressed(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_bomb(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an odd pickle, beside its refusal
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # a damaged pickle can raise anything at all
-        reason = str(error).strip().splitlines()
         raise ValueError(
             f"{path} cannot be loaded safely: it is damaged, no PyTorch file, or holds more than "
-            f"weights ({one_line(reason[0]) if reason else type(error).__name__})"
+            f"weights ({_reason(error)})"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
 
 
-def _refuse_compressed(path: str | Path) -> None:
-    """torch.save stores without compression; a file that claims more than it holds is a bomb."""
+def _refuse_bomb(path: str | Path) -> None:
+    """torch.save stores every part once, uncompressed; a file that claims more is a bomb."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                raise ValueError("its parts are compressed, which PyTorch never does")
+            parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+            raise ValueError("its parts are compressed, which PyTorch never does")
+        if sum(part.file_size for part in parts) > Path(path).stat().st_size:
+            raise ValueError("its parts are larger than the file")
+
+
+def _reason(error: Exception) -> str:
+    """Why torch.load refused, without its advice to load the file unsafely."""
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    # What follows is advice: to allow the global, or to run whatever the file holds.
+    text = re.split(r" Please use `|In PyTorch 2\.6|This file can still|\n", text.strip())[0]
+    return one_line(text.strip()) or type(error).__name__
 
 
 def _our_name(released_name: str) -> str:
@@ -216,7 +253,7 @@ def _released_options(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
     try:
         channels = weights["conv_first.weight"].shape[0]
         offset_channels = weights["MSD_align.dcnpack.conv_offset_mask.weight"].shape[0]
-    except (KeyError, AttributeError, IndexError) as error:
+    except (KeyError, IndexError) as error:
         raise ValueError(f"{path} lacks weights of the released MSTT code ({error})") from error
     return {
         "channels": channels,
@@ -237,10 +274,7 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
     Raises:
         ValueError: options of no network, or weights that do not fit it, with the names.
     """
-    if not isinstance(weights, dict) or not all(
-        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
-    ):
-        raise ValueError(f"{path} holds no weights by name")
+    check_weights(path, weights)
     # A file may ask for anything, so nothing is built before it is known to match the weights:
     # first the number of its blocks, then, without memory, its shapes.
     try:
@@ -254,25 +288,75 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
         reason = one_line(str(error).partition("\n")[0])  # PyTorch adds a stack of calls
         raise ValueError(f"{path} asks for a network that cannot be built: {reason}") from error
-    _check_fit(path, expected, weights)
+    check_fit(path, expected, weights)
     network = MSTT(**options)
     network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     return network
 
 
-def _check_fit(path: str | Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+def check_weights(path: str | Path, weights: Any) -> None:
+    """Refuse what is not tensors by name, plain ones that hold all the numbers they claim.
+
+    A tensor of a few bytes can claim any size by strides of zero, and one of a sparse, nested or
+    `meta` kind does not even have the shape or the numbers that a network needs.
+
+    Arguments:
+        path: the file they came from, for messages.
+        weights: a state dict, or what a file has in the place of one.
+
+    Raises:
+        ValueError: with the names.
+    """
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise ValueError(f"{path} holds no weights by name")
+    problems, claimed, stored = [], 0, {}
+    for name, tensor in weights.items():
+        if (
+            tensor.layout != torch.strided
+            or tensor.device.type != "cpu"
+            or tensor.is_nested
+            or tensor.is_quantized
+            or tensor.dtype not in FLOATS
+        ):
+            kind = "nested" if tensor.is_nested else f"{tensor.layout} {tensor.dtype}"
+            problems.append(f"{name} is {kind} on {tensor.device.type}, no plain floating type")
+            continue
+        storage, size = tensor.untyped_storage(), tensor.numel() * tensor.element_size()
+        claimed += size
+        stored[storage.data_ptr()] = storage.nbytes()  # tensors may share one
+        if size > storage.nbytes():
+            problems.append(f"{name} claims {size} bytes and holds {storage.nbytes()}")
+    if not problems and claimed > sum(stored.values()):
+        problems.append(f"they claim {claimed} bytes and hold {sum(stored.values())}")
+    _refuse_weights(f"the weights of {path} are unusable", problems)
+
+
+def check_fit(path: str | Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    """Refuse weights, `check_weights` passed, whose names or shapes are not the expected ones.
+
+    Arguments:
+        path: the file they came from, for messages.
+        expected: the state dict of the network, whose tensors may be on `meta`.
+        weights: the state dict to load.
+
+    Raises:
+        ValueError: with the first names that differ.
+    """
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is unknown" for name in weights if name not in expected]
     for name in (name for name in expected if name in weights):
-        shape, given = tuple(expected[name].shape), weights[name]
-        if tuple(given.shape) != shape:
-            problems.append(f"{name} is {tuple(given.shape)} instead of {shape}")
-        elif given.layout != torch.strided or given.is_quantized or not given.is_floating_point():
-            problems.append(f"{name} is {given.layout} {given.dtype}, no plain floating type")
+        shape, given = tuple(expected[name].shape), tuple(weights[name].shape)
+        if given != shape:
+            problems.append(f"{name} is {given} instead of {shape}")
+    _refuse_weights(f"the weights of {path} do not fit the network", problems)
+
+
+def _refuse_weights(what: str, problems: list[str]) -> None:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        some = one_line("; ".join(problems[:3]))
-        raise ValueError(f"the weights of {path} do not fit the network: {some}{more}")
+        raise ValueError(f"{what}: {one_line('; '.join(problems[:3]))}{more}")
 
 
 def save_torch_file(path: str | Path, content: dict[str, Any]) -> None:
