@@ -76,8 +76,13 @@ def raise_problems(root, problems):
         root: the data set.
         problems: one line each; nothing happens when there are none.
     """
-    if not problems:
-        return
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise ValueError(f"{count} in {root}:{listed(problems)}")
+
+
+def listed(problems):
+    """Problems of a data set for a message, a line each, the first MAX_PRINTED in full."""
     # A name may hold a newline or a terminal's control characters.
     shown = [
         "".join(c if c.isprintable() else repr(c)[1:-1] for c in problem)
@@ -85,5 +90,4 @@ def raise_problems(root, problems):
     ]
     if len(problems) > MAX_PRINTED:
         shown.append(f"and {len(problems) - MAX_PRINTED} more")
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    raise ValueError(f"{count} in {root}:\n  " + "\n  ".join(shown))
+    return "".join(f"\n  {line}" for line in shown)

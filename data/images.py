@@ -7,6 +7,7 @@ before any pixel is decoded.
 
 import io
 import os
+import stat
 import struct
 import zlib
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
 MAX_PIXELS = 2**27
+MAX_BYTES = 4 * MAX_PIXELS  # of a file that is read
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
@@ -101,8 +103,6 @@ def _read_size(path, file):
     """`image_size` of an open file."""
     head = file.read(33)
     end = file.seek(0, os.SEEK_END)
-    if end > 4 * MAX_PIXELS:
-        _refuse(path, f"{end} bytes, more than any frame", "restore or remove the file")
     file.seek(max(end - 1024, 0))
     tail = file.read(1024)
     if head.startswith(_PNG_MAGIC):
@@ -123,10 +123,26 @@ def _read_size(path, file):
     return height, width
 
 
-def _open(path):
-    # A pipe or a device would block for ever or never end.
-    if path.exists() and not path.is_file():
+def check_regular(path, max_bytes=MAX_BYTES):
+    """Refuse to open what is no regular file or too large to read.
+
+    Arguments:
+        path: the file.
+        max_bytes: largest size; a file can claim terabytes that the disk does not hold.
+
+    Raises:
+        ValueError: a pipe or a device, which would block for ever or never end, or too large.
+        FileNotFoundError: no such file.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
         _refuse(path, "not a regular file", "give an image file")
+    if status.st_size > max_bytes:
+        _broken(path, f"{status.st_size} bytes, more than any image")
+
+
+def _open(path):
+    check_regular(path)
     return path.open("rb")
 
 

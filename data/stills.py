@@ -5,19 +5,25 @@ values fill a small part of their range, so everything but 8 bits is stretched b
 percentiles.
 """
 
+import io
+import sys
 import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from data.images import claimed_size
+from data.files import listed
+from data.images import check_regular, claimed_size
 
 # Largest still that is decoded, in pixels: 800 MB of RGB. A few kilobytes can claim more.
 MAX_PIXELS = 2**28
+MAX_DECODED = 3 * MAX_PIXELS  # bytes of the bands in use, before they are stretched to 8 bits
+MAX_BYTES = 2 * MAX_DECODED  # of a picture's file: what alpha adds, and what does not compress
 # No picture holds more: deflate packs 1,032 bytes into one, and a byte at most 8 pixels.
 MAX_PIXELS_PER_BYTE = 8 * 1032
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
+ROWS = 256  # of a still that are stretched at once
 STRETCH = (0.5, 99.5)  # percentiles of the valid pixels that become black and white
 
 
@@ -52,8 +58,12 @@ def stretch_to_8_bits(image: np.ndarray) -> np.ndarray:
     if not valid.any():
         return np.zeros(image.shape, np.uint8)
     low, high = np.percentile(image[valid], STRETCH)
-    scaled = (np.where(valid, image, low) - low) * (255 / max(high - low, 1e-6))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    stretched = np.empty(image.shape, np.uint8)
+    for top in range(0, len(image), ROWS):  # the float64 between takes eight times the memory
+        rows = slice(top, top + ROWS)
+        scaled = (np.where(valid[rows], image[rows], low) - low) * (255 / max(high - low, 1e-6))
+        stretched[rows] = np.clip(np.rint(scaled), 0, 255)
+    return stretched
 
 
 def read_still(path: str | Path) -> np.ndarray:
@@ -90,7 +100,7 @@ class Stills:
 
     Raises:
         FileNotFoundError: no stills under root.
-        ValueError: stills that cannot be read or are too small, all of them named.
+        ValueError: stills that cannot be read or are too small, named, the first of very many.
     """
 
     def __init__(self, root: str | Path, least: tuple[int, int], cache_bytes: int):
@@ -105,7 +115,7 @@ class Stills:
                 if not path.resolve().is_relative_to(folder):
                     raise ValueError(f"{path}: leads out of {root}; copy the file there")
                 still = read_still(path)
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: links in a circle
                 problems.append(str(error))
                 continue
             self.shapes.append(still.shape[:2])
@@ -115,7 +125,7 @@ class Stills:
         if problems:
             raise ValueError(
                 f"{len(problems)} of {len(self.paths)} stills cannot be used; remove them (at "
-                f"least {least[0]}x{least[1]} pixels are needed):\n  " + "\n  ".join(problems)
+                f"least {least[0]}x{least[1]} pixels are needed):{listed(problems)}"
             )
 
     def __len__(self) -> int:
@@ -138,23 +148,35 @@ class Stills:
         return self.__dict__ | {"_cache": {}, "_room": self._room + kept}
 
 
-def _check_size(path: Path, height: int, width: int) -> None:
+def _check_size(path: Path, height: int, width: int, itemsize: int, stored: int) -> None:
+    """Refuse a size of three bands of so many bytes each that is too large, or not in the file."""
     if height * width > MAX_PIXELS:
         raise ValueError(
             f"{path}: {width}x{height} pixels, over the limit of {MAX_PIXELS}; cut it smaller"
         )
+    if 3 * height * width * itemsize > MAX_DECODED:
+        raise ValueError(
+            f"{path}: {width}x{height} pixels of {8 * itemsize} bits, over the limit of "
+            f"{MAX_DECODED} bytes; cut it smaller"
+        )
+    if height * width > MAX_PIXELS_PER_BYTE * stored:
+        raise ValueError(f"{path}: {width}x{height} pixels in {stored} bytes, truncated")
 
 
 def _read_picture(path: Path) -> np.ndarray:
+    check_regular(path, MAX_BYTES)
     content = path.read_bytes()
     # The decoder fills up a truncated file with grey, so its end marker is looked for.
     end = b"\xff\xd9" if content.startswith(b"\xff\xd8") else b"IEND"
     if content.startswith((b"\xff\xd8", b"\x89PNG")) and end not in content[-1024:]:
         raise ValueError(f"{path}: truncated image")
     height, width = claimed_size(path, content)
-    _check_size(path, height, width)
-    if height * width > MAX_PIXELS_PER_BYTE * len(content):
-        raise ValueError(f"{path}: {width}x{height} pixels in {len(content)} bytes, truncated")
+    itemsize = 2 if content.startswith(b"\x89PNG") and content[24] == 16 else 1
+    if path.suffix.lower() in (".tif", ".tiff"):
+        height, width, itemsize = _tiff_size(path, content)
+    elif height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
+        raise ValueError(f"{path}: neither PNG nor JPEG")
+    _check_size(path, height, width, itemsize, len(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # an empty file, or a size beyond OpenCV's own limit
@@ -166,10 +188,26 @@ def _read_picture(path: Path) -> np.ndarray:
     return image
 
 
+def _tiff_size(path: Path, content: bytes) -> tuple[int, int, int]:
+    """(height, width, bytes of a number) that a TIFF claims, of its tiles if they are larger."""
+    import tifffile  # here only: rasterio does not need it
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(content)) as file:
+            page = file.pages[0]
+            height = max(page.imagelength, page.tilelength if page.is_tiled else 0)
+            width = max(page.imagewidth, page.tilewidth if page.is_tiled else 0)
+            return int(height), int(width), -(-int(page.bitspersample) // 8)
+    except Exception as error:  # a damaged file can raise anything at all
+        raise ValueError(f"{path}: not a readable TIFF ({type(error).__name__})") from None
+
+
 def _read_tiff(path: Path) -> np.ndarray:
     """The first three bands in file order, by rasterio where it is installed, else by OpenCV."""
+    check_regular(path, sys.maxsize)  # only parts of it are read
     try:
         import rasterio
+        from rasterio.enums import Interleaving
         from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
     except ImportError:
         try:
@@ -183,7 +221,15 @@ def _read_tiff(path: Path) -> np.ndarray:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             # By name, because GDAL would follow a text file of another format to other files.
             with rasterio.open(path, driver="GTiff") as file:
-                _check_size(path, file.height, file.width)
+                if any("complex" in kind for kind in file.dtypes):
+                    raise ValueError(f"{path}: complex numbers, no picture")
+                itemsize = max(np.dtype(kind).itemsize for kind in file.dtypes)
+                _check_size(path, file.height, file.width, itemsize, path.stat().st_size)
+                # GDAL decodes whole blocks, which may be larger than the image.
+                together = file.count if file.interleaving == Interleaving.pixel else 1
+                block = max(height * width for height, width in file.block_shapes)
+                if block * together * itemsize > MAX_DECODED:
+                    raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
                 bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
     except RasterioIOError as error:
         raise ValueError(f"{path}: not a readable TIFF ({error})") from None

@@ -4,11 +4,14 @@ import contextlib
 import errno
 import os
 import struct
+import sys
 import time
+import tracemalloc
 import zipfile
 import zlib
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -16,7 +19,7 @@ import torch
 from benchmarks.fuzz import fuzz, make_readers
 from data.images import write_image
 from data.septuplets import SeptupletDataset
-from data.stills import Stills, read_still
+from data.stills import Stills, read_still, stretch_to_8_bits
 from models import MSTT
 from utils.checkpoint import load_network, load_torch_file, network_from, save_torch_file
 from utils.runs import lock_run, open_run, read_state, restore, training_state
@@ -51,6 +54,82 @@ def test_a_still_that_claims_a_huge_size_is_not_decoded(tmp_path):
     bomb_png(tmp_path / "bomb.png", 10_000)
     with pytest.raises(ValueError, match=r"bomb\.png: 10000x10000 pixels in \d+ bytes"):
         read_still(tmp_path / "bomb.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_stills_that_are_no_files_or_endless_are_not_read(tmp_path):
+    for name in ("pipe.png", "pipe.tif"):
+        os.mkfifo(tmp_path / name)
+    with open(tmp_path / "endless.png", "wb") as file:
+        file.truncate(2**42)
+    (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
+    (tmp_path / "folder\n.png").mkdir()
+    with pytest.raises(ValueError, match="5 of 5 stills cannot be used") as caught:
+        Stills(tmp_path, (16, 16), 10**6)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 6
+    assert sum("not a regular file" in line for line in lines) == 3
+    assert sum("more than any image" in line for line in lines) == 1
+
+
+def test_many_bad_stills_are_listed_in_a_few_lines(tmp_path):
+    for number in range(100):
+        (tmp_path / f"{number}.png").touch()
+    with pytest.raises(ValueError, match="100 of 100 stills cannot be used") as caught:
+        Stills(tmp_path, (16, 16), 10**6)
+    assert len(str(caught.value).splitlines()) < 30
+
+
+@pytest.mark.parametrize("reader", ["rasterio", "opencv"])
+@pytest.mark.parametrize(
+    ("size", "kind", "options", "refusal"),
+    [
+        (12_000, "float64", {}, "12000x12000 pixels of 64 bits, over the limit"),
+        (16_000, "uint8", {"tiled": True, "blockxsize": 2048, "blockysize": 2048}, "pixels in"),
+        (64, "float64", {"tiled": True, "blockxsize": 8192, "blockysize": 8192}, "67108864|8192x"),
+        (64, "complex64", {}, "complex numbers|not a readable image"),
+    ],
+)
+def test_a_small_tiff_that_decodes_to_gigabytes_is_refused(
+    tmp_path, monkeypatch, reader, size, kind, options, refusal
+):
+    """GDAL leaves out blocks that were never written."""
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "bomb.tif"
+    shape = {"width": size, "height": size, "count": 3, "dtype": kind, "SPARSE_OK": True}
+    transform = rasterio.Affine(2, 0, 500, 0, -2, 900)
+    rasterio.open(path, "w", driver="GTiff", transform=transform, **shape, **options).close()
+    assert path.stat().st_size < 200_000
+    if reader == "opencv":
+        monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(ValueError, match=refusal):
+        read_still(path)
+
+
+def test_stretching_takes_little_more_memory_than_the_still():
+    image = np.random.default_rng(0).integers(1, 60_000, (2000, 1000), dtype=np.uint16)
+    tracemalloc.start()
+    stretched = stretch_to_8_bits(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * image.nbytes
+    low, high = np.percentile(image, (0.5, 99.5))
+    whole = np.clip(np.rint((image - low) * (255 / (high - low))), 0, 255)
+    np.testing.assert_array_equal(stretched, whole)
+
+
+def test_other_formats_under_the_name_of_a_picture_are_refused(tmp_path):
+    """OpenCV would read them, of whatever size they claim."""
+    cv2.imwrite(str(tmp_path / "a.bmp"), IMAGE)
+    (tmp_path / "a.bmp").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="neither PNG nor JPEG"):
+        read_still(tmp_path / "a.png")
+
+
+def test_a_plain_tiff_is_read_without_rasterio(tmp_path, monkeypatch):
+    cv2.imwrite(str(tmp_path / "a.tif"), IMAGE[..., ::-1])
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    np.testing.assert_array_equal(read_still(tmp_path / "a.tif"), IMAGE)
 
 
 def test_stills_do_not_lead_out_of_their_folder(tmp_path):
