@@ -35,6 +35,8 @@ FRAME_NAMES = (
 LR_MARGIN = 2
 # A list of Vimeo-90K's 64,612 clips has 0.7 MB; more than this is no list.
 MAX_LIST_BYTES = 2**25
+MAX_NAMES = 2**19  # in a list: a folder is looked for in 0.1 ms
+CHECKED_AT_ONCE = 4096  # clips that wait for the threads
 # The smallest LR frame that the network takes, in pixels.
 MIN_LR_SIZE = 16
 
@@ -49,7 +51,7 @@ def read_list(path):
         list of str, perhaps empty.
 
     Raises:
-        ValueError: no text, or too large.
+        ValueError: no text, too large, or more than MAX_NAMES.
         FileNotFoundError: no such file.
     """
     path = Path(path)
@@ -63,8 +65,11 @@ def read_list(path):
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    lines = text.replace("\r", "\n").split("\n")
-    return [line.strip() for line in lines if line.strip()]
+    names = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    names = [name for name in names if name]
+    if len(names) > MAX_NAMES:
+        raise ValueError(f"{path}: {len(names)} names, over the limit of {MAX_NAMES}; split it")
+    return names
 
 
 def _holds_frames(folder):
@@ -134,6 +139,20 @@ def _check_clip(root, base, name, least):
             "remove the clip or train with a smaller patch"
         )
     return paths, size and (size[0] // 4, size[1] // 4), problems
+
+
+def _check_clips(root, base, names, least):
+    """`_check_clip` of every name, each folder looked at once however often a list names it."""
+    folders = [str(Path(name)) for name in names]
+    different, checks = list(dict.fromkeys(folders)), {}
+    # Threads, because slow disks and network drives answer many questions at a time.
+    with ThreadPoolExecutor(8) as pool:
+        for start in range(0, len(different), CHECKED_AT_ONCE):
+            some = different[start : start + CHECKED_AT_ONCE]
+            found = pool.map(lambda name: _check_clip(root, base, name, least), some)
+            checks.update(zip(some, found, strict=True))
+    raise_problems(root, [problem for *_, problems in checks.values() for problem in problems])
+    return [checks[folder] for folder in folders]
 
 
 def reduce_patch(frames, augmentation):
@@ -207,11 +226,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         if patch is not None and patch < MIN_LR_SIZE:
             raise ValueError(f"patch is {patch}; the network needs at least {MIN_LR_SIZE} pixels")
         base, self.names = _find_names(root, list_file)
-        # Threads, because slow disks and network drives answer many questions at a time.
-        with ThreadPoolExecutor(8) as pool:
-            least = patch or MIN_LR_SIZE
-            checks = list(pool.map(lambda n: _check_clip(root, base, n, least), self.names))
-        raise_problems(root, [problem for *_, problems in checks for problem in problems])
+        checks = _check_clips(root, base, self.names, patch or MIN_LR_SIZE)
         self.paths = [paths for paths, *_ in checks]
         self.sizes = [size for _, size, _ in checks]
         self.patch, self.augment, self.seed = patch, augment, seed

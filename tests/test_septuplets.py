@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from data import septuplets
 from data.augment import Augmentation
-from data.files import MAX_PRINTED
+from data.files import MAX_PRINTED, check_frames
 from data.images import write_image
 from data.resize import imresize
-from data.septuplets import SeptupletDataset, read_list, reduce_patch
+from data.septuplets import MAX_NAMES, SeptupletDataset, read_list, reduce_patch
 
 IM = [f"im{number}.png" for number in range(1, 8)]
 DIGITS = [f"{number:03d}.png" for number in range(7)]
@@ -246,6 +247,30 @@ def test_empty_list(tmp_path, content):
     (tmp_path / "189_vime7_train.txt").write_bytes(content)
     with pytest.raises(ValueError, match=r"189_vime7_train\.txt: names no clip"):
         SeptupletDataset(tmp_path)
+
+
+def test_a_folder_is_checked_once_however_often_it_is_listed(tmp_path, monkeypatch):
+    write_clip(tmp_path / "train" / "clip")
+    names = ["clip", "clip/", "./clip", "clip//."] * 5000
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    looked_at = []
+
+    def check(paths, root):
+        looked_at.append(paths)
+        return check_frames(paths, root)
+
+    monkeypatch.setattr(septuplets, "check_frames", check)
+    dataset = SeptupletDataset(tmp_path, tmp_path / "list.txt", patch=16)
+    assert len(looked_at) == 1
+    assert len(dataset) == 20_000
+    assert dataset.names == names
+    assert dataset[19_999]["truth"].shape == dataset[0]["truth"].shape
+
+
+def test_a_list_of_too_many_names_is_refused(tmp_path):
+    (tmp_path / "list.txt").write_text("a\n" * (MAX_NAMES + 1))
+    with pytest.raises(ValueError, match=f"{MAX_NAMES + 1} names, over the limit"):
+        read_list(tmp_path / "list.txt")
 
 
 def test_list_that_is_no_text(tmp_path):
