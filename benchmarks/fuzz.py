@@ -4,36 +4,56 @@
     python -m benchmarks.fuzz --files 300 --seed 5  fewer, others
 
 Readers: the list parser, the image loader (PNG and JPEG), the loader of stills, the checkpoint
-loader for .pt and for .safetensors with its JSON. A reader may accept a file or refuse it with
+loader for .pt, the restoring of a training from one, and the loader of .safetensors with its JSON.
+Files are mutated in their bytes; half of the checkpoints, headers and descriptions are whole files
+of mutated values instead: entries dropped, renamed or of another kind, tensors that are nested,
+sparse, of no storage or claim more than they hold. A reader may accept a file or refuse it with
 ValueError or OSError, which the scripts print as one line; any other exception is a bug and is
-counted as such, and so is a file that takes more than SLOW seconds. A crash of the interpreter
-ends the program. The image decoders complain on stderr by themselves. Prints one line per reader
-and ends with status 1 if there was a bug.
+counted as such, and so is a file that takes more than SLOW seconds or LARGE bytes of memory. A
+crash of the interpreter ends the program. The image decoders complain on stderr by themselves.
+Prints one line per reader and ends with status 1 if there was a bug.
 """
 
 import contextlib
+import io
+import json
+import math
 import random
+import struct
+import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.images import read_image, write_image
 from data.septuplets import SeptupletDataset, read_list
 from data.stills import read_still
 from models import MSTT
-from utils.checkpoint import load_network, save_network, save_torch_file
+from utils.checkpoint import (
+    load_network,
+    network_from,
+    save_network,
+    save_torch_file,
+    trained_flow,
+)
 from utils.config import parse_config, run_script
-from utils.runs import read_state, training_state
+from utils.runs import check_unchanged, read_state, restore, training_state
 from utils.training import Ema
 
 SLOW = 5.0  # seconds of the processor that no file of a few kilobytes may take
+LARGE = 2**30  # bytes of memory that none may take beyond what was taken before
+DEEP = "[" * 100_000  # in JSON, in the place of this name
 WORDS = (b"\0", b"\xff" * 4, b"../", b"/etc/passwd\n", b"\r", b"%s", b"'; rm -rf", b"9" * 40)
 
 
@@ -46,12 +66,16 @@ class Config:
 
 @dataclass(frozen=True)
 class Reader:
-    """What is fuzzed: a name, the good files it starts from, and the function that reads one."""
+    """What is fuzzed: a name, the good files it starts from, and the function that reads one.
+
+    Where `vary` is given, it makes a whole file of mutated values.
+    """
 
     name: str
     seeds: list[bytes]
     suffix: str
     read: Callable[[Path], object]
+    vary: Callable[[random.Random], bytes] | None = None
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
@@ -81,8 +105,113 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def odd_value(rng: random.Random) -> Any:
+    """A value that nobody expects, of a kind that both JSON and checkpoints can hold."""
+    values = [None, True, 0, -1, 3, 2**70, 10**400, 0.5, math.nan, math.inf, "", "a\nb", "../x"]
+    values += ["DEEP", "x" * 10_000, [], {}, [1, [2, "3"]], {"a": {"b": []}}]
+    deep: Any = []
+    for _ in range(150):
+        deep = [deep]
+    return rng.choice([*values, deep])
+
+
+def odd_tensor(tensor: Tensor, rng: random.Random) -> Any:
+    """A tensor of another shape or kind, or one that claims more than it holds."""
+    if (
+        tensor.is_nested
+        or tensor.layout != torch.strided
+        or tensor.is_meta
+        or tensor.is_quantized
+        or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
+        return odd_value(rng)  # odd already
+    flat = tensor.detach().float().reshape(-1)
+    makers = [
+        lambda: flat[:1].expand(tensor.shape) if len(flat) else flat,
+        lambda: torch.zeros(1, 1).expand(2**20, 2**20),
+        lambda: flat.to("meta").reshape(tensor.shape),
+        lambda: tensor.to(rng.choice([torch.int8, torch.bool, torch.float16, torch.float64])),
+        lambda: tensor.to(rng.choice([torch.complex64, torch.float8_e4m3fn, torch.int64])),
+        lambda: rng.choice([flat, flat[:0], flat[:3], torch.zeros(()), torch.zeros(1, 2, 3)]),
+        lambda: torch.zeros([1] * 70),
+        lambda: flat.reshape(tensor.shape).to_sparse(),
+        lambda: torch.quantize_per_tensor(flat.reshape(tensor.shape), 0.1, 0, torch.qint8),
+        lambda: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+        lambda: torch.nn.Parameter(flat.reshape(tensor.shape)),
+        lambda: torch.full_like(flat, rng.choice([math.nan, math.inf])).reshape(tensor.shape),
+        lambda: odd_value(rng),
+    ]
+    return rng.choice(makers)()
+
+
+def change(value: Any, rng: random.Random, keys: list[Any]) -> Any:
+    """A copy of a nested value with one random change at a random place.
+
+    Arguments:
+        keys: what an entry of a dictionary may be renamed to.
+    """
+    if isinstance(value, Tensor):
+        return odd_tensor(value, rng)
+    if not isinstance(value, dict | list) or not value or rng.random() < 0.05:
+        return rng.choice([odd_value(rng), [value], {"a": value}])
+    copy: Any = value.copy()
+    key = rng.choice(list(copy)) if isinstance(copy, dict) else rng.randrange(len(copy))
+    kind = rng.random()
+    if kind < 0.15:
+        del copy[key]
+    elif kind < 0.25 and isinstance(copy, dict):
+        copy[rng.choice(keys)] = copy.pop(key)
+    elif kind < 0.35:
+        copy[key] = odd_value(rng)
+    else:
+        copy[key] = change(copy[key], rng, keys)
+    return copy
+
+
+def vary_json(value: Any, rng: random.Random) -> str:
+    """JSON text of a value with one to three changes."""
+    for _ in range(rng.randint(1, 3)):
+        value = change(value, rng, ["", "a\nb", "network", "config", "dtype", "x" * 1000])
+    return json.dumps(value).replace('"DEEP"', DEEP)
+
+
+def vary_header(content: bytes, rng: random.Random) -> bytes:
+    """A safetensors file whose header of JSON has changes."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length]) | {"__metadata__": {"format": "pt"}}
+    text = vary_json(header, rng).encode()
+    return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+
+def inflate(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of a network of 15 TB, all of whose weights share one number."""
+    options = state["network_options"] | {"channels": 65536, "groups": 8}
+    with torch.device("meta"):
+        expected = MSTT(**options).state_dict()
+    weights = {name: torch.zeros(1).expand(value.shape) for name, value in expected.items()}
+    return state | {"network_options": options, "network": weights, "ema": weights}
+
+
+def vary_checkpoint(states: list[dict[str, Any]], rng: random.Random) -> bytes:
+    """A file of torch.save of one of the states with one to three changes."""
+    state = rng.choice(states)
+    if "network_options" in state and rng.random() < 0.02:
+        state = inflate(state)
+    for _ in range(rng.randint(1, 3)):
+        state = change(state, rng, [5, None, ("a", "b"), "", "a\nb", "ema", 0.5, b"bytes"])
+    buffer = io.BytesIO()
+    torch.save(state, buffer, _use_new_zipfile_serialization=rng.random() < 0.8)
+    return buffer.getvalue()
+
+
 def make_readers(folder: Path) -> Iterator[Reader]:
     """The readers, with good files made in the folder."""
+    yield from make_picture_readers(folder)
+    yield from make_checkpoint_readers(folder)
+
+
+def make_picture_readers(folder: Path) -> Iterator[Reader]:
+    """The readers of lists and pictures."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
     pictures = []
@@ -110,12 +239,23 @@ def make_readers(folder: Path) -> Iterator[Reader]:
     yield Reader("image", pictures, ".png", read_image)
     yield Reader("still", pictures, ".png", read_still)
 
+
+def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
+    """The readers of checkpoints and of weights with their description."""
     network = MSTT(8, 2, 1, 1)
     optimiser = torch.optim.Adam(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
     config = Config()
     state = training_state(config, network, Ema(network, 0.9), optimiser, 3, 30.0)
+    state["config"] |= {"flow_method": "dis"}
     save_torch_file(folder / "last.pt", state)
-    torch.save({"conv_first.weight": torch.zeros(8, 3, 3, 3), "a": 1}, folder / "released.pth")
+    released = {
+        "conv_first.weight": torch.zeros(8, 3, 3, 3),
+        "MSD_align.dcnpack.conv_offset_mask.weight": torch.zeros(54, 8, 3, 3),
+    }
+    torch.save(released | {"a": 1}, folder / "released.pth")
     torch.save(
         state | {"network": {}, "ema": {}}, folder / "old.pt", _use_new_zipfile_serialization=False
     )
@@ -124,11 +264,29 @@ def make_readers(folder: Path) -> Iterator[Reader]:
     def read_checkpoint(path: Path) -> object:
         with contextlib.suppress(ValueError, OSError):
             read_state(path)
-        return load_network(path)
+        network, information = load_network(path)
+        return network, trained_flow(information)
 
-    yield Reader("checkpoint", checkpoints, ".pt", read_checkpoint)
+    def read_training(path: Path) -> object:
+        """What main.py does to resume, and a step."""
+        state = read_state(path)
+        check_unchanged(config, state["config"])
+        network = network_from(path, state["network_options"], state["network"])
+        optimiser = torch.optim.Adam(network.parameters())
+        ema = Ema(network, 0.9)
+        step, _, _ = restore(state, ema, optimiser)
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimiser.step()
+        ema.update(network, step + 1)
+        return training_state(config, network, ema, optimiser, step + 1, 30.0)
 
-    save_network(folder / "net.safetensors", network, {"recipe": "none"})
+    vary = partial(vary_checkpoint, [state, state, released])
+    yield Reader("checkpoint", checkpoints, ".pt", read_checkpoint, vary)
+    vary = partial(vary_checkpoint, [state])
+    yield Reader("restore", checkpoints[:1], ".pt", read_training, vary)
+
+    save_network(folder / "net.safetensors", network, {"recipe": "none", "flow_method": "dis"})
     weights, text = ((folder / f"net.{end}").read_bytes() for end in ("safetensors", "json"))
 
     def read_weights(path: Path) -> object:
@@ -137,24 +295,49 @@ def make_readers(folder: Path) -> Iterator[Reader]:
 
     def read_description(path: Path) -> object:
         path.with_suffix(".safetensors").write_bytes(weights)
-        return load_network(path.with_suffix(".safetensors"))
+        network, information = load_network(path.with_suffix(".safetensors"))
+        return network, trained_flow(information)
 
-    yield Reader("safetensors", [weights], ".safetensors", read_weights)
-    yield Reader("description", [text], ".json", read_description)
+    vary = partial(vary_header, weights)
+    yield Reader("safetensors", [weights], ".safetensors", read_weights, vary)
+    described = json.loads(text) | {"config": {"flow_method": "dis"}}
+
+    def vary_description(rng: random.Random) -> bytes:
+        return vary_json(described, rng).encode()
+
+    yield Reader("description", [text], ".json", read_description, vary_description)
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process ever had; 0 where nobody tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
-    """Read mutated files; returns how many were accepted, refused, slow, or met a bug."""
+    """Read mutated files; returns how many were accepted, refused, slow, large, or met a bug."""
     rng, counts = random.Random(f"{reader.name} {seed}"), Counter()
     path = folder / f"mutated{reader.suffix}"
     for number in range(files):
-        path.write_bytes(mutate(rng.choice(reader.seeds), rng))
-        start = time.process_time()
+        if reader.vary and rng.random() < 0.5:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of PyTorch, about kinds of tensors to come or go
+                content = reader.vary(rng)
+        else:
+            content = mutate(rng.choice(reader.seeds), rng)
+        path.write_bytes(content)
+        start, peak = time.process_time(), peak_memory()
         try:
             reader.read(path)
         except (ValueError, OSError) as error:
             counts["refused"] += 1
-            counts["more than one line"] += "\n" in str(error) and reader.name != "list"
+            if "\n" in str(error) and reader.name != "list":
+                counts["more than one line"] += 1
+                print(f"{reader.name}, file {number}: {error}", flush=True)
         except Exception:
             counts["bugs"] += 1
             if counts["bugs"] <= 3:
@@ -165,6 +348,9 @@ def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
         if seconds > SLOW:
             counts["slow"] += 1
             print(f"{reader.name}, file {number}: {seconds:.0f} s", flush=True)
+        if peak_memory() - peak > LARGE:
+            counts["large"] += 1
+            print(f"{reader.name}, file {number}: memory grew to {peak_memory()}", flush=True)
     return counts
 
 
@@ -178,10 +364,12 @@ def main() -> int:
                 continue
             start = time.perf_counter()
             counts = fuzz(reader, config.files, config.seed, folder)
-            failed |= bool(counts["bugs"] or counts["slow"] or counts["more than one line"])
+            faults = ("bugs", "slow", "large", "more than one line")
+            failed |= any(counts[fault] for fault in faults)
             print(
                 f"{reader.name:<12}{config.files} files: {counts['accepted']} accepted, "
                 f"{counts['refused']} refused, {counts['bugs']} bugs, {counts['slow']} slow, "
+                f"{counts['large']} large, "
                 f"{counts['more than one line']} of several lines, "
                 f"{time.perf_counter() - start:.0f} s",
                 flush=True,

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import random
 import struct
 import sys
 import time
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.fuzz import fuzz, make_readers
+from benchmarks.fuzz import change, fuzz, make_readers
 from data.images import write_image
 from data.septuplets import SeptupletDataset
 from data.stills import Stills, read_still, stretch_to_8_bits
@@ -28,13 +29,38 @@ from utils.training import Ema
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", ["list", "image", "still", "checkpoint", "safetensors"])
+@pytest.mark.parametrize(
+    "name", ["list", "image", "still", "checkpoint", "restore", "safetensors", "description"]
+)
 def test_mutated_files_are_accepted_or_refused(tmp_path, name):
     reader = next(reader for reader in make_readers(tmp_path) if reader.name == name)
-    counts = fuzz(reader, files=100, seed=7, folder=tmp_path)
+    files = 40 if reader.vary else 100
+    counts = fuzz(reader, files=files, seed=7, folder=tmp_path)
     assert counts["refused"] > 0
-    assert counts["accepted"] + counts["refused"] == 100
-    assert counts["more than one line"] == 0
+    assert counts["accepted"] + counts["refused"] == files
+    assert counts["more than one line"] == counts["large"] == 0
+
+
+@pytest.mark.filterwarnings("ignore")  # of PyTorch, about kinds of tensors to come or go
+def test_values_are_mutated_one_place_at_a_time_and_in_every_way():
+    state = {"step": 1, "config": {"a": [1, 2]}, "network": {"w": torch.ones(3, 4)}}
+    rng = random.Random(1)
+    changed = [change(state, rng, ["other"]) for _ in range(500)]
+    assert state["config"] == {"a": [1, 2]}
+    changed = [content for content in changed if isinstance(content, dict) and "a" not in content]
+    assert all(sum(content.get(n) is not state[n] for n in state) <= 1 for content in changed)
+    assert {"step", "config", "network", "other"} == set().union(*changed)
+    assert any(content.get("config") == {"a": [1]} for content in changed)
+    weights = [content.get("network") for content in changed]
+    tensors = [w["w"] for w in weights if isinstance(w, dict) and "w" in w]
+    tensors = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor)]
+    assert any(tensor.is_meta for tensor in tensors)
+    assert any(tensor.is_nested for tensor in tensors)
+    assert any(tensor.is_quantized for tensor in tensors)
+    plain = [tensor for tensor in tensors if tensor.layout == torch.strided]
+    assert len(plain) < len(tensors)
+    plain = [tensor for tensor in plain if not tensor.is_nested]
+    assert any(tensor.shape == (3, 4) and tensor.stride() == (0, 0) for tensor in plain)
 
 
 def bomb_png(path, side):
