@@ -341,7 +341,7 @@ def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
         except Exception:
             counts["bugs"] += 1
             if counts["bugs"] <= 3:
-                print(f"{reader.name}, file {number}:\n{traceback.format_exc()}", flush=True)
+                print(f"{reader.name}, file {number}:\n{traceback.format_exc()[:3000]}", flush=True)
         else:
             counts["accepted"] += 1
         seconds = time.process_time() - start

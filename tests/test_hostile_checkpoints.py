@@ -14,6 +14,7 @@ from utils.checkpoint import (
     FORMAT,
     check_weights,
     load_network,
+    load_torch_file,
     network_from,
     save_network,
     save_torch_file,
@@ -91,11 +92,8 @@ def test_released_weights_with_names_that_are_no_text_are_refused(tmp_path):
     assert "no weights by name" in refusal(load_network, tmp_path / "4x.pth")
 
 
-def test_keys_of_any_depth_are_named_by_their_kind(tmp_path):
-    key = ()
-    for _ in range(500):
-        key = (key,)
-    torch.save({key: 1, "b\n": 2}, tmp_path / "odd.pth")
+def test_keys_of_any_kind_are_named(tmp_path):
+    torch.save({("a", 1): 1, "b\n": 2}, tmp_path / "odd.pth")
     assert "it holds tuple, b\\n" in refusal(load_network, tmp_path / "odd.pth")
 
 
@@ -169,6 +167,56 @@ def test_parts_that_share_their_bytes_are_refused(tmp_path):
         archive._didModify = True
     (tmp_path / "bomb.pt").write_bytes(buffer.getvalue())
     assert "larger than the file" in refusal(load_network, tmp_path / "bomb.pt")
+
+
+def pickled(path, pickles, form):
+    """A file that looks like torch.save's, with this pickle as its content."""
+    torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=form == "zip")
+    if form == "zip":
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(name, pickles if name.endswith("data.pkl") else content)
+    elif form == "old":
+        file = io.BytesIO(path.read_bytes())
+        for _ in range(3):  # magic number, version, system
+            pickle.load(file)
+        path.write_bytes(file.getvalue()[: file.tell()] + pickles)
+    else:
+        path.write_bytes(pickles)
+    return path
+
+
+@pytest.mark.parametrize("form", ["raw", "old", "zip"])
+def test_a_pickle_that_fills_the_memory_is_refused(tmp_path, form):
+    """PyTorch allows bytearray, here of 2**39 bytes."""
+    content = b"\x80\x02}X\x01\0\0\0acbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x80\x85Rs."
+    content = content.replace(b"\0\0\0\0\x80", (2**39 - 1).to_bytes(5, "little"))
+    assert "bytearray" in refusal(load_network, pickled(tmp_path / "a.pt", content, form))
+
+
+@pytest.mark.parametrize("form", ["raw", "old", "zip"])
+@pytest.mark.parametrize("chain", [b"\x85", b"K\x01\x86", b"q\x01h\x01\x86", b"q\x010(h\x01t"])
+def test_keys_of_endless_depth_are_refused(tmp_path, form, chain):
+    """A key of 300,000 tuples in each other ends the interpreter."""
+    content = b"\x80\x02})" + chain * 2000 + b"K\x01s."
+    assert "great depth" in refusal(load_network, pickled(tmp_path / "a.pt", content, form))
+
+
+def test_what_torch_saves_passes_the_check(tmp_path, network):
+    optimiser = torch.optim.Adam(network.parameters())
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimiser.step()
+    content = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": 2**40}
+    content |= {"random": torch.get_rng_state(), "deep": ((1, (2, [3, (4,)])),), "text": "a" * 999}
+    for zipped in (True, False):
+        torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+        loaded = load_torch_file(tmp_path / "a.pt")
+        assert loaded["deep"] == content["deep"]
+        assert torch.equal(loaded["random"], content["random"])
+        check_weights("a.pt", loaded["network"])
 
 
 class RunsCode:

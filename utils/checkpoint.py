@@ -13,7 +13,6 @@ import json
 import os
 import re
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from flow import FLOW_METHODS
 from models import MSTT
+from utils.pickles import check_torch_file
 
 FORMAT = "mstt-stvsr training checkpoint, version 1"
 # The parts of a training checkpoint and what they are.
@@ -203,7 +203,7 @@ def load_torch_file(path: str | Path) -> dict[str, Any]:
         ValueError: the file is truncated, is no such file, or holds more than plain values.
     """
     try:
-        _refuse_bomb(path)
+        check_torch_file(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an odd pickle, beside its refusal
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -217,17 +217,6 @@ def load_torch_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
-
-
-def _refuse_bomb(path: str | Path) -> None:
-    """torch.save stores every part once, uncompressed; a file that claims more is a bomb."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-            raise ValueError("its parts are compressed, which PyTorch never does")
-        if sum(part.file_size for part in parts) > Path(path).stat().st_size:
-            raise ValueError("its parts are larger than the file")
 
 
 def _reason(error: Exception) -> str:
