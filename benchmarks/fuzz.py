@@ -127,7 +127,7 @@ def odd_tensor(tensor: Tensor, rng: random.Random) -> Any:
         return odd_value(rng)  # odd already
     flat = tensor.detach().float().reshape(-1)
     makers = [
-        lambda: flat[:1].expand(tensor.shape) if len(flat) else flat,
+        lambda: flat[0].expand(tensor.shape) if len(flat) else flat,
         lambda: torch.zeros(1, 1).expand(2**20, 2**20),
         lambda: flat.to("meta").reshape(tensor.shape),
         lambda: tensor.to(rng.choice([torch.int8, torch.bool, torch.float16, torch.float64])),

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.fuzz import change, fuzz, make_readers
+from benchmarks.fuzz import change, fuzz, make_readers, odd_tensor
 from data.images import write_image
 from data.septuplets import SeptupletDataset
 from data.stills import Stills, read_still, stretch_to_8_bits
@@ -61,6 +61,16 @@ def test_values_are_mutated_one_place_at_a_time_and_in_every_way():
     assert len(plain) < len(tensors)
     plain = [tensor for tensor in plain if not tensor.is_nested]
     assert any(tensor.shape == (3, 4) and tensor.stride() == (0, 0) for tensor in plain)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_any_tensor_can_be_mutated_again_and_again():
+    rng = random.Random(2)
+    for tensor in (torch.tensor(1.0), torch.zeros(0), torch.zeros(9, dtype=torch.uint8)):
+        for _ in range(200):
+            value = tensor
+            while isinstance(value, torch.Tensor):
+                value = odd_tensor(value, rng)
 
 
 def bomb_png(path, side):
