@@ -13,6 +13,9 @@ and the result is masked again. A frame between two given ones has no data where
 """
 
 import copy
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,8 @@ import numpy as np
 from models.blocks import SCALE
 from utils.frames import FrameError, ImageSink, Source, natural_key, remove
 
-CREATION = {"driver": "GTiff", "compress": "deflate", "tiled": True, "BIGTIFF": "IF_SAFER"}
+TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
+CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
 
 
 def import_rasterio() -> Any:
@@ -34,6 +38,19 @@ def import_rasterio() -> Any:
             "GeoTIFF needs rasterio; install it with `pip install -r requirements-geotiff.txt`"
         ) from error
     return rasterio
+
+
+def creation(dtype: np.dtype, values: int) -> dict[str, Any]:
+    """How a GeoTIFF of so many values is written; with 64-bit offsets if it may need them."""
+    return {
+        "driver": "GTiff",
+        "compress": "deflate",
+        "predictor": 3 if np.dtype(dtype).kind == "f" else 2,
+        "tiled": True,
+        "blockxsize": TILE,
+        "blockysize": TILE,
+        "BIGTIFF": "YES" if values * np.dtype(dtype).itemsize > CLASSIC_SIZE else "NO",
+    }
 
 
 @dataclass
@@ -216,31 +233,51 @@ class GeoTiffSink(ImageSink):
         after = min(before + 1, self.source.count - 1)
         reference = self.source.georeference(before)
         reference = reference.enlarged(self.source.georeference(after), step / self.times)
-        missing = np.ma.getmask(pixels)
         height, width, bands = pixels.shape
-        options = CREATION | {"predictor": 3 if pixels.dtype.kind == "f" else 2}
-        with self.rasterio.open(
-            path,
-            "w",
-            height=height,
-            width=width,
-            count=bands,
-            dtype=pixels.dtype,
-            crs=reference.crs,
-            transform=reference.transform,
-            nodata=reference.nodata,
-            **options,
-        ) as dataset:
-            self._describe(dataset, reference)
-            for band, colour in enumerate(reference.colours):
-                hole = None if missing is np.ma.nomask else missing[..., band]
-                if hole is not None and colour.name == "alpha":
-                    hole = missing.any(axis=2)
-                values = _with_nodata(np.ma.getdata(pixels)[..., band], hole, reference.nodata)
-                dataset.write(values, band + 1)
-            has_mark = reference.nodata is not None or "alpha" in _names(reference.colours)
-            if missing is not np.ma.nomask and not has_mark:
-                dataset.write_mask(~missing.all(axis=2))
+        profile = creation(pixels.dtype, pixels.size) | {
+            "height": height,
+            "width": width,
+            "count": bands,
+            "dtype": pixels.dtype,
+            "crs": reference.crs,
+            "transform": reference.transform,
+            "nodata": reference.nodata,
+        }
+        with self._writing(path):
+            with self.rasterio.open(path, "w", **profile) as dataset:
+                self._describe(dataset, reference)
+                for window, values, valid in _strips(pixels, reference):
+                    dataset.write(values, window=window)
+                    if valid is not None:
+                        dataset.write_mask(valid, window=window)
+            with self.rasterio.open(path) as dataset:
+                for window, values, valid in _strips(pixels, reference):
+                    self._compare(dataset.read(window=window), values)
+                    if valid is not None:
+                        self._compare(dataset.read_masks(1, window=window) > 0, valid)
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """All that rasterio may raise while it writes to `path` is an OSError of one line."""
+        # rasterio.shutil lets GDAL's own errors through, which have no public name.
+        failures = (self.rasterio.errors.RasterioError, self.rasterio._err.CPLE_BaseError)
+        path.unlink(missing_ok=True)  # GDAL reads what is there, and fails if it is damaged
+        try:
+            # Older versions of GDAL put masks into a second file, which nobody would rename.
+            with self.rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+                yield
+        except failures as error:
+            reason = error.__cause__ or error
+            raise OSError(f"{path} cannot be written, is the disk full? ({reason})") from error
+
+    def _compare(self, read: np.ndarray, written: np.ndarray) -> None:
+        """Make sure that a file holds what was written: GDAL is silent about a full disk.
+
+        It writes the last tiles and the directory when it closes a file, and does not raise then;
+        tiles that are not there read as zeros.
+        """
+        if read.tobytes() != written.tobytes():
+            raise self.rasterio.errors.RasterioIOError("it reads back with other values")
 
     def _describe(self, dataset: Any, reference: Georeference) -> None:
         dataset.update_tags(**reference.tags)
@@ -260,22 +297,33 @@ class GeoTiffSink(ImageSink):
             super().join(target)
             return
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
-        partial.unlink(missing_ok=True)
         files = [self.path(index) for index in range(self.finished())]
-        if self.source.layout == "bands":
-            self._join_bands(partial, files)
-        else:
-            for number, file in enumerate(files):
-                appended = {"APPEND_SUBDATASET": "YES"} if number else {}
-                self.rasterio.shutil.copy(file, partial, **CREATION, **appended)
-        partial.rename(target)
+        with self._writing(partial):
+            if self.source.layout == "bands":
+                self._join_bands(partial, files)
+            else:
+                self._join_pages(partial, files)
+        os.replace(partial, target)
         remove(self.folder)
+
+    def _join_pages(self, target: Path, files: list[Path]) -> None:
+        with self.rasterio.open(files[0]) as first:
+            values = len(files) * first.count * first.height * first.width
+            options = creation(first.dtypes[0], values)
+        for number, file in enumerate(files):
+            appended = {"APPEND_SUBDATASET": "YES"} if number else {}
+            self.rasterio.shutil.copy(file, target, **options, **appended)
+        for number, file in enumerate(files, 1):
+            with self.rasterio.open(f"GTIFF_DIR:{number}:{target}") as page:
+                self._compare_file(page, page.indexes, file)
 
     def _join_bands(self, target: Path, files: list[Path]) -> None:
         with self.rasterio.open(files[0]) as first:
             profile, per_frame = first.profile, first.count
             tags, gcps, rpcs = first.tags(), first.gcps, first.rpcs
-        profile |= {"count": per_frame * len(files), "interleave": "band"}
+        count = per_frame * len(files)
+        profile |= creation(profile["dtype"], count * profile["height"] * profile["width"])
+        profile |= {"count": count, "interleave": "band"}
         with self.rasterio.open(target, "w", **profile) as dataset:
             dataset.update_tags(**tags)
             if gcps[0]:
@@ -284,16 +332,52 @@ class GeoTiffSink(ImageSink):
                 dataset.rpcs = rpcs
             for number, file in enumerate(files):
                 with self.rasterio.open(file) as frame:
-                    for band in frame.indexes:
-                        position = number * per_frame + band
-                        dataset.write(frame.read(band), position)
+                    bands = [number * per_frame + band for band in frame.indexes]
+                    for window in _windows(frame.height, frame.width):
+                        dataset.write(frame.read(window=window), bands, window=window)
+                    for band, position in enumerate(bands, 1):
                         dataset.update_tags(position, **frame.tags(band))
                         dataset.set_band_description(position, frame.descriptions[band - 1] or "")
+        with self.rasterio.open(target) as dataset:
+            for number, file in enumerate(files):
+                bands = [number * per_frame + band for band in range(1, per_frame + 1)]
+                self._compare_file(dataset, bands, file)
+
+    def _compare_file(self, dataset: Any, bands: list[int], file: Path) -> None:
+        with self.rasterio.open(file) as frame:
+            for window in _windows(frame.height, frame.width):
+                self._compare(dataset.read(bands, window=window), frame.read(window=window))
 
 
 def _names(colours: tuple[Any, ...]) -> list[str]:
     """What bands show: "red", "alpha", "undefined", ..."""
     return [colour.name for colour in colours]
+
+
+def _windows(height: int, width: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Strips of one row of tiles, so that no second copy of a frame is needed."""
+    for top in range(0, height, TILE):
+        yield (top, min(top + TILE, height)), (0, width)
+
+
+def _strips(pixels: np.ndarray, reference: Georeference) -> Iterator[tuple[Any, np.ndarray, Any]]:
+    """What a file holds of a frame: window, values (bands, rows, width), mask (rows, width).
+
+    The mask is where there is data; None if nodata or an alpha band says it, or if all is there.
+    """
+    missing = np.ma.getmask(pixels)
+    names = _names(reference.colours)
+    has_mask = missing is not np.ma.nomask and reference.nodata is None and "alpha" not in names
+    for window in _windows(*pixels.shape[:2]):
+        rows = slice(*window[0])
+        bands = []
+        for band, name in enumerate(names):
+            hole = None
+            if missing is not np.ma.nomask:
+                hole = missing[rows].any(axis=2) if name == "alpha" else missing[rows, :, band]
+            values = np.ma.getdata(pixels)[rows, :, band]
+            bands.append(_with_nodata(values, hole, reference.nodata))
+        yield window, np.stack(bands), ~missing[rows].all(axis=2) if has_mask else None
 
 
 def _with_nodata(values: np.ndarray, missing: np.ndarray | None, nodata: float | None):

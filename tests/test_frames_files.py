@@ -1,0 +1,119 @@
+"""Sources and sinks of enhance.py without a network: full disks, damage, layouts of TIFF."""
+
+import resource
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from utils import raster
+from utils.frames import open_source
+from utils.raster import GeoTiffSink
+
+HEIGHT, WIDTH = 40, 50
+
+
+@contextmanager
+def full_disk(size):
+    """No file can grow beyond `size` bytes: what write says is what it says on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def noise(*shape, dtype=np.uint16):
+    """Values that do not compress."""
+    return np.random.default_rng(3).integers(1, 250, shape).astype(dtype)
+
+
+def write_geotiff(path, bands, **options):
+    """Write (bands, H, W)."""
+    rasterio = pytest.importorskip("rasterio")
+    count, height, width = bands.shape
+    size = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5000, 0, -1, 9000)}
+    with rasterio.open(path, "w", driver="GTiff", **size, **place, **options) as dataset:
+        dataset.write(bands)
+    return path
+
+
+def geotiff_source(folder, layout, frames, **options):
+    """Three or more GeoTIFF frames (N, bands, H, W) as files, pages or bands."""
+    if layout == "bands":
+        return open_source(
+            write_geotiff(folder / "in.tif", np.concatenate(frames), **options), frames.shape[1]
+        )
+    if layout == "pages":
+        for index, bands in enumerate(frames):
+            appended = {"APPEND_SUBDATASET": True} if index else {}
+            write_geotiff(folder / "in.tif", bands, **options, **appended)
+        return open_source(folder / "in.tif")
+    (folder / "in").mkdir()
+    for index, bands in enumerate(frames):
+        write_geotiff(folder / "in" / f"{index}.tif", bands, **options)
+    return open_source(folder / "in")
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("missing", [70_000, 300, 20])
+def test_a_full_disk_leaves_no_frame_that_looks_finished(tmp_path, missing, masked):
+    source = geotiff_source(tmp_path, "files", noise(2, 1, HEIGHT, WIDTH))
+    sink = GeoTiffSink(tmp_path / "work", source, 2, single=False)
+    pixels = noise(4 * HEIGHT, 4 * WIDTH, 1)
+    if masked:
+        pixels = np.ma.array(pixels, mask=np.zeros(pixels.shape, bool))
+        pixels[:9] = np.ma.masked
+    sink.write(0, [pixels])
+    size = sink.path(0).stat().st_size
+    with (
+        full_disk(max(size - missing, 1000)),
+        pytest.raises(OSError, match=r"00000001.*cannot be written, is the disk full"),
+    ):
+        sink.write(1, [pixels])
+    assert sink.finished() == 1
+    sink.write(1, [pixels])  # what is left of the failed attempt does no harm
+    written = open_source(tmp_path / "work")
+    np.testing.assert_array_equal(written.read(1), pixels)
+    np.testing.assert_array_equal(np.ma.getmask(written.read(1)), np.ma.getmask(pixels))
+
+
+@pytest.mark.parametrize("missing", [10**6, 300, 20])
+@pytest.mark.parametrize("layout", ["pages", "bands"])
+def test_a_full_disk_leaves_no_joined_file(tmp_path, layout, missing):
+    source = geotiff_source(tmp_path, layout, noise(2, 1, HEIGHT, WIDTH))
+    target = tmp_path / "out.tif"
+
+    def sink():
+        sink = GeoTiffSink(tmp_path / "work", source, 2, single=True)
+        sink.write(0, noise(3, 4 * HEIGHT, 4 * WIDTH, 1))
+        return sink
+
+    sink().join(target)
+    size = target.stat().st_size
+    target.unlink()
+    unfinished = sink()
+    with (
+        full_disk(max(size - missing, 50_000)),
+        pytest.raises(OSError, match=r"out.*cannot be written, is the disk full"),
+    ):
+        unfinished.join(target)
+    assert not target.exists()
+    unfinished.join(target)
+    joined = open_source(target, source.layout == "bands")
+    np.testing.assert_array_equal(joined.read(2), noise(3, 4 * HEIGHT, 4 * WIDTH, 1)[2])
+
+
+@pytest.mark.parametrize("layout", ["pages", "bands"])
+def test_large_results_have_wide_offsets(tmp_path, layout, monkeypatch):
+    frames = noise(2, 1, HEIGHT, WIDTH)
+    source = geotiff_source(tmp_path, layout, frames)
+    monkeypatch.setattr(raster, "CLASSIC_SIZE", 2.5 * frames[0].nbytes)  # three are more
+    sink = GeoTiffSink(tmp_path / "work", source, 2, single=True)
+    sink.write(0, noise(3, HEIGHT, WIDTH, 1))
+    magic = {"classic": b"II\x2a\x00", "big": b"II\x2b\x00"}
+    assert sink.path(0).read_bytes()[:4] == magic["classic"]
+    sink.join(tmp_path / "out.tif")
+    assert (tmp_path / "out.tif").read_bytes()[:4] == magic["big"]
