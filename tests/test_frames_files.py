@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from utils import raster
+from utils import raster, tiff
 from utils.frames import open_source
 from utils.raster import GeoTiffSink
+from utils.tiff import TiffStackSink, write_tiff
 
 HEIGHT, WIDTH = 40, 50
 
@@ -117,3 +118,23 @@ def test_large_results_have_wide_offsets(tmp_path, layout, monkeypatch):
     assert sink.path(0).read_bytes()[:4] == magic["classic"]
     sink.join(tmp_path / "out.tif")
     assert (tmp_path / "out.tif").read_bytes()[:4] == magic["big"]
+
+
+def test_a_plain_stack_appears_when_it_is_complete(tmp_path):
+    frames = noise(3, HEIGHT, WIDTH, 3)
+    sink, target = TiffStackSink(tmp_path / "work"), tmp_path / "out.tif"
+    sink.write(0, frames)
+    with full_disk(2 * sink.path(0).stat().st_size), pytest.raises(OSError, match="too large"):
+        sink.join(target)
+    assert not target.exists()
+    sink.join(target)
+    np.testing.assert_array_equal(open_source(target).read(2), frames[2])
+
+
+def test_large_plain_stacks_have_wide_offsets(tmp_path, monkeypatch):
+    frames = noise(3, HEIGHT, WIDTH, 3)
+    monkeypatch.setattr(tiff, "CLASSIC_SIZE", 2.5 * frames[0].nbytes)
+    write_tiff(tmp_path / "two.tif", frames[:2], 2)
+    write_tiff(tmp_path / "three.tif", frames, 3)
+    assert (tmp_path / "two.tif").read_bytes()[2] == 42
+    assert (tmp_path / "three.tif").read_bytes()[2] == 43

@@ -4,6 +4,7 @@ Read through OpenCV, which knows all compressions; written through tifffile, pag
 a stack of any length needs the memory of one frame.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import tifffile
 
 from utils.frames import FrameError, ImageSink, Source, bgr_to_rgb
 
+CLASSIC_SIZE = 2**32 - 2**25  # bytes that a TIFF with 32-bit offsets holds, and some for its tags
 # TIFF tags of georeferenced files: pixel scale, tie points, transformation, keys; GDAL's own.
 GEO_TAGS = (33550, 33922, 34264, 34735, 42112, 42113)
 
@@ -65,7 +67,9 @@ class TiffStackSink(ImageSink):
 
     def join(self, target: Path) -> None:
         paths = [self.path(index) for index in range(self.finished())]
-        write_tiff(target, (tifffile.imread(path) for path in paths), len(paths))
+        partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+        write_tiff(partial, (tifffile.imread(path) for path in paths), len(paths))
+        os.replace(partial, target)
 
 
 def write_tiff(path: Path, frames: Iterable[np.ndarray], count: int = 1) -> None:
@@ -75,14 +79,18 @@ def write_tiff(path: Path, frames: Iterable[np.ndarray], count: int = 1) -> None
         count: number of frames, to know beforehand whether the file passes 4 GB.
     """
     writer = None
-    for pixels in frames:
-        writer = writer or tifffile.TiffWriter(path, bigtiff=count * pixels.nbytes > 2**32 - 2**25)
-        pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
-        writer.write(
-            np.ascontiguousarray(pixels),
-            photometric="minisblack" if pixels.ndim == 2 else "rgb",
-            compression="zlib",
-            contiguous=False,
-            metadata=None,
-        )
-    writer.close()
+    try:
+        for pixels in frames:
+            bigtiff = count * pixels.nbytes > CLASSIC_SIZE
+            writer = writer or tifffile.TiffWriter(path, bigtiff=bigtiff)
+            pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+            writer.write(
+                np.ascontiguousarray(pixels),
+                photometric="minisblack" if pixels.ndim == 2 else "rgb",
+                compression="zlib",
+                contiguous=False,
+                metadata=None,
+            )
+    finally:
+        if writer:
+            writer.close()
