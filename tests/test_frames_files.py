@@ -138,3 +138,92 @@ def test_large_plain_stacks_have_wide_offsets(tmp_path, monkeypatch):
     write_tiff(tmp_path / "three.tif", frames, 3)
     assert (tmp_path / "two.tif").read_bytes()[2] == 42
     assert (tmp_path / "three.tif").read_bytes()[2] == 43
+
+
+def masked_source(tmp_path, layout, dtype=np.uint16, **options):
+    """Two frames whose top is missing, by an internal mask, or in floating values by NaN."""
+    rasterio = pytest.importorskip("rasterio")
+    frames = noise(2, 1, HEIGHT, WIDTH, dtype=dtype)
+    if np.dtype(dtype).kind == "f":
+        frames[0, :, :5], frames[1, :, :8] = np.nan, np.nan
+        return geotiff_source(tmp_path, layout, frames, **options)
+    source = geotiff_source(tmp_path, layout, frames, **options)
+    valid = np.ones((HEIGHT, WIDTH), bool)
+    valid[:5] = False
+    for file in source.files:
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(file, "r+") as dataset:
+            dataset.write_mask(valid)
+    return open_source(source.path, layout == "bands")
+
+
+def write_all(sink, source):
+    """Three frames of noise with the holes that enhance.py would give them."""
+    holes = [np.ma.getmaskarray(source.read(index)) for index in (0, 1)]
+    holes = [hole.repeat(4, axis=0).repeat(4, axis=1) for hole in holes]
+    pixels = noise(3, 4 * HEIGHT, 4 * WIDTH, 1, dtype=source.dtype)
+    masks = [holes[0], holes[0] | holes[1], holes[1]]
+    frames = [np.ma.array(one, mask=mask) for one, mask in zip(pixels, masks, strict=True)]
+    sink.write(0, frames)
+    return frames
+
+
+@pytest.mark.parametrize(
+    ("layout", "dtype", "single"),
+    [
+        ("files", np.uint16, False),
+        ("bands", np.uint16, True),
+        ("files", np.float32, False),
+        ("files", np.float32, True),
+        ("pages", np.float32, True),
+        ("bands", np.float32, True),
+    ],
+)
+def test_what_is_missing_without_nodata_stays_missing(tmp_path, layout, dtype, single):
+    source = masked_source(tmp_path, layout, dtype)
+    sink = GeoTiffSink(tmp_path / "work", source, 2, single)
+    frames = write_all(sink, source)
+    target = tmp_path / ("out.tif" if single else "out")
+    sink.join(target)
+    result = open_source(target, layout == "bands")
+    assert result.count == 3
+    for index, expected in enumerate(frames):
+        pixels = result.read(index)
+        np.testing.assert_array_equal(np.ma.getmaskarray(pixels), expected.mask)
+        np.testing.assert_array_equal(pixels.compressed(), expected.compressed())
+
+
+def test_masks_that_pages_cannot_keep_are_refused(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.shutil import copy
+
+    source = masked_source(tmp_path, "files")
+    with pytest.raises(ValueError, match="mask, which pages of one file cannot have; name a f"):
+        GeoTiffSink(tmp_path / "work", source, 2, single=True)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+        copy(source.files[0], tmp_path / "pages.tif", driver="GTiff")
+        copy(source.files[1], tmp_path / "pages.tif", driver="GTiff", APPEND_SUBDATASET="YES")
+    with pytest.raises(ValueError, match=r"pages.tif has masks between its pages"):
+        open_source(tmp_path / "pages.tif")
+
+
+def test_joined_bands_keep_what_the_file_says_of_each(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    source = geotiff_source(tmp_path, "bands", noise(2, 2, HEIGHT, WIDTH), nodata=7)
+    colours = (rasterio.enums.ColorInterp.red, rasterio.enums.ColorInterp.blue)
+    with rasterio.open(source.path, "r+") as dataset:
+        dataset.scales, dataset.offsets = (0.1, 0.2, 0.3, 0.4), (1, 2, 3, 4)
+        dataset.units, dataset.descriptions = ("m", "s", "m", "s"), ("a", "b", "c", "d")
+        dataset.colorinterp = colours * 2
+        dataset.update_tags(3, WAVELENGTH="850")
+    sink = GeoTiffSink(tmp_path / "work", open_source(source.path, 2), 2, single=True)
+    sink.write(0, noise(3, 4 * HEIGHT, 4 * WIDTH, 2))
+    sink.join(tmp_path / "out.tif")
+    with rasterio.open(tmp_path / "out.tif") as dataset:
+        assert dataset.scales == (0.1, 0.2, 0.1, 0.2, 0.3, 0.4)
+        assert dataset.offsets == (1, 2, 1, 2, 3, 4)
+        assert dataset.units == ("m", "s") * 3
+        assert dataset.descriptions == ("a", "b", "a", "b", "c", "d")
+        assert dataset.colorinterp == colours * 3
+        assert dataset.tags(5)["WAVELENGTH"] == "850"
+        assert dataset.nodata == 7
+        assert dataset.crs.to_epsg() == 32633

@@ -10,20 +10,21 @@ enhanced on its own, as grey. All bands share one flow.
 
 Pixels without data stay so: for the network they take the value of the nearest pixel with data,
 and the result is masked again. A frame between two given ones has no data where either has none.
+It is nodata or an alpha band that says so, as in the input; where it has neither, NaN in floating
+values, and a mask, unless the frames are pages of one file: GDAL reads no masks there.
 """
 
-import copy
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.blocks import SCALE
 from utils.frames import FrameError, ImageSink, Source, natural_key, remove
+from utils.georeference import Georeference, georeference_of
+from utils.tiff import has_mask_page
 
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
@@ -53,52 +54,6 @@ def creation(dtype: np.dtype, values: int) -> dict[str, Any]:
     }
 
 
-@dataclass
-class Georeference:
-    """What a GeoTIFF says besides its pixels, for one frame."""
-
-    crs: Any
-    transform: Any
-    nodata: float | None
-    tags: dict[str, str]
-    descriptions: tuple[str | None, ...]
-    band_tags: list[dict[str, str]]
-    colours: tuple[Any, ...]
-    scales: tuple[float, ...]
-    offsets: tuple[float, ...]
-    units: tuple[str | None, ...]
-    points: tuple[list[Any], Any]
-    rpcs: Any
-
-    def enlarged(self, other: "Georeference", share: float) -> "Georeference":
-        """The same place with pixels a quarter as wide, `share` of the way to another frame's.
-
-        Control points and RPCs stay this frame's: they cannot be averaged.
-        """
-        own, next_own = self.transform, other.transform
-        between = [(1 - share) * a + share * b for a, b in zip(own, next_own, strict=True)][:6]
-        transform = type(own)(*between) @ type(own).scale(1 / SCALE)
-        points, points_crs = self.points
-        points = [
-            type(point)(point.row * SCALE, point.col * SCALE, point.x, point.y, point.z)
-            for point in points
-        ]
-        return replace(
-            self, transform=transform, points=(points, points_crs), rpcs=_enlarged_rpcs(self.rpcs)
-        )
-
-
-def _enlarged_rpcs(rpcs: Any) -> Any:
-    """Rational polynomials for pixels a quarter as wide; they count from pixel centres."""
-    if rpcs is None:
-        return None
-    enlarged = copy.copy(rpcs)
-    enlarged.line_off = SCALE * (rpcs.line_off + 0.5) - 0.5
-    enlarged.samp_off = SCALE * (rpcs.samp_off + 0.5) - 0.5
-    enlarged.line_scale, enlarged.samp_scale = SCALE * rpcs.line_scale, SCALE * rpcs.samp_scale
-    return enlarged
-
-
 class GeoTiffSource(Source):
     """GeoTIFF frames: several files, or the pages or groups of bands of one file.
 
@@ -121,6 +76,11 @@ class GeoTiffSource(Source):
                 # rasterio lists page 10 before page 2.
                 datasets = sorted(dataset.subdatasets, key=natural_key) or datasets
                 total = dataset.count
+            if len(datasets) > 1 and has_mask_page(path):
+                raise ValueError(
+                    f"{path} has masks between its pages, which cannot be read; give a folder "
+                    "with one file per frame"
+                )
         if len(datasets) == 1 and bands_per_frame:
             if total % bands_per_frame:
                 raise ValueError(
@@ -196,21 +156,15 @@ class GeoTiffSource(Source):
         """All that the file says about frame `index` besides its pixels."""
         name, bands = self.frames[index]
         with self._open(name) as dataset:
-            chosen = [band - 1 for band in bands or dataset.indexes]
-            return Georeference(
-                crs=dataset.crs,
-                transform=dataset.transform,
-                nodata=dataset.nodata,
-                tags=dataset.tags(),
-                descriptions=tuple(dataset.descriptions[band] for band in chosen),
-                band_tags=[dataset.tags(band + 1) for band in chosen],
-                colours=tuple(dataset.colorinterp[band] for band in chosen),
-                scales=tuple(dataset.scales[band] for band in chosen),
-                offsets=tuple(dataset.offsets[band] for band in chosen),
-                units=tuple(dataset.units[band] for band in chosen),
-                points=dataset.gcps,
-                rpcs=dataset.rpcs,
-            )
+            return georeference_of(dataset, bands)
+
+    def is_only_masked(self) -> bool:
+        """Whether a mask alone, neither nodata nor an alpha band, says where data is missing."""
+        for name in {name for name, _ in self.frames}:
+            with contextlib.suppress(FrameError), self._open(name) as dataset:
+                if _has_mask(dataset) and dataset.nodata is None:
+                    return True
+        return False
 
 
 class GeoTiffSink(ImageSink):
@@ -221,12 +175,22 @@ class GeoTiffSink(ImageSink):
         source: the given frames.
         times: output frames for one step from a given frame to the next.
         single: make one file of all frames.
+
+    Raises:
+        ValueError: a single file cannot keep the masks of the source.
     """
 
     def __init__(self, folder: Path, source: GeoTiffSource, times: int, single: bool):
         super().__init__(folder, ".tif")
         self.rasterio = import_rasterio()
         self.source, self.times, self.single = source, times, single
+        # A mask belongs to a whole file; pages have none that GDAL would read.
+        self.masks = not single or source.layout == "bands"
+        if not self.masks and source.dtype.kind != "f" and source.is_only_masked():
+            raise ValueError(
+                f"{source.path} marks missing data by a mask, which pages of one file cannot "
+                "have; name a folder as OUTPUT, or give the input a nodata value"
+            )
 
     def write_frame(self, path: Path, index: int, pixels: np.ndarray) -> None:
         before, step = divmod(index, self.times)
@@ -246,17 +210,17 @@ class GeoTiffSink(ImageSink):
         with self._writing(path):
             with self.rasterio.open(path, "w", **profile) as dataset:
                 self._describe(dataset, reference)
-                for window, values, valid in _strips(pixels, reference):
+                for window, values, valid in _strips(pixels, reference, self.masks):
                     dataset.write(values, window=window)
                     if valid is not None:
                         dataset.write_mask(valid, window=window)
             with self.rasterio.open(path) as dataset:
-                for window, values, valid in _strips(pixels, reference):
+                for window, values, valid in _strips(pixels, reference, self.masks):
                     self._compare(dataset.read(window=window), values)
                     if valid is not None:
                         self._compare(dataset.read_masks(1, window=window) > 0, valid)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
         """All that rasterio may raise while it writes to `path` is an OSError of one line."""
         # rasterio.shutil lets GDAL's own errors through, which have no public name.
@@ -318,30 +282,42 @@ class GeoTiffSink(ImageSink):
                 self._compare_file(page, page.indexes, file)
 
     def _join_bands(self, target: Path, files: list[Path]) -> None:
-        with self.rasterio.open(files[0]) as first:
-            profile, per_frame = first.profile, first.count
-            tags, gcps, rpcs = first.tags(), first.gcps, first.rpcs
+        references, has_masks = [], False
+        for file in files:
+            with self.rasterio.open(file) as frame:
+                profile, per_frame = frame.profile, frame.count
+                references.append(georeference_of(frame))
+                has_masks |= _has_mask(frame)
         count = per_frame * len(files)
         profile |= creation(profile["dtype"], count * profile["height"] * profile["width"])
         profile |= {"count": count, "interleave": "band"}
+        profile |= {"crs": references[0].crs, "transform": references[0].transform}
         with self.rasterio.open(target, "w", **profile) as dataset:
-            dataset.update_tags(**tags)
-            if gcps[0]:
-                dataset.gcps = gcps
-            if rpcs is not None:
-                dataset.rpcs = rpcs
+            self._describe(dataset, references[0].with_bands_of(references))
             for number, file in enumerate(files):
                 with self.rasterio.open(file) as frame:
                     bands = [number * per_frame + band for band in frame.indexes]
                     for window in _windows(frame.height, frame.width):
                         dataset.write(frame.read(window=window), bands, window=window)
-                    for band, position in enumerate(bands, 1):
-                        dataset.update_tags(position, **frame.tags(band))
-                        dataset.set_band_description(position, frame.descriptions[band - 1] or "")
+            if has_masks:
+                for window in _windows(dataset.height, dataset.width):
+                    dataset.write_mask(self._valid_anywhere(files, window), window=window)
         with self.rasterio.open(target) as dataset:
             for number, file in enumerate(files):
                 bands = [number * per_frame + band for band in range(1, per_frame + 1)]
                 self._compare_file(dataset, bands, file)
+            if has_masks:
+                for window in _windows(dataset.height, dataset.width):
+                    valid = self._valid_anywhere(files, window)
+                    self._compare(dataset.read_masks(1, window=window) > 0, valid)
+
+    def _valid_anywhere(self, files: list[Path], window: Any) -> np.ndarray:
+        """Where any frame has data; floating values say by NaN where only some have none."""
+        valid = False
+        for file in files:
+            with self.rasterio.open(file) as frame:
+                valid = valid | (frame.read_masks(1, window=window) > 0)
+        return valid
 
     def _compare_file(self, dataset: Any, bands: list[int], file: Path) -> None:
         with self.rasterio.open(file) as frame:
@@ -354,20 +330,32 @@ def _names(colours: tuple[Any, ...]) -> list[str]:
     return [colour.name for colour in colours]
 
 
+def _has_mask(dataset: Any) -> bool:
+    """Whether a file has a mask of its own, neither nodata nor an alpha band."""
+    flags = {flag.name for flag in dataset.mask_flag_enums[0]}
+    return flags == {"per_dataset"}
+
+
 def _windows(height: int, width: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Strips of one row of tiles, so that no second copy of a frame is needed."""
     for top in range(0, height, TILE):
         yield (top, min(top + TILE, height)), (0, width)
 
 
-def _strips(pixels: np.ndarray, reference: Georeference) -> Iterator[tuple[Any, np.ndarray, Any]]:
+def _strips(
+    pixels: np.ndarray, reference: Georeference, masks: bool
+) -> Iterator[tuple[Any, np.ndarray, np.ndarray | None]]:
     """What a file holds of a frame: window, values (bands, rows, width), mask (rows, width).
 
     The mask is where there is data; None if nodata or an alpha band says it, or if all is there.
     """
     missing = np.ma.getmask(pixels)
     names = _names(reference.colours)
-    has_mask = missing is not np.ma.nomask and reference.nodata is None and "alpha" not in names
+    nodata = reference.nodata
+    is_marked = nodata is not None or "alpha" in names
+    has_mask = masks and missing is not np.ma.nomask and not is_marked
+    if pixels.dtype.kind == "f" and not is_marked:
+        nodata = np.nan  # as in the input, if it has no mask: the mask alone is one for all bands
     for window in _windows(*pixels.shape[:2]):
         rows = slice(*window[0])
         bands = []
@@ -376,7 +364,7 @@ def _strips(pixels: np.ndarray, reference: Georeference) -> Iterator[tuple[Any, 
             if missing is not np.ma.nomask:
                 hole = missing[rows].any(axis=2) if name == "alpha" else missing[rows, :, band]
             values = np.ma.getdata(pixels)[rows, :, band]
-            bands.append(_with_nodata(values, hole, reference.nodata))
+            bands.append(_with_nodata(values, hole, nodata))
         yield window, np.stack(bands), ~missing[rows].all(axis=2) if has_mask else None
 
 

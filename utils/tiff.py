@@ -33,6 +33,12 @@ def needs_rasterio(path: Path) -> bool:
         return False  # damaged: the reader will name it
 
 
+def has_mask_page(path: Path) -> bool:
+    """Whether a page of a TIFF file is the mask of another."""
+    with tifffile.TiffFile(path) as file:
+        return any(page.subfiletype & tifffile.FILETYPE.MASK for page in file.pages)
+
+
 class TiffStack(Source):
     """A TIFF file with one page per frame."""
 
