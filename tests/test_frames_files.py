@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from utils import raster, tiff
-from utils.frames import open_source
+from utils.frames import FrameError, open_source
 from utils.raster import GeoTiffSink
 from utils.tiff import TiffStackSink, write_tiff
 
@@ -227,3 +227,35 @@ def test_joined_bands_keep_what_the_file_says_of_each(tmp_path):
         assert dataset.tags(5)["WAVELENGTH"] == "850"
         assert dataset.nodata == 7
         assert dataset.crs.to_epsg() == 32633
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 30, b"II*\0" + bytes(range(200))])
+@pytest.mark.parametrize("damaged", [0, 1, 2])
+def test_damaged_geotiffs_take_the_place_of_their_neighbours(tmp_path, damaged, content):
+    source = geotiff_source(tmp_path, "files", noise(3, 1, HEIGHT, WIDTH), nodata=7)
+    source.files[damaged].write_bytes(content)
+    source = open_source(tmp_path / "in")
+    for index in range(3):
+        if index == damaged:
+            with pytest.raises(FrameError, match=f"{index}.tif cannot be read"):
+                source.read(index)
+        else:
+            source.read(index)
+    sink = GeoTiffSink(tmp_path / "work", source, 2, single=True)
+    sink.write(0, noise(5, 4 * HEIGHT, 4 * WIDTH, 1))
+    sink.join(tmp_path / "out.tif")
+    result = open_source(tmp_path / "out.tif")
+    for index in range(5):
+        reference = result.georeference(index)
+        assert reference.crs.to_epsg() == 32633
+        assert reference.nodata == 7
+        assert reference.transform.a == 0.25
+
+
+def test_a_frame_of_another_size_is_not_where_the_result_lies(tmp_path):
+    source = geotiff_source(tmp_path, "files", noise(3, 1, HEIGHT, WIDTH))
+    write_geotiff(source.files[1], noise(2, HEIGHT, WIDTH - 9))
+    source = open_source(tmp_path / "in")
+    with pytest.raises(FrameError, match=r"1.tif is 41x40, 2 bands"):
+        source.read(1)
+    assert len(source.georeference(1).colours) == 1

@@ -223,7 +223,8 @@ def _open_folder(path: Path) -> Source:
     if files[0].suffix.lower() in TIFF_SUFFIXES:
         from utils.tiff import needs_rasterio
 
-        if needs_rasterio(files[0]):
+        # Any of them: the first may be damaged, and its place would be lost without a word.
+        if any(needs_rasterio(file) for file in files if file.suffix.lower() in TIFF_SUFFIXES):
             from utils.raster import GeoTiffSource
 
             return GeoTiffSource(path, files)

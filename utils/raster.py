@@ -41,6 +41,12 @@ def import_rasterio() -> Any:
     return rasterio
 
 
+def failures(rasterio: Any) -> tuple[type[Exception], ...]:
+    """What rasterio raises; GDAL's own errors, which it lets through, have no public name."""
+    errors = rasterio.errors
+    return errors.RasterioError, errors.CRSError, errors.RPCError, rasterio._err.CPLE_BaseError
+
+
 def creation(dtype: np.dtype, values: int) -> dict[str, Any]:
     """How a GeoTIFF of so many values is written; with 64-bit offsets if it may need them."""
     return {
@@ -102,25 +108,27 @@ class GeoTiffSource(Source):
         self.count = len(self.frames)
         self._adopt_first()
 
-    def _open(self, dataset: str):
+    @contextlib.contextmanager
+    def _open(self, name: str) -> Iterator[Any]:
         try:
             # Named, so that a file of another format that names further files is not followed.
-            return self.rasterio.open(dataset, driver="GTiff")
-        except self.rasterio.errors.RasterioIOError as error:
-            raise FrameError(f"{dataset} cannot be read ({error})") from error
+            with self.rasterio.open(name, driver="GTiff") as dataset:
+                yield dataset
+        except failures(self.rasterio) as error:
+            raise FrameError(f"{name} cannot be read ({error})") from error
 
     def _adopt_first(self) -> None:
         for index in range(self.count):
             try:
-                first, reference = self._load(index), self.georeference(index)
+                self.adopt(self._load(index))
+                reference = self._georeference(index)
                 break
             except FrameError as error:
                 failure = error
         else:
             raise failure
-        if first.dtype.kind == "c":
-            raise ValueError(f"{self.name(0)} holds complex numbers, which are no picture")
-        self.adopt(first)
+        if self.dtype.kind == "c":
+            raise ValueError(f"{self.name(index)} holds complex numbers, which are no picture")
         names = _names(reference.colours)
         rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
         self.colour = tuple(rgb) if len(rgb) == 3 else None
@@ -136,7 +144,7 @@ class GeoTiffSource(Source):
                 missing = None
                 if any(flag != whole for flag in flags):
                     missing = np.moveaxis(dataset.read_masks(bands), 0, -1) == 0
-            except self.rasterio.errors.RasterioIOError as error:
+            except failures(self.rasterio) as error:
                 raise FrameError(f"{self.name(index)} is damaged ({error})") from error
         pixels = np.ascontiguousarray(pixels)
         if pixels.dtype.kind == "f":
@@ -153,9 +161,23 @@ class GeoTiffSource(Source):
         return f"{name}: bands {bands[0]} to {bands[-1]}" if bands else name
 
     def georeference(self, index: int) -> Georeference:
-        """All that the file says about frame `index` besides its pixels."""
+        """All that the file says about frame `index` besides its pixels.
+
+        Of a damaged file, what the nearest one says that can be opened.
+        """
+        for other in sorted(range(self.count), key=lambda other: abs(other - index)):
+            try:
+                return self._georeference(other)
+            except FrameError as error:
+                failure = error
+        raise failure
+
+    def _georeference(self, index: int) -> Georeference:
         name, bands = self.frames[index]
         with self._open(name) as dataset:
+            size = (dataset.height, dataset.width, len(bands or dataset.indexes))
+            if size != (self.height, self.width, self.bands):
+                raise FrameError(f"{self.name(index)} is of another size than the first frame")
             return georeference_of(dataset, bands)
 
     def is_only_masked(self) -> bool:
@@ -223,14 +245,12 @@ class GeoTiffSink(ImageSink):
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[None]:
         """All that rasterio may raise while it writes to `path` is an OSError of one line."""
-        # rasterio.shutil lets GDAL's own errors through, which have no public name.
-        failures = (self.rasterio.errors.RasterioError, self.rasterio._err.CPLE_BaseError)
         path.unlink(missing_ok=True)  # GDAL reads what is there, and fails if it is damaged
         try:
             # Older versions of GDAL put masks into a second file, which nobody would rename.
             with self.rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
                 yield
-        except failures as error:
+        except failures(self.rasterio) as error:
             reason = error.__cause__ or error
             raise OSError(f"{path} cannot be written, is the disk full? ({reason})") from error
 
