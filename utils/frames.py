@@ -87,12 +87,17 @@ class Source(ABC):
 
     def check(self, pixels: np.ndarray, index: int) -> np.ndarray:
         """The pixels, if they are like those of the first frame."""
-        if pixels.shape != (self.height, self.width, self.bands) or pixels.dtype != self.dtype:
-            raise FrameError(
-                f"{self.name(index)} is {describe(pixels.shape, pixels.dtype)}, the first frame "
-                f"{describe((self.height, self.width, self.bands), self.dtype)}; all must be alike"
-            )
+        self.check_header(pixels.shape, pixels.dtype, index)
         return pixels
+
+    def check_header(self, shape: tuple[int, int, int], dtype: np.dtype, index: int) -> None:
+        """The same before a frame is read: a damaged header may promise any number of pixels."""
+        expected = (self.height, self.width, self.bands)
+        if shape != expected or dtype != self.dtype:
+            raise FrameError(
+                f"{self.name(index)} is {describe(shape, dtype)}, the first frame "
+                f"{describe(expected, self.dtype)}; all must be alike"
+            )
 
 
 def describe(shape: tuple[int, int, int], dtype: np.dtype) -> str:

@@ -63,18 +63,22 @@ def _enlarged_rpcs(rpcs: Any) -> Any:
 
 def georeference_of(dataset: Any, bands: list[int] | None = None) -> Georeference:
     """What an open dataset says about some of its bands, or about all."""
-    chosen = [band - 1 for band in bands or dataset.indexes]
+    bands = bands or dataset.indexes
+
+    def chosen(of_all: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(of_all[band - 1] for band in bands)
+
     return Georeference(
         crs=dataset.crs,
         transform=dataset.transform,
         nodata=dataset.nodata,
         tags=dataset.tags(),
-        descriptions=tuple(dataset.descriptions[band] for band in chosen),
-        band_tags=tuple(dataset.tags(band + 1) for band in chosen),
-        colours=tuple(dataset.colorinterp[band] for band in chosen),
-        scales=tuple(dataset.scales[band] for band in chosen),
-        offsets=tuple(dataset.offsets[band] for band in chosen),
-        units=tuple(dataset.units[band] for band in chosen),
+        descriptions=chosen(dataset.descriptions),
+        band_tags=tuple(dataset.tags(band) for band in bands),
+        colours=chosen(dataset.colorinterp),
+        scales=chosen(dataset.scales),
+        offsets=chosen(dataset.offsets),
+        units=chosen(dataset.units),
         points=dataset.gcps,
         rpcs=dataset.rpcs,
     )

@@ -137,7 +137,8 @@ class GeoTiffSource(Source):
         name, bands = self.frames[index]
         with self._open(name) as dataset:
             bands = bands or list(dataset.indexes)
-            flags = [dataset.mask_flag_enums[band - 1] for band in bands]
+            flags = dataset.mask_flag_enums
+            flags = [flags[band - 1] for band in bands]
             whole = [self.rasterio.enums.MaskFlags.all_valid]
             try:
                 pixels = np.moveaxis(dataset.read(bands), 0, -1)
@@ -154,7 +155,15 @@ class GeoTiffSource(Source):
         return pixels if missing is None else np.ma.array(pixels, mask=missing)
 
     def read(self, index: int) -> np.ndarray:
+        name, bands = self.frames[index]
+        with self._open(name) as dataset:
+            self._check_dataset(dataset, bands, index)
         return self.check(self._load(index), index)
+
+    def _check_dataset(self, dataset: Any, bands: list[int] | None, index: int) -> None:
+        shape = (dataset.height, dataset.width, len(bands or dataset.indexes))
+        dtype = dataset.dtypes[0].replace("complex_int16", "complex64")  # as which it is read
+        self.check_header(shape, np.dtype(dtype), index)
 
     def name(self, index: int) -> str:
         name, bands = self.frames[index]
@@ -175,9 +184,7 @@ class GeoTiffSource(Source):
     def _georeference(self, index: int) -> Georeference:
         name, bands = self.frames[index]
         with self._open(name) as dataset:
-            size = (dataset.height, dataset.width, len(bands or dataset.indexes))
-            if size != (self.height, self.width, self.bands):
-                raise FrameError(f"{self.name(index)} is of another size than the first frame")
+            self._check_dataset(dataset, bands, index)
             return georeference_of(dataset, bands)
 
     def is_only_masked(self) -> bool:
