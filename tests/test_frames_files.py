@@ -1,15 +1,17 @@
 """Sources and sinks of enhance.py without a network: full disks, damage, layouts of TIFF."""
 
+import random
 import resource
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import tifffile
 
 from utils import raster, tiff
-from utils.frames import FrameError, open_source
+from utils.frames import FrameError, open_source, read_image_file
 from utils.raster import GeoTiffSink
-from utils.tiff import TiffStackSink, write_tiff
+from utils.tiff import TiffStackSink, needs_rasterio, write_tiff
 
 HEIGHT, WIDTH = 40, 50
 
@@ -260,3 +262,91 @@ def test_a_frame_of_another_size_is_not_where_the_result_lies(tmp_path, monkeypa
     with pytest.raises(FrameError, match=r"1.tif is 41x40, 2 bands"):
         source.read(1)
     assert len(source.georeference(1).colours) == 1
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_tiffs_give_the_values_of_the_file(tmp_path, bands, dtype, compression):
+    pixels = noise(HEIGHT, WIDTH, bands, dtype=dtype)
+    path = tmp_path / "a.tif"
+    write_tiff(path, [pixels])
+    np.testing.assert_array_equal(read_image_file(path), pixels)
+    options = {"compression": compression, "byteorder": ">", "photometric": "minisblack"}
+    if bands > 1:
+        options |= {"photometric": "rgb", "planarconfig": "separate"}
+    tifffile.imwrite(path, np.moveaxis(pixels, -1, 0).squeeze(), **options)
+    read = read_image_file(path)
+    np.testing.assert_array_equal(read, pixels)
+    assert read.dtype == dtype  # of the machine's byte order
+    if bands == 1 and dtype != np.float32:
+        tifffile.imwrite(path, pixels[..., 0], photometric="miniswhite")
+        np.testing.assert_array_equal(read_image_file(path), np.iinfo(dtype).max - pixels)
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(1, np.uint16), (3, np.uint16), (4, np.uint8)])
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_tiffs_in_lzw_give_the_values_of_the_file(tmp_path, bands, dtype, interleave):
+    rasterio = pytest.importorskip("rasterio")
+    (tmp_path / "in").mkdir()
+    pixels = noise(bands, HEIGHT, WIDTH, dtype=dtype)
+    for index in range(2):
+        size = {"count": bands, "height": HEIGHT, "width": WIDTH, "dtype": dtype}
+        options = {"compress": "lzw", "interleave": interleave}
+        options["photometric"] = "RGB" if bands > 1 else "MINISBLACK"
+        with rasterio.open(tmp_path / f"in/{index}.tif", "w", "GTiff", **size, **options) as file:
+            file.write(pixels)
+    read = open_source(tmp_path / "in").read(1)
+    np.testing.assert_array_equal(np.ma.getdata(read), np.moveaxis(pixels, 0, -1))
+
+
+def test_damage_in_compressed_tiffs_is_noticed(tmp_path):
+    path, chance = tmp_path / "a.tif", random.Random(4)
+    write_tiff(path, [noise(HEIGHT, WIDTH, 3, dtype=np.uint8)])
+    content = path.read_bytes()
+    for _ in range(20):
+        start = chance.randrange(len(content) // 3, len(content) // 2)
+        path.write_bytes(content[:start] + chance.randbytes(20) + content[start + 20 :])
+        with pytest.raises(FrameError, match=r"a.tif cannot be decoded: damaged"):
+            read_image_file(path)
+
+
+def test_a_stack_names_damaged_pages_and_a_missing_end(tmp_path):
+    path, frames = tmp_path / "a.tif", noise(4, HEIGHT, WIDTH, 3)
+    write_tiff(path, frames, 4)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        start, last = file.pages[0].dataoffsets[0], file.pages[3].offset
+    content[start + 50 : start + 90] = bytes(40)
+    path.write_bytes(content)
+    source = open_source(path)
+    with pytest.raises(FrameError, match=r"a.tif: page 0 cannot be decoded"):
+        source.read(0)
+    np.testing.assert_array_equal(source.read(3), frames[3])
+    path.write_bytes(content[: last - 10])
+    with pytest.raises(ValueError, match=r"a.tif is damaged: it ends after 3 pages"):
+        open_source(path)
+
+
+def test_a_damaged_header_is_a_damaged_frame(tmp_path):
+    path = tmp_path / "a.tif"
+    write_tiff(path, [noise(HEIGHT, WIDTH, 1)])
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        height = file.pages[0].tags[257].offset
+    content[height + 4] = 2  # numbers, instead of one
+    path.write_bytes(content)
+    assert not needs_rasterio(path)
+    with pytest.raises(FrameError, match=r"a.tif cannot be decoded: damaged"):
+        read_image_file(path)
+    with pytest.raises(ValueError, match=r"a.tif is damaged or no TIFF file"):
+        open_source(path)
+
+
+def test_a_common_nodata_value_is_no_complaint(tmp_path, caplog):
+    frames = noise(2, 1, HEIGHT, WIDTH, dtype=np.float32)
+    frames[:, :, 0] = -3.4e38
+    source = geotiff_source(tmp_path, "files", frames, nodata=-3.4e38)
+    assert np.ma.getmaskarray(source.read(0)).sum() == WIDTH
+    tifffile.imread(source.files[0])
+    assert not caplog.records

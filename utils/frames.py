@@ -258,6 +258,10 @@ def read_image_file(path: Path) -> np.ndarray:
     Raises:
         FrameError: the file is damaged or no image.
     """
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        from utils.tiff import read_page
+
+        return read_page(path, 0, str(path))
     content = np.fromfile(path, np.uint8)
     is_jpeg = path.suffix.lower() in JPEG_SUFFIXES
     # Only without IMREAD_UNCHANGED does OpenCV turn a JPEG upright, as its EXIF data says.

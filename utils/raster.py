@@ -24,7 +24,7 @@ import numpy as np
 
 from utils.frames import FrameError, ImageSink, Source, natural_key, remove
 from utils.georeference import Georeference, georeference_of
-from utils.tiff import has_mask_page
+from utils.tiff import count_pages, has_mask_page
 
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
@@ -82,7 +82,7 @@ class GeoTiffSource(Source):
                 # rasterio lists page 10 before page 2.
                 datasets = sorted(dataset.subdatasets, key=natural_key) or datasets
                 total = dataset.count
-            if len(datasets) > 1 and has_mask_page(path):
+            if count_pages(path) > 1 and len(datasets) > 1 and has_mask_page(path):
                 raise ValueError(
                     f"{path} has masks between its pages, which cannot be read; give a folder "
                     "with one file per frame"
