@@ -274,7 +274,7 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
         network = network_from(path, state["network_options"], state["network"])
         optimiser = torch.optim.Adam(network.parameters())
         ema = Ema(network, 0.9)
-        step, _, _ = restore(state, ema, optimiser)
+        step = restore(state, ema, optimiser)[0]
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
