@@ -78,6 +78,8 @@ def test_a_state_restores_the_moments_but_not_the_constants_of_adam(trained):
         ("exp_avg_sq", None),
         ("exp_avg_sq", torch.zeros(1)),
         ("exp_avg", torch.zeros(8, 3, 3, 3, dtype=torch.int64)),
+        ("exp_avg", torch.zeros(8, 3, 3, 3).to(torch.float8_e4m3fn)),
+        ("exp_avg", torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])),
         ("step", "one"),
         ("step", torch.tensor(-1.0)),
         ("max_exp_avg_sq", torch.zeros(1)),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models import MSTT
-from utils.checkpoint import FORMAT, PARTIAL, check_state, load_torch_file, one_line
+from utils.checkpoint import FLOATS, FORMAT, PARTIAL, check_state, load_torch_file, one_line
 from utils.training import Ema, random_states, restore_random_states
 
 # Constants that may differ between a run and its continuation. All but `steps` leave alone what
@@ -257,13 +257,14 @@ def restore(
 
 def _is_like(value: Any, expected: Tensor) -> bool:
     """Whether a value from a file is a plain tensor that can take another one's place."""
+    # A nested tensor has no shape to ask for.
     return (
         isinstance(value, Tensor)
-        and value.shape == expected.shape
+        and not value.is_nested
         and value.layout == torch.strided
-        and value.is_floating_point()
-        and not value.is_quantized
         and not value.is_meta
+        and value.dtype in FLOATS
+        and value.shape == expected.shape
     )
 
 
