@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from utils import raster, tiff
-from utils.frames import FrameError, open_source, read_image_file
+from utils.frames import FrameError, bgr_to_rgb, open_source, read_image_file, write_image_file
 from utils.raster import GeoTiffSink
 from utils.tiff import TiffStackSink, needs_rasterio, write_tiff
 
@@ -350,3 +350,26 @@ def test_a_common_nodata_value_is_no_complaint(tmp_path, caplog):
     assert np.ma.getmaskarray(source.read(0)).sum() == WIDTH
     tifffile.imread(source.files[0])
     assert not caplog.records
+
+
+def test_what_a_format_cannot_hold_is_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r".jpg files cannot hold 66000x8, 3 .* ends in .tif"):
+        write_image_file(tmp_path / "a.jpg", np.zeros((8, 66_000, 3), np.uint8))
+    assert not (tmp_path / "a.jpg").exists()
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4])
+def test_bands_turn_round_and_back(bands):
+    pixels = noise(HEIGHT, WIDTH, bands)
+    turned = bgr_to_rgb(pixels if bands > 1 else pixels[..., 0])
+    np.testing.assert_array_equal(turned[..., :3], pixels[..., 2::-1] if bands > 1 else pixels)
+    np.testing.assert_array_equal(turned[..., 3:], pixels[..., 3:])
+
+
+def test_only_the_reader_names_damage(tmp_path, capfd):
+    path = tmp_path / "a.tif"
+    write_geotiff(path, noise(1, HEIGHT, WIDTH, dtype=np.uint8), compress="lzw")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(FrameError, match=r"a.tif cannot be decoded"):
+        read_image_file(path)
+    assert "OpenCV" not in capfd.readouterr().err

@@ -10,6 +10,9 @@ A source has `count` frames of the same size and reads any of them by its index:
 A sink takes finished frames in order and keeps them, readable, in a folder for unfinished work;
 `join` makes the final file or folder of them. Bands are in RGB order. A pixel without data is
 masked in a numpy masked array; frames that cannot have such pixels are plain arrays.
+
+Damaged frames are noticed where the format allows it: PNG, compressed TIFF and most videos check
+their data; a JPEG that ends too early is noticed, one that is overwritten in the middle is not.
 """
 
 import os
@@ -28,6 +31,10 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *TIFF_SUFFIXES)
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 JPEG_QUALITY = 97  # no visible loss; 4:4:4, so that colours keep their resolution
+
+
+# Damaged files are named by their reader; OpenCV would add lines of its own.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 class FrameError(ValueError):
@@ -280,8 +287,9 @@ def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
     """OpenCV's (H, W) or (H, W, BGR or BGRA) <-> (H, W, bands) in RGB order."""
     if pixels.ndim == 2:
         return pixels[..., None]
-    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[pixels.shape[2]]
-    return np.ascontiguousarray(pixels[..., order])
+    swapped = pixels.copy()  # one copy, which indexing with a list would make twice
+    swapped[..., :3] = pixels[..., 2::-1]
+    return swapped
 
 
 def write_image_file(path: Path, pixels: np.ndarray) -> None:
@@ -309,7 +317,16 @@ def write_image_file(path: Path, pixels: np.ndarray) -> None:
         options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     # Written by Python, not by OpenCV, whose imwrite does not say why it fails.
-    path.write_bytes(cv2.imencode(suffix, bgr_to_rgb(pixels), options)[1])
+    try:
+        is_encoded, content = cv2.imencode(suffix, bgr_to_rgb(pixels), options)
+    except cv2.error:
+        is_encoded = False
+    if not is_encoded:  # a JPEG has at most 65500 pixels a side, OpenCV limits of its own for PNG
+        raise ValueError(
+            f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "
+            "give an OUTPUT that ends in .tif"
+        )
+    path.write_bytes(content)
 
 
 def free_of(path: Path, overwrite: bool) -> None:
