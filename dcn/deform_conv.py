@@ -224,7 +224,9 @@ def _function(name: str, weight_groups: bool):
 def _native(input, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
     if mask is None:
         mask = torch.ones_like(offset[:, ::2])
-    return cpu.deform_conv2d(input, offset, mask, weight, bias, stride, padding, dilation)
+    # By its name: an operator that another import of dcn has replaced crashes when it is called.
+    operator = torch.ops.mstt.deform_conv2d
+    return operator(input, offset, mask, weight, bias, stride, padding, dilation)
 
 
 class DCNv2(nn.Module):
