@@ -17,15 +17,15 @@ def faults_of(work) -> int:
 
 @pytest.mark.skipif(not keep_freed_memory(False), reason="another C library than glibc")
 def test_memory_is_kept_and_given_back():
-    pages = 25_000  # 100 MB, more than glibc ever keeps by itself
+    pages = 10_000  # 40 MB, which glibc by itself gives back at once
 
     def work():
         torch.ones(pages * 1024)
 
     try:
         assert keep_freed_memory()
-        # Small objects may settle in what is free, and the next time it is too short for all.
-        assert min(faults_of(work) for _ in range(5)) < pages // 10
+        # What is free may be too short for all as long as small objects settle in it.
+        assert min(faults_of(work) for _ in range(20)) < pages // 10
         assert keep_freed_memory(False)
         assert faults_of(work) > pages // 2
     finally:
