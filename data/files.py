@@ -9,6 +9,11 @@ from data.images import IMAGE_SUFFIXES, image_size
 MAX_PRINTED = 20
 
 
+def escaped(text: str) -> str:
+    """Text of a file, or its name, for a message: line ends and control characters escaped."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def natural_key(path):
     """Sort key that orders numbers in names by value: im2.png before im10.png."""
     # At even places text, at odd ones numbers, so that any two keys compare.
@@ -84,10 +89,7 @@ def raise_problems(root, problems):
 def listed(problems):
     """Problems of a data set for a message, a line each, the first MAX_PRINTED in full."""
     # A name may hold a newline or a terminal's control characters.
-    shown = [
-        "".join(c if c.isprintable() else repr(c)[1:-1] for c in problem)
-        for problem in problems[:MAX_PRINTED]
-    ]
+    shown = [escaped(problem) for problem in problems[:MAX_PRINTED]]
     if len(problems) > MAX_PRINTED:
         shown.append(f"and {len(problems) - MAX_PRINTED} more")
     return "".join(f"\n  {line}" for line in shown)

@@ -10,6 +10,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from data.files import escaped
 from data.sampler import MixedDataset, ResumableSampler
 
 LOOK = 1  # seconds between two looks at the loader processes while no batch comes
@@ -158,7 +159,7 @@ def _explain(error: Exception) -> str:
         last = re.sub(r"^(\w+\.)*\w+: ", "", text.splitlines()[-1])
         text = text.rpartition(marked[-1])[2] if marked else last
     # A file's name may hold a newline or a terminal's control characters.
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    text = escaped(text)
     died = re.search(r"DataLoader worker .*(killed|exited unexpectedly)", text)
     if died or isinstance(error, ConnectionError | EOFError):  # its last batch went with it
         return f"a loader worker died, perhaps for lack of memory: lower --workers ({text})"

@@ -26,22 +26,11 @@
 #include "matrix.h"
 #include "sampling.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #ifdef __SSE3__
 #include <immintrin.h>
 #endif
 
 namespace {
-
-inline int thread_index() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 // Position of weight (out channel, channel of the input, tap).
 inline Index weight_index(const Shape& s, Index taps, Index output, Index channel, Index tap) {

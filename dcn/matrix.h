@@ -9,7 +9,19 @@
 #include <cstdint>
 #include <new>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 using Index = std::int64_t;
+
+inline int thread_index() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kRegisters = 32, kMaxTileVectors = 5;

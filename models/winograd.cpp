@@ -16,10 +16,6 @@
 
 #include "../dcn/matrix.h"
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 namespace {
 
 constexpr Index kOut = 4, kIn = 6, kPlanes = kIn * kIn;
@@ -35,14 +31,6 @@ struct Shape {
     Index dilation, threads;
     Index shuffle;  // enlarge the output by a pixel shuffle of 2; channels in the order (2, 2, C)
 };
-
-inline int thread_index() {
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
 
 // The transforms of the paper along one row or column of a tile, for the points 0, 1, -1, 2, -2
 // and infinity. With 4x4 outputs, B^T makes products' factors from inputs, A^T outputs from

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from data.files import escaped
 from flow import FLOW_METHODS
 from models import MSTT
 from utils.pickles import check_torch_file
@@ -188,7 +189,7 @@ def check_state(path: str | Path, state: dict[str, Any]) -> None:
 
 def one_line(text: str) -> str:
     """Text from a file as a message may hold it: line ends and control characters escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:MOST_PRINTED])
+    return escaped(text[:MOST_PRINTED])
 
 
 def _shown(value: Any) -> str:

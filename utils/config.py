@@ -22,6 +22,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from data.files import escaped
 from utils.memory import keep_freed_memory
 
 C = TypeVar("C")
@@ -139,7 +140,7 @@ def describe_config(config: Any) -> str:
     """The settings of a run, one aligned line per field, for the start of a log."""
     values = {
         # Text may come from a checkpoint, with control characters for the terminal.
-        name: "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(value))
+        name: escaped(str(value))
         for name, value in dataclasses.asdict(config).items()
     }
     width = max(map(len, values))
