@@ -34,6 +34,7 @@ import torch
 
 from flow import FLOW_METHODS, estimate_flow
 from models.blocks import SCALE
+from models.ensemble import Ensemble
 from utils import tiling
 from utils.checkpoint import file_sha256, load_network, trained_flow
 from utils.compare import compare
@@ -85,6 +86,9 @@ class Config:
     lossless: bool = False  # FFV1 (.mkv, .avi), H.264 on RGB, and PNG for JPEG
     bands_per_frame: int = 0  # of a GeoTIFF whose bands are frames; 0: all bands are one frame
     white: float | None = None  # the value that is white; none: from type, depth and values
+    ensemble: bool = (
+        False  # mean over the eight flips and turns of the frames: in eight times the time
+    )
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
     flow_method: str = "auto"  # see flow/; auto: what the network was trained with
@@ -140,6 +144,7 @@ def work(config: Config, output: Path) -> None:
     precision = say_precision(device, config.precision)
     checkpoint = MODELS.get(config.model, Path(config.model))
     network, information = load_network(checkpoint, device)
+    network = Ensemble(network) if config.ensemble else network
     if config.flow_method == "auto":
         config = replace(config, flow_method=trained_flow(information))
     # A frame too small, or a method that is not installed, is found out before any work.

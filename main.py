@@ -32,10 +32,12 @@ from utils.checkpoint import load_network, network_from, save_torch_file
 from utils.config import describe_config, given_fields, parse_config, run_script
 from utils.distributed import Team, join_team
 from utils.inference import autocast, super_resolve
+from utils.optimiser import Optimiser
 from utils.runs import MOST_STEPS, check_unchanged, keep_auto, open_run, restore, training_state
 from utils.settle import settle, settle_network
 from utils.sources import check_same_data, find_validation, fingerprint, open_sources
 from utils.training import (
+    Clock,
     Ema,
     Meter,
     RunLog,
@@ -45,10 +47,11 @@ from utils.training import (
     charbonnier,
     largest_offset,
     learning_rate,
+    mean_offset,
     memory_in_use,
     move_batch,
 )
-from utils.validation import mean_psnr
+from utils.validation import FramesAlone, mean_psnr
 
 
 @dataclass(frozen=True)
@@ -71,20 +74,26 @@ class Config:
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
     # Network
-    size: Literal["auto", "mstt", "small"] = "auto"  # auto: mstt (5.7 M) on a GPU, small on a CPU
+    size: Literal["auto", "mstt", "small", "fast"] = "auto"  # auto: mstt on a GPU, fast on a CPU
     coupling: Literal["released", "symmetric"] = "released"  # see models/interpolation.py
     midpoint_flow: bool = True  # warp features half-way; the released code warps them whole
-    global_skip: bool = True  # newer: add bicubic + flow to the output, so training starts there
+    global_skip: Literal["none", "bicubic", "enhanced"] = "enhanced"  # newer: see models/mstt.py
+    skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
+    offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
 
     # Optimisation
     steps: int | None = None  # optimiser steps; none: the paper's 132,350 on a GPU, 300 on a CPU
+    minutes: float | None = None  # newer: end after so long, the schedule with it; none: no limit
     batch: int | None = None  # samples per step, of all processes; none: 1 (paper) for each
     accumulate: int = 1  # parts that a process takes its samples in, one by one: less memory
     patch: int = 80  # LR pixels, side of a training crop (paper: 80); attention wants multiples
-    given_frames: int = 4  # N of a sample (paper: 4); 2 or 3 train faster on less time
-    rate: float = 4e-4  # peak learning rate (released script: 1e-5, which would need weeks)
-    final_rate: float = 1e-6  # learning rate at the end of the cosine
+    given_frames: int = 4  # N of a sample (paper: 4); 2 train faster, 1 only the enlargement
+    optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the convolutions inside
+    rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
+    muon_rate: float = 1e-2  # peak learning rate of Muon
+    alignment_share: float = 0.1  # of Adam's rate, for the alignment, whose offsets run away
+    final_share: float = 1e-3  # of the peak rates, at the end of the cosine
     warmup: int = 50  # newer: steps of linear warm-up
     clip: float = 0.5  # newer: largest norm of the gradient; guards against runaway offsets
     ema: float = 0.999  # newer: averaging of the weights that are validated and saved as best
@@ -98,21 +107,22 @@ class Config:
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
     workers: int | None = None  # loader processes; none: 1 on a CPU, else one per core up to 16
     patience: int = 60  # seconds to wait for a batch before the run stops; without workers no limit
-    validate_every: int | None = None  # steps; none: ten times in a run, at most every 5000
+    validate_every: int | None = None  # steps; none: ten times in a run (at most 5000)
     log_every: int = 20  # steps between lines of the log
 
     def __post_init__(self):
         counts = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
-        for name in (*counts, "rate", "clip", "patience"):
+        for name in (*counts, "rate", "muon_rate", "clip", "patience", "minutes", "offset_limit"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= MOST_STEPS:
                 raise ValueError(f"{name} is {value}; it must be above 0, and at most {MOST_STEPS}")
-        for name in ("skip_nonfinite", "warmup", "workers", "final_rate", "seed"):
+        shares = ("final_share", "alignment_share")
+        for name in (*shares, "skip_nonfinite", "warmup", "workers", "seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**63:
                 raise ValueError(f"{name} is {value}; it must be at least 0, and below 2**63")
-        if not 2 <= self.given_frames <= 4:
-            raise ValueError(f"given_frames is {self.given_frames}; a septuplet has 2 to 4 of them")
+        if not 1 <= self.given_frames <= 4:
+            raise ValueError(f"given_frames is {self.given_frames}; a septuplet has 1 to 4 of them")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be at least 0 and below 1")
 
@@ -135,10 +145,13 @@ def train(
     network = make_network(config, run, state)
     network = network.to(device, memory_format=torch.channels_last).train()
     ema = Ema(network, config.ema)
-    optimiser = torch.optim.Adam(network.parameters(), lr=config.rate, betas=(0.9, 0.999))
+    optimiser = Optimiser(
+        network, config.optimiser, config.rate, config.muon_rate, config.alignment_share
+    )
     step, best_score, skipped, unvalidated = 0, -math.inf, 0, False
     if state:
         step, best_score, skipped, unvalidated = restore(state, ema, optimiser)
+    clock = Clock(config.minutes, state.get("seconds", 0.0) if state else 0.0)
     model = team.wrap(network)
 
     with team.first_goes_first():
@@ -161,14 +174,15 @@ def train(
 
     def save(name: str) -> None:
         if team.first:
-            done = (step, best_score, skipped, unvalidated, data)
+            done = (step, best_score, skipped, unvalidated, data, clock.used)
             save_torch_file(run / name, training_state(config, network, ema, optimiser, *done))
 
     def judge() -> None:
         """Validate the averaged weights, and keep them if they are the best so far."""
         nonlocal best_score, unvalidated
         save("last.pt")  # a run that ends meanwhile begins with this validation when it resumes
-        score = validate(ema.averaged(network), validation, config, device, team, stop)
+        with clock.validating():
+            score = validate(ema.averaged(network), validation, config, device, team, stop)
         log.write(step, psnr=score, gain_over_bicubic_flow=score - baseline)
         bar.write(f"step {step}: {score:.2f} dB, {score - baseline:+.2f} over bicubic + flow")
         unvalidated = False
@@ -183,7 +197,7 @@ def train(
     )
     meter = Meter()
     with (
-        progress(total=config.steps, initial=step) as bar,
+        progress(total=None if config.minutes else config.steps, initial=step) as bar,
         StopSignals(patient=team.launched) as stop,
         stop.saving(partial(save, "last.pt")),
         team.contact(),
@@ -191,11 +205,15 @@ def train(
         if unvalidated:
             judge()
         wish = partial(getattr, stop, "received")
+        elapsed = team.largest(clock.elapsed) if config.minutes else 0.0
         for parts in load_steps(loader, config.accumulate, config.patience, wish):
-            rate = learning_rate(step, config.steps, config.rate, config.warmup, config.final_rate)
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            optimiser.zero_grad(set_to_none=True)
+            if elapsed >= 1:
+                break
+            share = learning_rate(
+                step, config.steps, 1.0, config.warmup, config.final_share, elapsed
+            )
+            optimiser.set_rate(share)
+            optimiser.zero_grad()
             losses = []
             for number, part in enumerate(parts, start=1):
                 inputs, truth = move_batch(part, device)
@@ -218,19 +236,29 @@ def train(
                     raise FloatingPointError(f"{problem}. Lower --rate")
                 bar.write(f"left out: {problem}")
             step += 1
+            before, elapsed = elapsed, team.largest(clock.elapsed) if config.minutes else 0.0
+            ended = step == config.steps or elapsed >= 1
 
             meter.add(loss, config.batch)
             bar.update()
-            if step % config.log_every == 0 or step == config.steps:
+            if step % config.log_every == 0 or ended:
                 log.write(
-                    step, loss=meter.loss, rate=rate, gradient=norm, samples_per_second=meter.speed
+                    step,
+                    loss=meter.loss,
+                    rate=share * config.rate,
+                    gradient=norm,
+                    offset=mean_offset(network),
+                    samples_per_second=meter.speed,
                 )
                 bar.set_postfix_str(
                     f"loss {meter.loss:.4f}, best {best_score:.2f} dB, "
                     f"{meter.speed:.1f} samples/s, {memory_in_use(device):.1f} GiB"
                 )
                 meter = Meter()
-            unvalidated = step % config.validate_every == 0 or step == config.steps
+            if config.validate_every:
+                unvalidated = step % config.validate_every == 0 or ended
+            else:  # ten times in the run's time
+                unvalidated = int(10 * elapsed) > int(10 * before) or ended
             if unvalidated:
                 judge()
                 meter = Meter()
@@ -257,6 +285,8 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
             coupling=config.coupling,
             midpoint_flow=config.midpoint_flow,
             global_skip=config.global_skip,
+            skip_refinement=config.skip_refinement,
+            offset_limit=config.offset_limit,
         )
     network, information = load_network(config.weights)
     print(f"starting from {config.weights}: {information['network']}")
@@ -279,6 +309,8 @@ def validate(
     stop: StopSignals | None = None,
 ) -> float:
     """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
+    if config.given_frames == 1:  # its interpolation has not been trained
+        network = FramesAlone(network)
     method = partial(
         super_resolve,
         network,

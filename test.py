@@ -10,6 +10,7 @@ none, LR is MATLAB's bicubic reduction of the truth. DIR holds such folders, or 
 any number: the network runs over windows of four given frames.
 
     mstt            the network
+    mstt+flow       its given frames; between them as in bicubic+flow, from the network's own
     bicubic+flow    given frames enlarged by bicubic; between them both neighbours, warped half-way
                     along the flow between the enlarged frames, and averaged
     bicubic+blend   the same without flow: the mean of both neighbours
@@ -37,7 +38,8 @@ from data.clips import Clip, find_clips, read_clip
 from data.images import write_image
 from data.scenes import make_scenes
 from flow import FLOW_METHODS
-from utils.baselines import bicubic_blend, bicubic_flow
+from models.ensemble import Ensemble
+from utils.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
 from utils.checkpoint import file_sha256, load_network, trained_flow
 from utils.config import parse_config, run_script
 from utils.inference import pick_device, super_resolve
@@ -51,6 +53,8 @@ RUNS = Path("runs")  # where main.py keeps its runs,
 SCENES = Path("trainset/scenes")  # and the built-in scenes
 TESTSET = Path("testset")
 
+TWO_STAGES = "mstt+flow"  # takes the network's given frames instead of those of the clip
+
 Method = Callable[[np.ndarray], Iterable[np.ndarray]]
 
 
@@ -60,8 +64,11 @@ class Config:
     checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
     out: str = "results"  # folder for results.json, frames and figures
     flow_method: str = "auto"  # of the network: pyflow, dis; auto: what it was trained with
-    baseline_flow_method: str = "dis"  # of bicubic+flow; the same for all runs: a yardstick
-    baselines: bool = True  # measure bicubic+flow and bicubic+blend too
+    baseline_flow_method: str = "dis"  # of the other methods; the same for all runs: a yardstick
+    ensemble: bool = (
+        False  # mean over the eight flips and turns of the frames: in eight times the time
+    )
+    baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
     precision: Literal["auto", "bfloat16", "float32"] = "float32"  # so that machines agree
     save_frames: bool = True  # write the output frames as PNG
@@ -123,6 +130,7 @@ def open_methods(
     methods: dict[str, Method] = {}
     if checkpoint is not None:
         network, information = load_network(checkpoint, device)
+        network = Ensemble(network) if config.ensemble else network
         if config.flow_method == "auto":
             config = dataclasses.replace(config, flow_method=trained_flow(information))
         methods["mstt"] = partial(
@@ -134,6 +142,8 @@ def open_methods(
         )
     if config.baselines:
         flow_method = known_flow(config.baseline_flow_method)
+        if checkpoint is not None:
+            methods[TWO_STAGES] = partial(interpolate_along_flow, flow_method=flow_method)
         methods["bicubic+flow"] = partial(bicubic_flow, flow_method=flow_method)
         methods["bicubic+blend"] = bicubic_blend
     if not methods:
@@ -161,7 +171,8 @@ def evaluate(
         given, truth = read_clip(clip)
         outputs = {}
         for name, method in methods.items():
-            outputs[name] = np.stack(list(method(given)))
+            frames = outputs["mstt"][::2] if name == TWO_STAGES else given
+            outputs[name] = np.stack(list(method(frames)))
             results[name]["clips"][clip.name] = clip_metrics(outputs[name], truth)
             if config.save_frames:
                 folder = out / name / clip.name
@@ -170,7 +181,9 @@ def evaluate(
                     write_image(folder / f"{time:08d}.png", frame)
         if config.figures:
             (out / "figures").mkdir(parents=True, exist_ok=True)
-            shown = dict(list(reversed(outputs.items()))[-2:])  # the best baseline, then ours
+            # The best baseline, then ours.
+            names = [name for name in reversed(outputs) if name != TWO_STAGES][-2:]
+            shown = {name: outputs[name] for name in names}
             comparison_figure(out / "figures" / f"{clip.name}.png", clip.name, given, truth, shown)
     for result in results.values():
         result["mean"] = mean_metrics(list(result["clips"].values()))

@@ -37,15 +37,18 @@ class ObviousMSTT(MSTT):
     def __init__(self, options: dict):
         super().__init__(**options)
         channels, groups = options["channels"], options["groups"]
+        offsets = (options["offset_channels"] or channels, options["offset_limit"])
         self.interpolation = ObviousInterpolation(
-            channels, groups, options["coupling"], options["midpoint_flow"]
+            channels, groups, options["coupling"], options["midpoint_flow"], *offsets
         )
-        self.interpolation.alignment = ObviousAlignment(channels, groups)
-        self.transformer = ObviousTransformer(channels)
-        self.transformer.block.attention = ObviousAttention(4 * channels)
+        self.interpolation.alignment = ObviousAlignment(channels, groups, *offsets)
+        attention_channels = options["attention_channels"] or 4 * channels
+        self.transformer = ObviousTransformer(channels, attention_channels)
+        self.transformer.block.attention = ObviousAttention(attention_channels)
         for block in (*self.extraction.blocks, *self.reconstruction.blocks):
             block.forward = partial(residual, block)
         self.extraction.forward = self.extract
+        self.reconstruction.trunk = self.trunk
         self.reconstruction.forward = self.reconstruct
 
     def extract(self, frames: Tensor) -> Tensor:
@@ -53,9 +56,14 @@ class ObviousMSTT(MSTT):
         x = stage.blocks(F.leaky_relu(stage.conv_first(frames.flatten(0, 1)), 0.1))
         return x.unflatten(0, frames.shape[:2])
 
+    def trunk(self, features: Tensor) -> Tensor:
+        x = self.reconstruction.blocks(features.flatten(0, 1))
+        return x.unflatten(0, features.shape[:2])
+
     def reconstruct(self, features: Tensor) -> Tensor:
-        stage = self.reconstruction
-        x = stage.blocks(features.flatten(0, 1))
+        stage, x = self.reconstruction, features.flatten(0, 1)
+        if self.options["enlargement"] == "direct":
+            return F.pixel_shuffle(stage.conv_last(x), 4).unflatten(0, features.shape[:2])
         x = F.leaky_relu(F.pixel_shuffle(stage.upconv1(x), 2), 0.1)
         x = F.leaky_relu(F.pixel_shuffle(stage.upconv2(x), 2), 0.1)
         x = stage.conv_last(F.leaky_relu(stage.conv_hr(x), 0.1))
@@ -74,9 +82,12 @@ class ObviousAlignment(MultiScaleAlignment):
         offset_features = context + F.leaky_relu(self.offset_conv2(multi_scale), 0.1)
         layer = self.dcnpack
         offset_1, offset_2, mask = layer.conv_offset_mask(offset_features).chunk(3, dim=1)
+        offset = torch.cat((offset_1, offset_2), dim=1)
+        if layer.offset_limit is not None:
+            offset = layer.offset_limit * torch.tanh(offset / layer.offset_limit)
         aligned = deform_conv2d_grid_sample(
             neighbour,
-            torch.cat((offset_1, offset_2), dim=1),
+            offset,
             layer.weight,
             layer.bias,
             padding=layer.padding,

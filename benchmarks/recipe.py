@@ -1,9 +1,9 @@
 """What each choice of the training recipe is worth: one change at a time, same samples.
 
     python -m benchmarks.recipe STILLS TESTSET
-    python -m benchmarks.recipe STILLS TESTSET --steps 1000 --variants base,symmetric
+    python -m benchmarks.recipe STILLS TESTSET --samples 1000 --variants base,symmetric
 
-Every variant trains the small network from the same initial weights on the same samples, animated
+Every variant trains from the same initial weights on the same samples, animated
 from STILLS, and is measured on the test clips of TESTSET (PSNR in dB, RGB, 8 bits, no border cut).
 Short runs rank what matters early; they do not tell what a long run would reach.
 """
@@ -18,38 +18,59 @@ from tqdm import tqdm
 
 from data.animation import Animation, StillsDataset
 from data.clips import find_clips, read_clip
-from data.loading import one_opencv_thread
+from data.loading import one_opencv_thread, start_worker
 from data.sampler import MixedDataset, ResumableSampler
 from models import build_network
 from utils.config import parse_config, run_script
 from utils.inference import autocast, super_resolve
 from utils.metrics import clip_metrics, mean_metrics
+from utils.optimiser import Optimiser
 from utils.training import Ema, charbonnier, learning_rate, move_batch
+from utils.validation import FramesAlone
 
 BASE = {
-    "global_skip": True,
-    "midpoint_flow": True,
-    "coupling": "released",
+    # Network: a size of models.mstt.SIZES, and options of MSTT that take the place of its own.
+    "size": "fast",
+    "network": {
+        "global_skip": "enhanced",
+        "skip_refinement": True,
+        "offset_limit": 10.0,
+        "midpoint_flow": True,
+    },
+    "optimiser": "muon",
     "rate": 8e-4,
+    "muon_rate": 1e-2,
+    "alignment_share": 0.1,
+    "final_share": 1e-3,
+    "batch": 1,
     "given_frames": 2,
-    "flow_method": "dis",
+    "flow_method": "dis4x",
     "blur_min": 0.8,
     "blur_max": 1.5,
     "fast_share": 0.5,
-    "ema": True,
+    "ema": 0.99,
 }
 VARIANTS = {
     "base": {},
-    "no global skip": {"global_skip": False},
-    "whole flows": {"midpoint_flow": False},
-    "symmetric": {"coupling": "symmetric"},
-    "rate 2e-4": {"rate": 2e-4},
+    "small": {"size": "small"},
+    "no skip": {"network": {"global_skip": "none", "skip_refinement": False}},
+    "bicubic skip": {"network": {"global_skip": "bicubic", "skip_refinement": False}},
+    "plain mean": {"network": {"skip_refinement": False}},
+    "free offsets": {"network": {"offset_limit": None}},
+    "whole flows": {"network": {"midpoint_flow": False}},
+    "symmetric": {"network": {"coupling": "symmetric"}},
+    "adam": {"optimiser": "adam"},
+    "muon 5e-3": {"muon_rate": 5e-3},
+    "muon 2e-2": {"muon_rate": 2e-2},
+    "final 1e-1": {"final_share": 0.1},
+    "one given frame": {"given_frames": 1},
     "four given frames": {"given_frames": 4},
-    "flow dis4x": {"flow_method": "dis4x"},
+    "batch 4": {"batch": 4},
+    "flow dis": {"flow_method": "dis"},
     "flow pyflow": {"flow_method": "pyflow"},
     "sharper optics": {"blur_min": 0.5, "blur_max": 0.8},
     "all traffic fast": {"fast_share": 1.0},
-    "no average": {"ema": False},
+    "no average": {"ema": 0.0},
 }
 
 
@@ -57,7 +78,7 @@ VARIANTS = {
 class Config:
     stills: str  # folder of stills to train on
     testset: str  # folder of test clips
-    steps: int = 300  # optimiser steps of every variant, batch 1
+    samples: int = 300  # that every variant trains on
     variants: str = "all"  # names of the table, separated by commas
 
     def __post_init__(self):
@@ -71,7 +92,7 @@ class Config:
 
 
 def train(config: Config, choice: dict) -> torch.nn.Module:
-    """The small network after config.steps steps."""
+    """The network after config.samples samples."""
     torch.manual_seed(0)
     look = Animation(
         blur_min=choice["blur_min"], blur_max=choice["blur_max"], fast_share=choice["fast_share"]
@@ -82,28 +103,33 @@ def train(config: Config, choice: dict) -> torch.nn.Module:
         animation=look,
         given_frames=choice["given_frames"],
     )
-    sampler = ResumableSampler([len(stills)], [1.0], count=config.steps)
+    count = config.samples // choice["batch"]
+    sampler = ResumableSampler([len(stills)], [1.0], count=count * choice["batch"])
     loader = DataLoader(
-        MixedDataset([stills]), sampler=sampler, num_workers=1, worker_init_fn=one_opencv_thread
+        MixedDataset([stills]),
+        sampler=sampler,
+        batch_size=choice["batch"],
+        num_workers=1,
+        worker_init_fn=start_worker,
     )
-    options = {name: choice[name] for name in ("global_skip", "midpoint_flow", "coupling")}
-    network = build_network("small", **options).to(memory_format=torch.channels_last)
-    average = Ema(network, 0.99 if choice["ema"] else 0.0)
-    optimiser = torch.optim.Adam(network.parameters())
+    network = build_network(choice["size"], **choice["network"])
+    network = network.to(memory_format=torch.channels_last)
+    average = Ema(network, choice["ema"])
+    names = ("optimiser", "rate", "muon_rate", "alignment_share")
+    optimiser = Optimiser(network, *(choice[name] for name in names))
     for step, batch in enumerate(tqdm(loader, unit="step", leave=False)):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, config.steps, choice["rate"], 50, 1e-6)
+        optimiser.set_rate(learning_rate(step, count, 1.0, 50, choice["final_share"]))
         inputs, truth = move_batch(batch, torch.device("cpu"))
         with autocast(torch.device("cpu")):
             output = network(*inputs)
         loss = charbonnier(output, truth)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
         optimiser.step()
         average.update(network, step + 1)
     network.load_state_dict(average.weights)
-    return network.eval()
+    return FramesAlone(network).eval() if choice["given_frames"] == 1 else network.eval()
 
 
 def measure(network: torch.nn.Module, testset: str, flow_method: str) -> dict:
@@ -119,10 +145,11 @@ def measure(network: torch.nn.Module, testset: str, flow_method: str) -> dict:
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("stills", "testset"))
     one_opencv_thread()
-    print(f"{config.steps} steps, batch 1; mean of the clips of {config.testset}")
+    print(f"{config.samples} samples; mean of the clips of {config.testset}")
     print(f"{'variant':<20}{'all':>8}{'given':>8}{'interpolated':>14}{'moving':>8}{'minutes':>9}")
     for name in config.names:
         choice = BASE | VARIANTS[name]
+        choice["network"] = BASE["network"] | choice["network"]
         start = time.perf_counter()
         mean = measure(train(config, choice), config.testset, choice["flow_method"])
         print(

@@ -134,16 +134,21 @@ def draw_camera(
 
 
 def animate(
-    still: np.ndarray, size: tuple[int, int], rng: np.random.Generator, animation: Animation
+    still: np.ndarray,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    animation: Animation,
+    count: int = FRAMES,
 ) -> np.ndarray:
-    """Make a clip of seven frames from a still.
+    """Make a clip of seven frames from a still, or the first ones of them.
 
     Arguments:
         still: (H, W, 3) uint8, larger than the clip by MARGIN or more, one way round.
         size: (H, W) of the clip.
         rng: source of everything random.
+        count: frames to make; they do not depend on it.
 
-    Returns: (7, H, W, 3) uint8.
+    Returns: (count, H, W, 3) uint8.
     """
     camera, reduction = draw_camera(rng, still.shape[:2], size, animation)
     sigma = rng.uniform(animation.blur_min, animation.blur_max)
@@ -160,20 +165,22 @@ def animate(
     )
     scene = degrade.blur(scene, sigma * reduction)
     local = camera - np.concatenate([np.zeros((2, 2)), low[:, None]], axis=1)
-    frames = [
-        cv2.warpAffine(
+
+    def film(t: int) -> np.ndarray:
+        return cv2.warpAffine(
             scene,
-            matrix,
+            local[t],
             size[::-1],
             flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101,
         )
-        for matrix in local
-    ]
-    _add_traffic(frames, camera, rng, sigma, saturation, animation)
+
+    frames = [film(t) for t in range(count)]
+    middle = frames[FRAMES // 2] if count > FRAMES // 2 else film(FRAMES // 2)
+    _add_traffic(frames, middle, camera, rng, sigma, saturation, animation)
 
     gain, offset = degrade.brightness_drift(rng, FRAMES)
-    clip = np.empty((FRAMES, *size, 3), np.uint8)
+    clip = np.empty((count, *size, 3), np.uint8)
     for t, frame in enumerate(frames):
         cv2.addWeighted(frame, gain[t], frame, 0, offset[t], dst=clip[t], dtype=cv2.CV_8U)
     return clip
@@ -181,14 +188,15 @@ def animate(
 
 def _add_traffic(
     frames: list[np.ndarray],
+    middle: np.ndarray,
     camera: np.ndarray,
     rng: np.random.Generator,
     sigma: float,
     saturation: float,
     animation: Animation,
 ) -> None:
-    """Draw the clip's vehicles into its frames, in place."""
-    middle, motion = frames[FRAMES // 2], ground_to_frames(camera)
+    """Draw the clip's vehicles, planned on its middle frame, into its first frames, in place."""
+    motion = ground_to_frames(camera)
     has_vehicles = rng.random() < animation.traffic_share
     has_aircraft = rng.random() < animation.aircraft_share
     slow, fast = (0.15, animation.speed_split), (animation.speed_split, animation.speed_max)
@@ -228,7 +236,7 @@ class StillsDataset(Dataset):
         seed: of all random choices.
         animation: how the clips move and look, by default Animation().
         cache_bytes: limit of the decoded stills in memory; those beyond it are read every time.
-        given_frames: N, 2 to 4; fewer are the first ones of the same clip.
+        given_frames: N, 1 to 4; fewer are the first ones of the same clip. One has no flow.
 
     Raises:
         FileNotFoundError: no stills under root.
@@ -266,10 +274,10 @@ class StillsDataset(Dataset):
             raise IndexError(f"sample {index} of {len(self)}")
         number = int(self._still_of[index])
         rng = np.random.default_rng((self.seed, epoch, index))
-        truth = animate(self.stills[number], self.size, rng, self.animation)
+        frames = 2 * self.given_frames - 1
+        truth = animate(self.stills[number], self.size, rng, self.animation, frames)
         given = degrade_given(imresize(truth[::2], 1 / 4), rng, self.animation)
-        given, truth = given[: self.given_frames], truth[: 2 * self.given_frames - 1]
-        forward, backward = estimate_flow(given, self.flow_method, threads=1)
+        forward, backward = flow_of(given, self.flow_method)
         return {
             "frames": to_tensor(given),
             "truth": to_tensor(truth),
@@ -277,6 +285,14 @@ class StillsDataset(Dataset):
             "backward_flow": torch.from_numpy(backward),
             "name": f"{self.stills.paths[number].relative_to(self.root)}:{index}",
         }
+
+
+def flow_of(given: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """`flow.estimate_flow` of a sample's given frames (N, h, w, 3); a single frame has none."""
+    if len(given) == 1:
+        none = np.zeros((0, 2, *given.shape[1:3]), np.float32)
+        return none, none.copy()
+    return estimate_flow(given, method, threads=1)
 
 
 def degrade_given(given: np.ndarray, rng: np.random.Generator, animation: Animation) -> np.ndarray:

@@ -30,7 +30,7 @@ def one_opencv_thread() -> None:
         cv2.setNumThreads(1)
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
     """What a loader process does first.
 
     A signal to stop often goes to all processes of a training. The first one answers it, and may
@@ -78,7 +78,7 @@ def open_loader(
         batch_size=batch,
         sampler=sampler,
         num_workers=workers,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         timeout=LOOK if workers else 0,

@@ -181,13 +181,14 @@ def draw_vehicles(
     """Draw vehicles into the frames of a clip, in place.
 
     Arguments:
-        frames: T arrays (H, W, 3) float32 levels, blurred by the optics already.
+        frames: arrays (H, W, 3) float32 levels, blurred by the optics already: the first ones of
+            a clip of T.
         motion: (T, 2, 3) affine maps from the middle frame's coordinates to each frame's.
         sigma: of the optics in pixels.
     """
     spread = math.sqrt(sigma**2 + PIXEL_VARIANCE)
     reach = 0.6 * vehicles.length.max() + np.abs(vehicles.shadow).max() + 3 * spread
-    corner, dx, dy = _patches(vehicles.position, vehicles.velocity, motion, reach)
+    corner, dx, dy = _patches(vehicles.position, vehicles.velocity, motion, reach, len(frames))
 
     def per_vehicle(values: np.ndarray) -> np.ndarray:
         return values.astype(np.float32)[None, :, None, None]
@@ -223,7 +224,8 @@ def draw_aircraft(
     """Draw an aircraft into the frames of a clip, in place; arguments as for draw_vehicles."""
     spread = math.sqrt(sigma**2 + PIXEL_VARIANCE)
     reach = 0.6 * aircraft.length + np.abs(aircraft.shadow).max() + 3 * spread
-    corner, dx, dy = _patches(aircraft.position[None], aircraft.velocity[None], motion, reach)
+    position, velocity = aircraft.position[None], aircraft.velocity[None]
+    corner, dx, dy = _patches(position, velocity, motion, reach, len(frames))
     shadow = _airframe(
         dx - float(aircraft.shadow[0]), dy - float(aircraft.shadow[1]), aircraft, spread
     )
@@ -246,15 +248,16 @@ def _airframe(dx: np.ndarray, dy: np.ndarray, aircraft: Aircraft, spread: float)
 
 
 def _patches(
-    position: np.ndarray, velocity: np.ndarray, motion: np.ndarray, reach: float
+    position: np.ndarray, velocity: np.ndarray, motion: np.ndarray, reach: float, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Square patches around M moving things in T frames.
+    """Square patches around M moving things in the first `count` of T frames.
 
-    Returns: corner (T, M, 2), the whole (x, y) of each patch's first pixel, and the distances of
-    its pixels from the thing, dx (T, M, 1, size) and dy (T, M, size, 1).
+    Returns: corner (count, M, 2), the whole (x, y) of each patch's first pixel, and the distances
+    of its pixels from the thing, dx (count, M, 1, size) and dy (count, M, size, 1).
     """
     size = 2 * math.ceil(reach) + 1
-    time = np.arange(len(motion)) - (len(motion) - 1) / 2
+    time = np.arange(count) - (len(motion) - 1) / 2
+    motion = motion[:count]
     ground = position + time[:, None, None] * velocity
     centre = np.einsum("tij,tmj->tmi", motion[:, :, :2], ground) + motion[:, None, :, 2]
     corner = np.rint(centre).astype(np.intp) - size // 2

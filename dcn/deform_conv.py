@@ -241,6 +241,9 @@ class DCNv2(nn.Module):
         out_channels: channels of the output.
         kernel_size, stride, padding, dilation: as in nn.Conv2d, one integer or (y, x).
         groups: deformable groups; the channels of one group move together.
+        offset_channels: channels of the offset features, by default those of the input.
+        offset_limit: pixels; offsets o become limit * tanh(o / limit), as in BasicVSR++ (CVPR
+            2022, section 3.2). None, as released, leaves them as they are.
     """
 
     def __init__(
@@ -252,20 +255,25 @@ class DCNv2(nn.Module):
         padding: int | tuple[int, int] = 1,
         dilation: int | tuple[int, int] = 1,
         groups: int = 8,
+        offset_channels: int | None = None,
+        offset_limit: float | None = None,
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups:
             raise ValueError(f"groups must divide the {in_channels} input channels, not {groups}")
+        if offset_limit is not None and not offset_limit > 0:
+            raise ValueError(f"offset_limit is {offset_limit}; give pixels above 0, or None")
         self.kernel_size = _pair(kernel_size, "kernel_size", 1)
         self.stride = _pair(stride, "stride", 1)
         self.padding = _pair(padding, "padding", 0)
         self.dilation = _pair(dilation, "dilation", 1)
         self.groups = groups
+        self.offset_limit = offset_limit
         taps = self.kernel_size[0] * self.kernel_size[1]
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels))
         self.conv_offset_mask = nn.Conv2d(
-            in_channels,
+            offset_channels or in_channels,
             3 * groups * taps,
             self.kernel_size,
             stride=self.stride,
@@ -273,6 +281,7 @@ class DCNv2(nn.Module):
             dilation=self.dilation,
         )
         self.offset_warned = False
+        self.mean_offset: Tensor | None = None  # pixels; mean |offset| of the last pass
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -288,7 +297,7 @@ class DCNv2(nn.Module):
 
         Arguments:
             x: (B, in_channels, H, W).
-            offset_features: (B, in_channels, H, W).
+            offset_features: (B, offset_channels, H, W).
 
         Returns:
             (B, out_channels, H', W') in the type of x.
@@ -300,8 +309,10 @@ class DCNv2(nn.Module):
             )
         offset_1, offset_2, mask = parameters.chunk(3, dim=1)
         offset = torch.cat((offset_1, offset_2), dim=1)
+        if self.offset_limit is not None:
+            offset = self.offset_limit * torch.tanh(offset / self.offset_limit)
         if not torch.compiler.is_compiling():
-            self._warn_of_large_offsets(offset)
+            self._watch_offsets(offset)
         return deform_conv2d(
             x,
             offset,
@@ -314,10 +325,14 @@ class DCNv2(nn.Module):
         )
 
     @torch.no_grad()
-    def _warn_of_large_offsets(self, offset: Tensor) -> None:
-        if self.offset_warned or offset.numel() == 0:
+    def _watch_offsets(self, offset: Tensor) -> None:
+        if offset.numel() == 0:
             return
-        mean = offset.abs().mean().item()
+        self.mean_offset = offset.abs().mean()
+        # A bounded offset cannot pass the limit, and to look at it would hold up a GPU.
+        if self.offset_warned or self.offset_limit is not None:
+            return
+        mean = self.mean_offset.item()
         if not mean <= OFFSET_LIMIT:  # written so that NaN is noticed too
             self.offset_warned = True
             warnings.warn(

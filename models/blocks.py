@@ -100,12 +100,53 @@ def flow_warp(x: Tensor, flow: Tensor, padding: str = "zeros", released: bool = 
     return warped.to(x.dtype)
 
 
-def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
-    """Bicubic enlargement in space, flow interpolation in time.
+def bicubic(frames: Tensor) -> Tensor:
+    """Enlarge by MATLAB's bicubic, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), float32."""
+    # antialias=True selects a = -0.5, MATLAB's kernel; it does not smooth when enlarging.
+    enlarged = F.interpolate(
+        frames.flatten(0, 1).float(), scale_factor=SCALE, mode="bicubic", antialias=True
+    )
+    return enlarged.unflatten(0, frames.shape[:2])
 
-    Given frames are enlarged (bicubic, a = -0.5). A frame between two given ones is the mean of
-    both, enlarged and then warped half-way along the flows: warping after the enlargement keeps
-    the detail that bilinear sampling at low resolution would blur.
+
+def warp_half_way(
+    enlarged: Tensor,
+    forward_flow: Tensor,
+    backward_flow: Tensor,
+    refinement: Tensor | None = None,
+) -> Tensor:
+    """The frames between enlarged ones: both neighbours, warped half-way along the flows, blended.
+
+    Warping after the enlargement keeps the detail that bilinear sampling at low resolution would
+    blur.
+
+    Arguments:
+        enlarged: (B, N, 3, 4H, 4W), N >= 2.
+        forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels, from each given frame to the
+            next and back.
+        refinement: (B, N - 1, 5, 4H, 4W), or None. Channels 0 and 1 are added to the way to the
+            following frame, 2 and 3 to the way to the previous one, HR pixels; the sigmoid of
+            channel 4 is the share of the following frame. None, like zeros, gives the mean.
+
+    Returns: (B, N - 1, 3, 4H, 4W), float32.
+    """
+    batch = len(enlarged)
+    flows = torch.cat((forward_flow, backward_flow)).flatten(0, 1).float()
+    half_way = F.interpolate(flows, scale_factor=SCALE, mode="bilinear") * (SCALE / 2)
+    if refinement is not None:
+        refinement = refinement.float().flatten(0, 1)
+        half_way = half_way + torch.cat((refinement[:, :2], refinement[:, 2:4]))
+    neighbours = torch.cat((enlarged[:, 1:], enlarged[:, :-1])).flatten(0, 1).float()
+    following, previous = flow_warp(neighbours, half_way, padding="border").chunk(2)
+    if refinement is None:
+        between = (previous + following) / 2
+    else:
+        between = torch.lerp(previous, following, torch.sigmoid(refinement[:, 4:]))
+    return between.unflatten(0, (batch, -1))
+
+
+def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+    """Bicubic enlargement in space, flow interpolation in time, see `warp_half_way`.
 
     Arguments:
         frames: (B, N, 3, H, W).
@@ -114,15 +155,7 @@ def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: T
 
     Returns: (B, 2N - 1, 3, 4H, 4W), float32.
     """
-    count = frames.shape[1]
-    # antialias=True selects a = -0.5, MATLAB's kernel; it does not smooth when enlarging.
-    enlarged = F.interpolate(
-        frames.flatten(0, 1).float(), scale_factor=SCALE, mode="bicubic", antialias=True
-    )
-    flows = torch.cat((forward_flow, backward_flow)).flatten(0, 1).float()
-    half_way = F.interpolate(flows, scale_factor=SCALE, mode="bilinear") * (SCALE / 2)
-    enlarged = enlarged.unflatten(0, (-1, count))
-    neighbours = torch.cat((enlarged[:, 1:], enlarged[:, :-1])).flatten(0, 1)
-    following, previous = flow_warp(neighbours, half_way, padding="border").chunk(2)
-    between = ((previous + following) / 2).unflatten(0, (-1, count - 1))
-    return interleave(enlarged, between)
+    enlarged = bicubic(frames)
+    if frames.shape[1] == 1:
+        return enlarged
+    return interleave(enlarged, warp_half_way(enlarged, forward_flow, backward_flow))

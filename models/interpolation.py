@@ -26,16 +26,26 @@ class MultiScaleAlignment(nn.Module):
     Arguments:
         channels: C.
         groups: deformable groups, each with offsets of its own.
+        offset_channels: width of the part that estimates the offsets (released: C).
+        offset_limit: see `dcn.DCNv2`.
     """
 
-    def __init__(self, channels: int, groups: int):
+    def __init__(
+        self, channels: int, groups: int, offset_channels: int, offset_limit: float | None
+    ):
         super().__init__()
-        self.offset_conv1 = nn.Conv2d(2 * channels, channels, 3, padding=1)
-        self.mul_scale1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.mul_scale2 = nn.Conv2d(channels, channels, 5, padding=2)
-        self.mul_scale3 = nn.Conv2d(channels, channels, 7, padding=3)
-        self.offset_conv2 = nn.Conv2d(3 * channels, channels, 3, padding=1)
-        self.dcnpack = DCNv2(channels, channels, kernel_size=3, padding=1, groups=groups)
+        self.offset_conv1 = nn.Conv2d(2 * channels, offset_channels, 3, padding=1)
+        self.mul_scale1 = nn.Conv2d(offset_channels, offset_channels, 3, padding=1)
+        self.mul_scale2 = nn.Conv2d(offset_channels, offset_channels, 5, padding=2)
+        self.mul_scale3 = nn.Conv2d(offset_channels, offset_channels, 7, padding=3)
+        self.offset_conv2 = nn.Conv2d(3 * offset_channels, offset_channels, 3, padding=1)
+        self.dcnpack = DCNv2(
+            channels,
+            channels,
+            groups=groups,
+            offset_channels=offset_channels,
+            offset_limit=offset_limit,
+        )
 
     def forward(self, neighbour: Tensor, target: Tensor) -> Tensor:
         """neighbour, target: (B, C, H, W) -> the neighbour aligned to the target, (B, C, H, W)."""
@@ -59,15 +69,24 @@ class FeatureInterpolation(nn.Module):
         midpoint_flow: halve the flows, so that both neighbours are warped to the time between
             them. The released code applies them whole. True also samples at the exact place
             (see `flow_warp`), since no released weights depend on it.
+        offset_channels, offset_limit: of the MSD.
     """
 
-    def __init__(self, channels: int, groups: int, coupling: str, midpoint_flow: bool):
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        coupling: str,
+        midpoint_flow: bool,
+        offset_channels: int,
+        offset_limit: float | None,
+    ):
         super().__init__()
         if coupling not in COUPLINGS:
             raise ValueError(f"coupling is {coupling!r}; choose one of {', '.join(COUPLINGS)}")
         self.coupling = coupling
         self.midpoint_flow = midpoint_flow
-        self.alignment = MultiScaleAlignment(channels, groups)
+        self.alignment = MultiScaleAlignment(channels, groups, offset_channels, offset_limit)
         self.fusion = nn.Conv2d(2 * channels, channels, 1)
         self.blending = nn.Conv2d(2 * channels, channels, 1)
 
@@ -80,6 +99,8 @@ class FeatureInterpolation(nn.Module):
 
         Returns: (B, T, C, H, W).
         """
+        if features.shape[1] == 1:
+            return features
         previous = channels_last(features[:, :-1].flatten(0, 1))  # (B(N-1), C, H, W)
         following = channels_last(features[:, 1:].flatten(0, 1))  # (B(N-1), C, H, W)
         warped_following = self._warp(following, forward_flow.flatten(0, 1))

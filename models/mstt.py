@@ -13,24 +13,42 @@ Conventions, here and in the whole project:
     with the backward flow.
 """
 
+from collections.abc import Iterable
+
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import (
     SCALE,
+    bicubic,
     bicubic_flow_baseline,
     channels_last,
     frame_by_frame,
+    interleave,
     residual_blocks,
+    warp_half_way,
 )
 from models.convolution import convolve
 from models.interpolation import FeatureInterpolation
-from models.reconstruction import Reconstruction
+from models.reconstruction import DirectReconstruction, Reconstruction
 from models.transformer import SpatialTemporalTransformer
 
 SIZES = {
     "mstt": {"channels": 64, "groups": 8, "front_blocks": 5, "back_blocks": 20},  # 5.66 M, paper
     "small": {"channels": 32, "groups": 8, "front_blocks": 5, "back_blocks": 10},  # 1.26 M
+    # Wide at low resolution and nothing above it.
+    "fast": {
+        "channels": 64,
+        "groups": 8,
+        "front_blocks": 3,
+        "back_blocks": 14,
+        "offset_channels": 32,
+        "attention_channels": 64,
+        "enlargement": "direct",
+    },
 }
+SKIPS = ("none", "bicubic", "enhanced")
+ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}
 SMALLEST_SIDE = 16  # LR pixels; below it the flow and the attention have nothing to work on
 
 
@@ -44,8 +62,20 @@ class MSTT(nn.Module):
         back_blocks: residual blocks of the reconstruction.
         coupling: "released" or "symmetric", see `FeatureInterpolation`.
         midpoint_flow: warp features half-way along the flows instead of whole.
-        global_skip: add the bicubic + flow baseline to the output. The last convolution then
-            starts near zero, so that training starts from the baseline instead of from nothing.
+        global_skip: what is added to the output. "none", as released: nothing. "bicubic": the
+            bicubic + flow baseline. "enhanced": to the given frames their bicubic enlargement,
+            and to a frame between two of them the mean of both results, warped half-way. The last
+            convolution then starts near zero, so that training starts from the baseline instead
+            of from nothing. Files from before there was a choice have False and True for the
+            first two.
+        skip_refinement: with the skip "enhanced", correct the flows of its warp and weigh its two
+            neighbours by what the features of the interpolated frame say, pixel by pixel. Starts
+            at no correction and equal weights.
+        offset_channels: width of the part that estimates the offsets of the alignment; None: C.
+        offset_limit: largest offset of the alignment in LR pixels, see `dcn.DCNv2`; None: no limit.
+        attention_channels: channels of the maps that the attention works on; None: 4C.
+        enlargement: "released", two pixel shuffles of 2 with convolutions at every resolution, or
+            "direct", one convolution and one pixel shuffle of 4.
     """
 
     def __init__(
@@ -56,9 +86,20 @@ class MSTT(nn.Module):
         back_blocks: int = 20,
         coupling: str = "released",
         midpoint_flow: bool = False,
-        global_skip: bool = False,
+        global_skip: str | bool = "none",
+        skip_refinement: bool = False,
+        offset_channels: int | None = None,
+        offset_limit: float | None = None,
+        attention_channels: int | None = None,
+        enlargement: str = "released",
     ):
         super().__init__()
+        if isinstance(global_skip, bool):
+            global_skip = SKIPS[global_skip]
+        _check_choice("global_skip", global_skip, SKIPS)
+        _check_choice("enlargement", enlargement, ENLARGEMENTS)
+        if skip_refinement and global_skip != "enhanced":
+            raise ValueError(f"skip_refinement needs global_skip enhanced, not {global_skip}")
         self.options = {
             "channels": channels,
             "groups": groups,
@@ -67,13 +108,21 @@ class MSTT(nn.Module):
             "coupling": coupling,
             "midpoint_flow": midpoint_flow,
             "global_skip": global_skip,
+            "skip_refinement": skip_refinement,
+            "offset_channels": offset_channels,
+            "offset_limit": offset_limit,
+            "attention_channels": attention_channels,
+            "enlargement": enlargement,
         }
         self.global_skip = global_skip
         self.extraction = FeatureExtraction(channels, front_blocks)
-        self.interpolation = FeatureInterpolation(channels, groups, coupling, midpoint_flow)
-        self.transformer = SpatialTemporalTransformer(channels)
-        self.reconstruction = Reconstruction(channels, back_blocks)
-        if global_skip:
+        self.interpolation = FeatureInterpolation(
+            channels, groups, coupling, midpoint_flow, offset_channels or channels, offset_limit
+        )
+        self.transformer = SpatialTemporalTransformer(channels, attention_channels or 4 * channels)
+        self.reconstruction = ENLARGEMENTS[enlargement](channels, back_blocks)
+        self.skip_refinement = SkipRefinement(channels) if skip_refinement else None
+        if global_skip != "none":
             nn.init.normal_(self.reconstruction.conv_last.weight, std=1e-3)
             nn.init.zeros_(self.reconstruction.conv_last.bias)
 
@@ -81,7 +130,8 @@ class MSTT(nn.Module):
         """Super-resolve a window of frames in space and time.
 
         Arguments:
-            frames: (B, N, 3, H, W), RGB in [0, 1], N >= 2, H and W >= 16.
+            frames: (B, N, 3, H, W), RGB in [0, 1], H and W >= 16. One frame alone (N = 1) is
+                enlarged; between two or more, frames are interpolated.
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
 
         Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped.
@@ -93,10 +143,50 @@ class MSTT(nn.Module):
         features = self.extraction(frames)  #                                  (B, N, C, H, W)
         features = self.interpolation(features, forward_flow, backward_flow)  # (B, T, C, H, W)
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
+        features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)
         output = self.reconstruction(features)  #                              (B, T, 3, sH, sW)
-        if self.global_skip:
+        if self.global_skip == "bicubic":
             output = output + bicubic_flow_baseline(frames, forward_flow, backward_flow)
+        elif self.global_skip == "enhanced":
+            output = self._add_enhanced(output, features, frames, forward_flow, backward_flow)
         return output
+
+    def _add_enhanced(
+        self,
+        output: Tensor,
+        features: Tensor,
+        frames: Tensor,
+        forward_flow: Tensor,
+        backward_flow: Tensor,
+    ) -> Tensor:
+        """The skip "enhanced": output and features of all T times, the other arguments as given."""
+        given = output[:, ::2] + bicubic(frames)  #                            (B, N, 3, sH, sW)
+        if frames.shape[1] == 1:
+            return given
+        refinement = None
+        if self.skip_refinement is not None:
+            refinement = self.skip_refinement(features[:, 1::2])  #            (B, N-1, 5, sH, sW)
+        warped = warp_half_way(given, forward_flow, backward_flow, refinement)
+        return interleave(given, warped + output[:, 1::2])  #                  (B, T, 3, sH, sW)
+
+
+class SkipRefinement(nn.Module):
+    """How to improve on warping along the given flows and taking the mean, see `warp_half_way`.
+
+    Arguments:
+        channels: C.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 5 * SCALE**2, 3, padding=1)
+        nn.init.zeros_(self.conv.weight)
+        nn.init.zeros_(self.conv.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features of interpolated frames (B, N - 1, C, H, W) -> (B, N - 1, 5, sH, sW)."""
+        x = channels_last(features.flatten(0, 1))
+        return F.pixel_shuffle(convolve(self.conv, x), SCALE).unflatten(0, features.shape[:2])
 
 
 class FeatureExtraction(nn.Module):
@@ -127,11 +217,16 @@ def build_network(size: str = "mstt", **options) -> MSTT:
     return MSTT(**(SIZES[size] | options))
 
 
+def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
+
+
 def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> None:
     """Refuse what the stages would fail on further down, with the shapes seen."""
-    if frames.ndim != 5 or frames.shape[1] < 2 or frames.shape[2] != 3:
+    if frames.ndim != 5 or frames.shape[1] < 1 or frames.shape[2] != 3:
         raise ValueError(
-            f"frames are {tuple(frames.shape)}; give (B, N, 3, H, W) with N of at least 2"
+            f"frames are {tuple(frames.shape)}; give (B, N, 3, H, W) with N of at least 1"
         )
     batch, count, _, height, width = frames.shape
     if min(height, width) < SMALLEST_SIDE:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import winograd
-from models.blocks import channels_last, frame_by_frame, residual_blocks
+from models.blocks import SCALE, channels_last, frame_by_frame, residual_blocks
 from models.convolution import convolve, leaky_convolution
 from models.winograd import NO_HALO
 
@@ -15,23 +15,37 @@ TILE = 80  # LR pixels; largest side that is enlarged at once without gradients 
 
 
 class Reconstruction(nn.Module):
-    """Residual blocks, two pixel shuffles of 2, two convolutions, each frame on its own."""
+    """Residual blocks and the enlargement, each frame on its own.
+
+    Arguments:
+        channels: C.
+        blocks: number of residual blocks.
+    """
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()
         self.blocks = residual_blocks(channels, blocks)
+        self.add_enlargement(channels)
+
+    def add_enlargement(self, channels: int) -> None:
+        """The layers behind the blocks: two pixel shuffles of 2, two convolutions."""
         self.upconv1 = nn.Conv2d(channels, 4 * channels, 3, padding=1)
         self.upconv2 = nn.Conv2d(channels, 4 * channels, 3, padding=1)
         self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
 
+    def trunk(self, features: Tensor) -> Tensor:
+        """The residual blocks, (B, T, C, H, W) -> the same shape."""
+        x = frame_by_frame(self.blocks, channels_last(features.flatten(0, 1)))
+        return x.unflatten(0, features.shape[:2])
+
     def forward(self, features: Tensor) -> Tensor:
-        """features: (B, T, C, H, W) -> frames (B, T, 3, sH, sW)."""
-        frames = frame_by_frame(self._reconstruct, channels_last(features.flatten(0, 1)))
+        """features: (B, T, C, H, W), from `trunk` -> frames (B, T, 3, sH, sW)."""
+        frames = frame_by_frame(self.enlarge, channels_last(features.flatten(0, 1)))
         return frames.unflatten(0, features.shape[:2])
 
-    def _reconstruct(self, x: Tensor) -> Tensor:
-        x = self.blocks(x)
+    def enlarge(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, 3, sH, sW)."""
         if torch.is_grad_enabled() or x.device.type != "cpu":
             return self.conv_last(self._enlarge(x))
         return self._enlarge_in_tiles(x)
@@ -67,6 +81,20 @@ class Reconstruction(nn.Module):
                 ]
             )
         return output.flatten(4, 5).flatten(2, 3)
+
+
+class DirectReconstruction(Reconstruction):
+    """The same blocks, enlarged by one convolution and one pixel shuffle of 4.
+
+    All work is done at low resolution, as in efficient networks for single images (ESPCN, Shi et
+    al., CVPR 2016; IMDN, Hui et al., ACM MM 2019).
+    """
+
+    def add_enlargement(self, channels: int) -> None:
+        self.conv_last = nn.Conv2d(channels, 3 * SCALE**2, 3, padding=1)
+
+    def enlarge(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(convolve(self.conv_last, x), SCALE)
 
 
 def shuffled_convolution(

@@ -145,25 +145,27 @@ class SpatialTemporalTransformer(nn.Module):
     PyTorch's default initialisation throughout, as in the released code.
 
     Arguments:
-        channels: C of the features; the attention works on 4C.
+        channels: C of the features.
+        attention_channels: D of the maps that the attention works on (released: 4C).
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, attention_channels: int):
         super().__init__()
+        between = attention_channels // 2
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.Conv2d(channels, between, 3, stride=2, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(2 * channels, 4 * channels, 3, padding=1),
+            nn.Conv2d(between, attention_channels, 3, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
-        self.block = TransformerBlock(4 * channels)
+        self.block = TransformerBlock(attention_channels)
         self.decoder = nn.Sequential(
             nn.UpsamplingBilinear2d(scale_factor=2),  # align_corners=True
-            nn.Conv2d(4 * channels, 2 * channels, 3, padding=1),
+            nn.Conv2d(attention_channels, between, 3, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(2 * channels, channels, 3, padding=1),
+            nn.Conv2d(between, channels, 3, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),
             nn.Conv2d(channels, channels, 3, padding=1),
             nn.LeakyReLU(SLOPE, inplace=True),

@@ -83,7 +83,7 @@ def test_results_frames_and_figures(tmp_path, monkeypatch, capsys, checkpoint, c
     assert results["command"].startswith("python test.py --data")
     assert set(results["versions"]) == {"python", "torch", "numpy", "scikit-image", "opencv"}
     assert results["settings"]["flow_method"] == "dis"
-    assert list(results["methods"]) == ["mstt", "bicubic+flow", "bicubic+blend"]
+    assert list(results["methods"]) == ["mstt", "mstt+flow", "bicubic+flow", "bicubic+blend"]
 
     for name, method in results["methods"].items():
         assert set(method) == {"mean", "clips"}

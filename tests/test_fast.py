@@ -20,18 +20,32 @@ def random_inputs(size, count=2):
     return frames, *torch.randn(2, 1, count - 1, 2, *size, generator=generator)
 
 
+# Every choice that MSTT has, other than the released ones.
+NEWER = {
+    "midpoint_flow": True,
+    "global_skip": "enhanced",
+    "skip_refinement": True,
+    "offset_channels": 8,
+    "offset_limit": 0.5,
+    "attention_channels": 16,
+    "enlargement": "direct",
+}
+
+
 def random_network(**options):
     torch.manual_seed(0)
     network = MSTT(16, 2, 1, 1, **options)
+    if network.skip_refinement is not None:
+        torch.nn.init.normal_(network.skip_refinement.conv.weight, std=0.05)
     # The released start puts every offset at zero, where there is nothing to sample between pixels.
     torch.nn.init.normal_(network.interpolation.alignment.dcnpack.conv_offset_mask.weight, std=0.05)
     return network
 
 
-@pytest.mark.parametrize("coupling", ["released", "symmetric"])
+@pytest.mark.parametrize("options", [{}, {"coupling": "symmetric"}, NEWER])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_network_equals_the_obvious_formulation(coupling, layout):
-    network = random_network(coupling=coupling).to(memory_format=layout).eval()
+def test_network_equals_the_obvious_formulation(options, layout):
+    network = random_network(**options).to(memory_format=layout).eval()
     inputs = random_inputs((80, 160), count=3)  # wider than a tile
     with torch.inference_mode():
         torch.testing.assert_close(
@@ -39,7 +53,7 @@ def test_network_equals_the_obvious_formulation(coupling, layout):
         )
 
 
-@pytest.mark.parametrize("options", [{}, {"coupling": "symmetric", "midpoint_flow": True}])
+@pytest.mark.parametrize("options", [{}, {"coupling": "symmetric", "midpoint_flow": True}, NEWER])
 def test_gradients_equal_those_of_the_obvious_formulation(options):
     network = random_network(**options).double()
     other = obvious(network).double()

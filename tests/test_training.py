@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -13,8 +14,9 @@ import torch
 from models import MSTT
 from utils.distributed import Team
 from utils.inference import pick_device, pick_precision, to_tensor, to_uint8, windows
+from utils.optimiser import OPTIMISERS, Optimiser
 from utils.runs import restore, training_state
-from utils.training import Ema, RunLog, StopSignals, blame, charbonnier, learning_rate
+from utils.training import Clock, Ema, RunLog, StopSignals, blame, charbonnier, learning_rate
 
 
 def test_learning_rate_warms_up_and_decays():
@@ -24,6 +26,27 @@ def test_learning_rate_warms_up_and_decays():
     assert all(a > b for a, b in itertools.pairwise(rates[10:]))
     assert rates[-1] == pytest.approx(0.1, abs=1e-3)
     assert learning_rate(55, 100, 1.0, 10, 0.1) == pytest.approx(0.55)  # half-way down
+
+
+def test_the_rate_follows_time_where_that_is_further():
+    by_steps = learning_rate(55, 100, 1.0, 10, 0.1)
+    assert learning_rate(55, 100, 1.0, 10, 0.1, elapsed=0.2) == by_steps
+    assert learning_rate(55, 100, 1.0, 10, 0.1, elapsed=1.0) == pytest.approx(0.1)
+    assert learning_rate(5, 10**9, 1.0, 5, 0.1, elapsed=0.5) == pytest.approx(0.55)
+
+
+def test_a_clock_keeps_the_end_for_validation(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = Clock(minutes=10, used=60.0)
+    assert (clock.used, clock.elapsed) == (60.0, 60 / 540)
+    now[0] += 480
+    assert clock.elapsed == 1.0
+    with clock.validating():
+        now[0] += 30
+    assert clock.last == 75  # two of them, and room
+    assert Clock(None).elapsed == 0
+    assert Clock(minutes=1).elapsed == 0  # not over at once
 
 
 def test_charbonnier_is_the_formula_and_float32():
@@ -44,11 +67,15 @@ def test_ema_follows_the_weights():
     assert ema.weights["weight"].item() == pytest.approx(0.9 + 0.1 * 0.1)
 
 
-@pytest.fixture
-def trained():
-    """(state, network) of a network that took one step."""
+def make_optimiser(network, kind):
+    return Optimiser(network, kind, rate=1e-3, muon_rate=1e-2, alignment_share=0.1)
+
+
+@pytest.fixture(params=OPTIMISERS)
+def trained(request):
+    """(state, network, kind of optimiser) of a network that took one step."""
     network = MSTT(8, 2, 1, 1)
-    optimiser = torch.optim.Adam(network.parameters())
+    optimiser = make_optimiser(network, request.param)
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimiser.step()
@@ -57,56 +84,71 @@ def trained():
     class NoConstants:
         """A Config."""
 
-    return training_state(NoConstants(), network, Ema(network, 0.9), optimiser, 1, 20.0), network
+    state = training_state(NoConstants(), network, Ema(network, 0.9), optimiser, 1, 20.0)
+    return state, network, request.param
 
 
-def test_a_state_restores_the_moments_but_not_the_constants_of_adam(trained):
-    state, network = trained
-    state["optimiser"]["param_groups"][0] |= {"betas": "ab", "eps": None, "lr": 1e9}
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+def test_a_state_restores_the_moments(trained):
+    state, network, kind = trained
+    optimiser = make_optimiser(network, kind)
     assert restore(state, Ema(network, 0.9), optimiser) == (1, 20.0, 0, False)
-    group = optimiser.param_groups[0]
-    assert (group["lr"], group["betas"], group["eps"]) == (1e-3, (0.9, 0.999), 1e-8)
-    moments = optimiser.state_dict()["state"]
-    assert torch.equal(moments[0]["exp_avg"], state["optimiser"]["state"][0]["exp_avg"])
+    moments = optimiser.state_dict()
+    assert moments.keys() == state["optimiser"].keys()
+    for part, entries in moments.items():
+        for number, values in entries.items():
+            for name, value in values.items():
+                assert torch.equal(value, state["optimiser"][part][number][name])
+    groups = [group for part in optimiser.parts.values() for group in part.param_groups]
+    assert {group["peak"] for group in groups} <= {1e-3, 1e-4, 1e-2}
     optimiser.step()
 
 
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_a_state_of_the_other_optimiser_is_refused(trained, kind):
+    state, network, own = trained
+    if kind != own:
+        with pytest.raises(ValueError, match="optimiser is not that of its network"):
+            restore(state, Ema(network, 0.9), make_optimiser(network, kind))
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("part", "name", "value"),
     [
-        ("exp_avg_sq", None),
-        ("exp_avg_sq", torch.zeros(1)),
-        ("exp_avg", torch.zeros(8, 3, 3, 3, dtype=torch.int64)),
-        ("exp_avg", torch.zeros(8, 3, 3, 3).to(torch.float8_e4m3fn)),
-        ("step", "one"),
-        ("step", torch.tensor(-1.0)),
-        ("max_exp_avg_sq", torch.zeros(1)),
+        ("adam", "exp_avg_sq", None),
+        ("adam", "exp_avg_sq", torch.zeros(1)),
+        ("adam", "exp_avg", torch.zeros(8, 3, 3, 3, dtype=torch.int64)),
+        ("adam", "exp_avg", torch.zeros(8, 3, 3, 3).to(torch.float8_e4m3fn)),
+        ("adam", "step", "one"),
+        ("adam", "step", torch.tensor(-1.0)),
+        ("adam", "max_exp_avg_sq", torch.zeros(1)),
+        ("muon", "momentum", torch.zeros(1)),
+        ("muon", "exp_avg", torch.zeros(1)),
     ],
 )
-def test_a_state_of_no_adam_is_refused(trained, name, value):
-    state, network = trained
-    state["optimiser"]["state"][0][name] = value
-    with pytest.raises(ValueError, match="optimiser is not that of its network"):
-        restore(state, Ema(network, 0.9), torch.optim.Adam(network.parameters()))
+def test_a_state_of_no_optimiser_is_refused(trained, part, name, value):
+    state, network, kind = trained
+    if part in state["optimiser"]:
+        state["optimiser"][part][0][name] = value
+        with pytest.raises(ValueError, match="optimiser is not that of its network"):
+            restore(state, Ema(network, 0.9), make_optimiser(network, kind))
 
 
 def test_nested_tensors_are_refused(trained):
-    state, network = trained
+    state, network, kind = trained
     nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
-    state["optimiser"]["state"][0]["exp_avg"] = nested
+    state["optimiser"]["adam"][0]["exp_avg"] = nested
     with pytest.raises(ValueError, match="optimiser is not that of its network"):
-        restore(state, Ema(network, 0.9), torch.optim.Adam(network.parameters()))
+        restore(state, Ema(network, 0.9), make_optimiser(network, kind))
 
 
 @pytest.mark.parametrize("average", [torch.zeros(1), "zeros", torch.zeros(8, dtype=torch.int64)])
 def test_an_average_of_another_network_is_refused(trained, average):
-    state, network = trained
+    state, network, kind = trained
     ema = Ema(network, 0.9)
     name = next(name for name, weight in ema.weights.items() if weight.shape == (8,))
     state["ema"] = dict(state["ema"]) | {name: average}
     with pytest.raises(ValueError, match="do not fit each other"):
-        restore(state, ema, torch.optim.Adam(network.parameters()))
+        restore(state, ema, make_optimiser(network, kind))
 
 
 def test_names_of_samples_do_not_reach_the_terminal_raw():

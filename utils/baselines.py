@@ -5,6 +5,7 @@ They are the yardstick of main.py and test.py, so they are made as well as ready
 """
 
 import itertools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -40,7 +41,18 @@ def bicubic_flow(given: np.ndarray, flow_method: str = "dis") -> list[np.ndarray
 
     Returns: 2N-1 frames (4h, 4w, 3) uint8.
     """
-    enlarged = [imresize(frame, 4) for frame in given]
+    return interpolate_along_flow([imresize(frame, 4) for frame in given], flow_method)
+
+
+def interpolate_along_flow(enlarged: Sequence[np.ndarray], flow_method: str) -> list[np.ndarray]:
+    """Put a frame between every two: both of them, warped half-way along their flow, averaged.
+
+    Arguments:
+        enlarged: N frames (H, W, 3) uint8 RGB.
+        flow_method: see flow.estimate_flow.
+
+    Returns: 2N-1 frames (H, W, 3) uint8.
+    """
     frames = [enlarged[0]]
     for before, after in itertools.pairwise(enlarged):
         forward, backward = estimate_flow(np.stack((before, after)), method=flow_method)

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from models import MSTT
 from utils.checkpoint import FLOATS, FORMAT, PARTIAL, check_state, load_torch_file, one_line
+from utils.muon import Muon
+from utils.optimiser import Optimiser
 from utils.training import Ema, random_states, restore_random_states
 
-# Constants that may differ between a run and its continuation. All but `steps` leave alone what
-# it learns; `steps` moves the end of its schedule, to train longer or end sooner.
+# Constants that may differ between a run and its continuation. All but `steps` and
+# `minutes` leave alone what it learns; these move the end of its schedule.
 MAY_CHANGE = {
     "resume",
     "run",
@@ -31,6 +33,7 @@ MAY_CHANGE = {
     "validate_every",
     "log_every",
     "steps",
+    "minutes",
 }
 
 LOCK = ".lock"
@@ -146,18 +149,19 @@ def training_state(
     config: Any,
     network: MSTT,
     ema: Ema,
-    optimiser: torch.optim.Optimizer,
+    optimiser: Optimiser,
     step: int,
     best_score: float,
     skipped: int = 0,
     unvalidated: bool = False,
     data: dict[str, str] | None = None,
+    seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Everything that a run needs to go on exactly, and that load_network needs.
 
     The position in the data is step * batch: the sampler is a pure function of it. `unvalidated`
     says that the validation that is due at this step has not been done; `data` is the fingerprint
-    of what it is trained on and validated with.
+    of what it is trained on and validated with; `seconds` is the time that the run has used.
     """
     return {
         "format": FORMAT,
@@ -171,6 +175,7 @@ def training_state(
         "skipped": skipped,
         "unvalidated": unvalidated,
         "data": data,
+        "seconds": seconds,
         "config": dataclasses.asdict(config),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
@@ -187,12 +192,15 @@ def read_state(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is no training checkpoint of this version")
     check_state(path, state)
     step, skipped, best_score = state["step"], state.get("skipped", 0), state["best_score"]
+    seconds = state.get("seconds", 0.0)
     if type(step) is not int or not 0 <= step <= MOST_STEPS:
         raise ValueError(f"{path} is of step {str(step)[:40]}, not of one up to {MOST_STEPS}")
     if type(skipped) is not int or not 0 <= skipped <= step:
         raise ValueError(f"{path} has left out {one_line(str(skipped))[:40]} of {step} steps")
     if math.isnan(best_score) or best_score == math.inf:
         raise ValueError(f"{path} has a best score of {best_score}")
+    if type(seconds) is not float or not 0 <= seconds < math.inf:
+        raise ValueError(f"{path} has used {one_line(str(seconds))[:40]} seconds")
     return state
 
 
@@ -224,9 +232,7 @@ def keep_auto(config: C, recorded: dict[str, Any]) -> C:
     return dataclasses.replace(config, **{name: recorded[name] for name in auto})
 
 
-def restore(
-    state: dict[str, Any], ema: Ema, optimiser: torch.optim.Optimizer
-) -> tuple[int, float, int, bool]:
+def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> tuple[int, float, int, bool]:
     """Put the rest of a training state back in place, with the network already made from it.
 
     Returns: its step, its best score, how many steps were skipped, and whether it is unvalidated.
@@ -234,18 +240,18 @@ def restore(
     Raises:
         ValueError: the state is not of this network.
     """
-    averages, moments = state["ema"], state["optimiser"].get("state")
+    averages, moments = state["ema"], state["optimiser"]
     if averages.keys() != ema.weights.keys() or not all(
         _is_like(averages[name], average) for name, average in ema.weights.items()
     ):
         raise ValueError("the checkpoint's parts do not fit each other (ema and network)")
-    if not _are_adams(moments, optimiser):
-        raise ValueError("the checkpoint's optimiser is not that of its network")
+    if moments.keys() != optimiser.parts.keys() or not all(
+        _are_moments(moments[name], part) for name, part in optimiser.parts.items()
+    ):
+        raise ValueError("the checkpoint's optimiser is not that of its network and its settings")
     for name, average in ema.weights.items():
         average.copy_(averages[name])
-    # The constants of Adam are those of the program, not of any file.
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": moments, "param_groups": groups})
+    optimiser.load_state_dict(moments)
     try:
         restore_random_states(state["random"])
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
@@ -268,16 +274,17 @@ def _is_like(value: Any, expected: Tensor) -> bool:
     )
 
 
-def _are_adams(moments: Any, optimiser: torch.optim.Optimizer) -> bool:
-    """Whether a value from a file is Adam's state: of a parameter all three entries, or none."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+def _are_moments(moments: Any, part: torch.optim.Optimizer) -> bool:
+    """Whether a value from a file is an optimiser's state: of a parameter all entries, or none."""
+    parameters = [p for group in part.param_groups for p in group["params"]]
+    names = {"momentum"} if isinstance(part, Muon) else {"exp_avg", "exp_avg_sq"}
+    steps = names - {"momentum"} and {"step"}
     return isinstance(moments, dict) and all(
         type(number) is int
         and 0 <= number < len(parameters)
         and isinstance(entries, dict)
-        and entries.keys() == {"step", "exp_avg", "exp_avg_sq"}
-        and _is_like(entries["step"], torch.tensor(0.0))
-        and bool(entries["step"] >= 0)
-        and all(_is_like(entries[n], parameters[number]) for n in ("exp_avg", "exp_avg_sq"))
+        and entries.keys() == names | steps
+        and all(_is_like(entries[n], torch.tensor(0.0)) and entries[n] >= 0 for n in steps)
+        and all(_is_like(entries[n], parameters[number]) for n in names)
         for number, entries in moments.items()
     )

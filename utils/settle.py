@@ -10,6 +10,7 @@ from models import SIZES
 from utils.checkpoint import load_network
 from utils.distributed import Team
 from utils.inference import pick_precision
+from utils.runs import MOST_STEPS
 from utils.sources import find_data_root, find_list, find_validation_folder
 
 C = TypeVar("C")
@@ -17,7 +18,7 @@ C = TypeVar("C")
 PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 
 
-NETWORK = ("size", "coupling", "midpoint_flow", "global_skip")
+NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement", "offset_limit")
 
 
 def settle_network(config: C, given: set[str]) -> C:
@@ -55,10 +56,14 @@ def settle(config: C, device: torch.device, team: Team) -> C:
             f"{team.world} process(es) that take {config.accumulate} part(s) each"
         )
     steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 300)
-    every = config.validate_every or min(max(steps // 10, 1), 5000)
+    if config.minutes and not config.steps:
+        steps = MOST_STEPS
+    every = config.validate_every
+    if not config.minutes:
+        every = every or min(max(steps // 10, 1), 5000)
     size = config.size
     if size == "auto" and config.weights is None:
-        size = "mstt" if gpu else "small"
+        size = "mstt" if gpu else "fast"
     workers = config.workers
     if workers is None:
         cores = torch.multiprocessing.cpu_count() // team.local_world

@@ -19,20 +19,25 @@ from utils.checkpoint import one_line
 from utils.distributed import Team
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int, final: float) -> float:
+def learning_rate(
+    step: int, steps: int, peak: float, warmup: int, final: float, elapsed: float = 0.0
+) -> float:
     """The learning rate of a step: linear warm-up, then a half cosine down to the final rate.
 
-    A pure function of the step, so that a resumed run has the rate of an uninterrupted one.
+    A pure function of step and time used, so that a resumed run has the rate of an uninterrupted
+    one.
 
     Arguments:
         step: 0 .. steps - 1.
         steps: length of the run.
         peak, final: rates after the warm-up and at the end.
         warmup: steps of the warm-up.
+        elapsed: share of the run's time that is used, 0 to 1. The cosine is as far as the larger
+            of this and the share of the steps.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = min((step - warmup) / max(steps - warmup, 1), 1.0)
+    progress = min(max((step - warmup) / max(steps - warmup, 1), elapsed), 1.0)
     return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -46,6 +51,40 @@ def charbonnier(output: Tensor, truth: Tensor) -> Tensor:
         output, truth: same shape, any range; computed in float32.
     """
     return torch.sqrt((output.float() - truth.float()).square() + 1e-6).mean()
+
+
+class Clock:
+    """The time that a training has used of what it was given.
+
+    Arguments:
+        minutes: what it was given; None: no limit.
+        used: seconds that the run had used before it was resumed.
+    """
+
+    LAST = 60.0  # seconds at the end that belong to validation and saving
+
+    def __init__(self, minutes: float | None, used: float = 0.0):
+        self.limit = math.inf if minutes is None else 60 * minutes
+        self.start = time.monotonic() - used
+        self.last = self.LAST
+
+    @property
+    def used(self) -> float:
+        """Seconds since the start, those before a resume included."""
+        return time.monotonic() - self.start
+
+    @property
+    def elapsed(self) -> float:
+        """The share of the time for optimiser steps that is used; 1 or more: no more steps."""
+        # A short run is not all validation.
+        return self.used / (self.limit - min(self.last, self.limit / 4))
+
+    @contextlib.contextmanager
+    def validating(self) -> Iterator[None]:
+        """A validation, which the run ends with, and which is then repeated for its report."""
+        start = self.used
+        yield
+        self.last = max(self.last, 2.5 * (self.used - start))
 
 
 class Ema:
@@ -265,6 +304,12 @@ def largest_offset(network: nn.Module, inputs: Sequence[Tensor]) -> float:
         for hook in hooks:
             hook.remove()
     return max(sizes, key=lambda size: (math.isnan(size), size))
+
+
+def mean_offset(network: nn.Module) -> float:
+    """The mean |offset| in pixels of the network's deformable convolutions in their last pass."""
+    means = [layer.mean_offset for layer in network.modules() if isinstance(layer, DCNv2)]
+    return max((mean.item() for mean in means if mean is not None), default=0.0)
 
 
 def memory_in_use(device: torch.device) -> float:

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from data.clips import Clip, read_clip
+from models.blocks import interleave, warp_half_way
 from utils.distributed import Team
 from utils.metrics import psnr
 from utils.training import Stopped, StopSignals
@@ -43,3 +46,24 @@ def mean_psnr(
     if len(scores) != len(clips):
         raise ValueError("the processes of this training see different validation clips")
     return float(np.mean([scores[number] for number in range(len(clips))]))
+
+
+class FramesAlone(nn.Module):
+    """A network that only enlarges: each given frame by itself, and between them their warped mean.
+
+    What a training with one given frame is validated with.
+
+    Arguments:
+        network: an MSTT.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+        """As `MSTT.forward`."""
+        none = forward_flow[:, :0]
+        given = [self.network(frame, none, none) for frame in frames.split(1, dim=1)]
+        enlarged = torch.cat(given, dim=1)
+        return interleave(enlarged, warp_half_way(enlarged, forward_flow, backward_flow))

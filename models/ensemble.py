@@ -1,0 +1,56 @@
+"""The mean of a network over the eight flips and turns of its frames.
+
+A network is not quite the same to every direction, and the errors of its eight views are not quite
+the same either (Lim et al., "Enhanced Deep Residual Networks", CVPRW 2017, section 3.4).
+"""
+
+import itertools
+
+import torch
+from torch import Tensor, nn
+
+from models.mstt import MSTT
+
+
+class Ensemble(nn.Module):
+    """A network that sees its frames in eight ways and averages what it makes of them.
+
+    Arguments:
+        network: in evaluation mode.
+    """
+
+    def __init__(self, network: MSTT):
+        super().__init__()
+        self.network = network
+        self.options = network.options
+
+    def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+        """As `MSTT.forward`."""
+        total = 0
+        for view in itertools.product((False, True), repeat=3):
+            seen = self.network(
+                turn(frames, *view), turn_flow(forward_flow, *view), turn_flow(backward_flow, *view)
+            )
+            total = total + turn_back(seen.float(), *view)
+        return total / 8
+
+
+def turn(x: Tensor, transpose: bool, upside_down: bool, mirror: bool) -> Tensor:
+    """Transpose, then flip the rows, then the columns of (..., H, W)."""
+    x = x.mT if transpose else x
+    sides = [-2] * upside_down + [-1] * mirror
+    return x.flip(sides) if sides else x
+
+
+def turn_back(x: Tensor, transpose: bool, upside_down: bool, mirror: bool) -> Tensor:
+    """The inverse of `turn`."""
+    sides = [-2] * upside_down + [-1] * mirror
+    x = x.flip(sides) if sides else x
+    return x.mT if transpose else x
+
+
+def turn_flow(flow: Tensor, transpose: bool, upside_down: bool, mirror: bool) -> Tensor:
+    """Turn a flow (..., 2, H, W), (dx, dy), as `turn` turns the frames that it leads between."""
+    dx, dy = turn(flow, transpose, upside_down, mirror).unbind(-3)
+    dx, dy = (dy, dx) if transpose else (dx, dy)
+    return torch.stack((-dx if mirror else dx, -dy if upside_down else dy), dim=-3)

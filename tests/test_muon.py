@@ -1,0 +1,83 @@
+"""Muon against its definition by a singular value decomposition, and what it is used for."""
+
+import pytest
+import torch
+
+from models import MSTT
+from utils.muon import Muon, orthogonal
+from utils.optimiser import Optimiser
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 36), (40, 8)])
+def test_the_iteration_keeps_the_singular_vectors_and_evens_the_values(shape):
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, *shape, generator=generator)
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    values = u.mT @ orthogonal(matrices) @ v.mT  # diagonal, if the vectors are the same
+    diagonal = torch.diagonal(values, dim1=1, dim2=2)
+    torch.testing.assert_close(values, torch.diag_embed(diagonal), atol=1e-4, rtol=0)
+    assert diagonal.min() > 0.6
+    assert diagonal.max() < 1.3
+
+
+def reference_step(weight, grad, momentum, lr):
+    """One step by the SVD: what the iteration approximates."""
+    momentum.mul_(0.95).add_(0.05 * grad)
+    update = (0.05 * grad + 0.95 * momentum).flatten(1)
+    u, _, v = torch.linalg.svd(update, full_matrices=False)
+    rows, columns = update.shape
+    return weight - lr * max(1, rows / columns) ** 0.5 * (u @ v).view_as(weight)
+
+
+def test_steps_are_those_of_the_definition():
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(8, 4, 3, 3, generator=generator), torch.randn(9, 4, generator=generator)]
+    parameters = [torch.nn.Parameter(weight.clone()) for weight in weights]
+    momenta = [torch.zeros_like(weight) for weight in weights]
+    optimiser = Muon(parameters, lr=0.1)
+    for _ in range(3):
+        for index, parameter in enumerate(parameters):
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+            before = parameter.detach().clone()
+            expected = reference_step(before, parameter.grad, momenta[index], 0.1) - before
+            weights[index] = (before, expected)
+        optimiser.step()
+        for parameter, (before, expected) in zip(parameters, weights, strict=True):
+            change = parameter.detach() - before
+            cosine = torch.cosine_similarity(change.flatten(), expected.flatten(), dim=0)
+            assert cosine > 0.97  # singular values are evened to 0.7 to 1.2, not to 1
+            assert 0.7 < change.norm() / expected.norm() < 1.2
+
+
+def test_a_parameter_without_gradient_stays():
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    Muon([parameter]).step()
+    assert torch.equal(parameter, torch.ones(2, 2))
+
+
+def test_who_is_optimised_by_what():
+    network = MSTT(8, 2, 1, 1, global_skip="enhanced", skip_refinement=True, enlargement="direct")
+    optimiser = Optimiser(network, "muon", rate=8e-4, muon_rate=1e-2, alignment_share=0.1)
+    peaks = {
+        id(parameter): (name, group["peak"])
+        for name, part in optimiser.parts.items()
+        for group in part.param_groups
+        for parameter in group["params"]
+    }
+    named = dict(network.named_parameters())
+    assert len(peaks) == len(named)
+    for name, expected in {
+        "extraction.conv_first.weight": ("adam", 8e-4),
+        "extraction.blocks.0.conv1.weight": ("muon", 1e-2),
+        "extraction.blocks.0.conv1.bias": ("adam", 8e-4),
+        "interpolation.fusion.weight": ("muon", 1e-2),
+        "interpolation.alignment.mul_scale1.weight": ("adam", pytest.approx(8e-5)),
+        "interpolation.alignment.dcnpack.weight": ("adam", pytest.approx(8e-5)),
+        "transformer.block.attention.query_embedding.weight": ("muon", 1e-2),
+        "skip_refinement.conv.weight": ("adam", 8e-4),
+        "reconstruction.conv_last.weight": ("adam", 8e-4),
+    }.items():
+        assert peaks[id(named[name])] == expected, name
+    optimiser.set_rate(0.5)
+    assert {group["lr"] for group in optimiser.parts["muon"].param_groups} == {5e-3}
+    assert [group["lr"] for group in optimiser.parts["adam"].param_groups] == [4e-4, 4e-5]
