@@ -101,7 +101,7 @@ def flow_warp(x: Tensor, flow: Tensor, padding: str = "zeros", released: bool = 
 
 
 def bicubic(frames: Tensor) -> Tensor:
-    """Enlarge by MATLAB's bicubic, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), float32."""
+    """Enlarge by MATLAB's bicubic kernel, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), float32."""
     # antialias=True selects a = -0.5, MATLAB's kernel; it does not smooth when enlarging.
     enlarged = F.interpolate(
         frames.flatten(0, 1).float(), scale_factor=SCALE, mode="bicubic", antialias=True

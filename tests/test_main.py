@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -51,10 +52,13 @@ def read_log(run):
     return [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("stop", "workers"), [(2, "1"), (3, "0"), (5, "2")])
-def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, workers):
+@pytest.mark.parametrize(
+    ("stop", "workers", "optimiser"), [(2, "1", "muon"), (3, "0", "adam"), (5, "2", "muon")]
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, workers, optimiser):
     # Six steps are two epochs of the three clips: a stop inside of each, and one between them.
-    assert run_main("--steps", "6", "--validate-every", "3", "--run", "runs/whole") == 0
+    flags = ("--steps", "6", "--validate-every", "3", "--optimiser", optimiser)
+    assert run_main(*flags, "--run", "runs/whole") == 0
     assert "bicubic + flow" in capsys.readouterr().out
 
     def stop_soon(step, *schedule):
@@ -62,10 +66,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, worke
             os.kill(os.getpid(), signal.SIGTERM)
         return learning_rate(step, *schedule)
 
-    flags = ("--steps", "6", "--validate-every", "3", "--run", "runs/cut")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(main, "learning_rate", stop_soon)
-        assert run_main(*flags) == 128 + signal.SIGTERM
+        assert run_main(*flags, "--run", "runs/cut") == 128 + signal.SIGTERM
     assert load_torch_file("runs/cut/last.pt")["step"] == stop
     assert run_main("--resume", "--run", "runs/cut", "--workers", workers) == 0
 
@@ -75,6 +78,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, worke
     network, information = load_network("runs/cut/best.pt")
     assert information["config"]["flow_method"] == "dis"
     assert network.global_skip
+
+
+def test_a_run_of_so_many_minutes_ends_in_time_and_properly(run_main):
+    flags = ("--run", "r", "--given-frames", "1", "--minutes")
+    start = time.monotonic()
+    assert run_main(*flags, "0.1") == 0
+    assert time.monotonic() - start < 30  # 6 s, on a busy machine
+    state = load_torch_file("r/last.pt")
+    assert state["step"] > 3
+    assert not state["unvalidated"]
+    assert 4 < state["seconds"] < 30
+    scores = [line["step"] for line in read_log("r") if "psnr" in line]
+    assert scores[-1] == state["step"]
+    assert len(scores) <= 10
+    rates = [line["rate"] for line in read_log("r") if "rate" in line]
+    assert rates[-1] < 0.1 * max(rates)
+    # What is used up stays so: a resumed run takes no more steps, and with more time it does.
+    assert run_main(*flags, "0.1", "--resume") == 0
+    assert load_torch_file("r/last.pt")["step"] == state["step"]
+    assert run_main(*flags, "1000", "--steps", str(state["step"] + 1), "--resume") == 0
+    assert load_torch_file("r/last.pt")["step"] == state["step"] + 1
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
+def test_no_time_is_refused(run_main, minutes):
+    with pytest.raises(ValueError, match=r"minutes is .* above 0"):
+        run_main("--minutes", minutes, "--run", "r")
+    assert not Path("r").exists()
 
 
 def test_a_stop_while_validating_is_prompt_and_exact(run_main, monkeypatch):
@@ -152,7 +183,7 @@ def test_resume_needs_a_run_and_its_constants(run_main):
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         run_main("--resume", "--run", "none")
     assert run_main("--steps", "1", "--run", "runs/a") == 0
-    with pytest.raises(ValueError, match=r"rate was 0\.0004, is 0\.1"):
+    with pytest.raises(ValueError, match=r"rate was 0\.0008, is 0\.1"):
         run_main("--resume", "--steps", "2", "--rate", "0.1")
 
 

@@ -1,11 +1,13 @@
 """The network against the released network's own output, and its promises on shapes and skips."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+from data.resize import imresize
 from models import MSTT, build_network
-from models.blocks import bicubic_flow_baseline, flow_warp, interleave
+from models.blocks import bicubic, bicubic_flow_baseline, flow_warp, interleave
 from models.transformer import patch_attention
 from tests.reference_network import DATA, reference_maps, released_network
 from utils.checkpoint import load_network, save_network
@@ -81,6 +83,99 @@ def test_training_with_the_skip_starts_at_the_baseline():
     assert difference.abs().mean() < 0.01
 
 
+def bilinear(image, xs, ys):
+    """(C, H, W) at positions, the border repeated."""
+    height, width = image.shape[1:]
+    xs, ys = xs.clip(0, width - 1), ys.clip(0, height - 1)
+    left, top = np.floor(xs).astype(int), np.floor(ys).astype(int)
+    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
+    fx, fy = xs - left, ys - top
+    upper = image[:, top, left] * (1 - fx) + image[:, top, right] * fx
+    lower = image[:, bottom, left] * (1 - fx) + image[:, bottom, right] * fx
+    return upper * (1 - fy) + lower * fy
+
+
+def test_bicubic_is_matlabs_away_from_the_border():
+    frame = torch.rand(3, 16, 20, generator=torch.Generator().manual_seed(0))
+    expected = imresize(frame.movedim(0, -1).numpy(), 4).transpose(2, 0, 1)
+    inner = (..., slice(8, -8), slice(8, -8))
+    enlarged = bicubic(frame[None, None])[0, 0].numpy()
+    np.testing.assert_allclose(enlarged[inner], expected[inner], atol=1e-5)
+
+
+@pytest.mark.parametrize("refined", [False, True])
+def test_the_enhanced_skip_is_its_definition(refined):
+    """Given frames: bicubic + residual. Between: both of them, warped half-way, + residual."""
+    generator = torch.Generator().manual_seed(0)
+    network = MSTT(8, 2, 1, 1, global_skip="enhanced", skip_refinement=refined).eval()
+    frames = torch.rand(1, 3, 3, 16, 20, generator=generator)
+    flows = torch.randn(2, 1, 2, 2, 16, 20, generator=generator)
+    residual = 0.1 * torch.randn(1, 5, 3, 64, 80, generator=generator)
+    network.reconstruction.forward = lambda features: residual
+    refinement = torch.randn(1, 2, 5, 64, 80, generator=generator) if refined else None
+    if refined:
+        network.skip_refinement.forward = lambda features: refinement
+    with torch.no_grad():
+        output = network(frames, *flows)[0].numpy()
+
+    ys, xs = np.mgrid[:64, :80].astype(np.float64)
+    given = (bicubic(frames) + residual[:, ::2])[0].numpy()
+    np.testing.assert_allclose(output[::2], given, atol=1e-6)
+    for gap in range(2):
+        ways = [  # to the following and to the previous frame, HR pixels
+            2 * cv2.resize(flow[0, gap].movedim(0, -1).numpy(), (80, 64)).transpose(2, 0, 1)
+            for flow in flows
+        ]
+        share = np.full((64, 80), 0.5)
+        if refined:
+            change = refinement[0, gap].double().numpy()
+            ways = [ways[0] + change[:2], ways[1] + change[2:4]]
+            share = 1 / (1 + np.exp(-change[4]))
+        following = bilinear(given[gap + 1], xs + ways[0][0], ys + ways[0][1])
+        previous = bilinear(given[gap], xs + ways[1][0], ys + ways[1][1])
+        expected = share * following + (1 - share) * previous + residual[0, 2 * gap + 1].numpy()
+        np.testing.assert_allclose(output[2 * gap + 1], expected, atol=1e-5)
+
+
+def test_the_enhanced_skip_differentiates_through_the_warp():
+    """Interpolated frames teach the given ones, and the refinement starts at nothing."""
+    network = MSTT(8, 2, 1, 1, global_skip="enhanced", skip_refinement=True)
+    plain = MSTT(8, 2, 1, 1, global_skip="enhanced")
+    plain.load_state_dict(network.state_dict(), strict=False)
+    inputs = random_inputs(20, 20)
+    output = network(*inputs)
+    torch.testing.assert_close(output, plain(*inputs))
+    output[:, 1::2].square().mean().backward()
+    for name, parameter in network.named_parameters():
+        if not name.startswith("interpolation.alignment"):  # starts at offsets of zero
+            assert parameter.grad is not None, name
+    assert network.skip_refinement.conv.weight.grad.abs().max() > 0
+    frames = inputs[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(network(frames, *inputs[1:])[:, 1].sum(), frames)
+    assert gradient[:, :2].abs().sum() > 100 * gradient[:, 2:].abs().sum()
+
+
+def test_one_frame_alone_is_enlarged_as_the_trained_way_to_given_frames():
+    network = MSTT(8, 2, 1, 1, global_skip="enhanced", enlargement="direct").eval()
+    frames, forward_flow, backward_flow = random_inputs(20, 20)
+    none = forward_flow[:, :0]
+    with torch.no_grad():
+        alone = network(frames[:, :1], none, none)
+        network.transformer.forward = lambda features: 0 * features
+        without = network(frames[:, :1], none, none)
+        together = network(frames, forward_flow, backward_flow)
+    assert alone.shape == (1, 1, 3, 80, 80)
+    assert not torch.equal(alone, without)
+    # Only the transformer looks at other frames.
+    torch.testing.assert_close(without[:, 0], together[:, 0], atol=1e-5, rtol=0)
+
+
+def test_older_files_name_the_skip_by_false_and_true():
+    assert MSTT(8, 2, 1, 1, global_skip=False).options["global_skip"] == "none"
+    assert MSTT(8, 2, 1, 1, global_skip=True).options["global_skip"] == "bicubic"
+    assert MSTT(8, 2, 1, 1).options["global_skip"] == "none"
+
+
 def test_coupling_and_midpoint_change_the_result():
     inputs = random_inputs(20, 20)
     outputs = []
@@ -110,6 +205,14 @@ def test_wrong_shapes_are_named(shapes, message):
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="coupling is 'both'"):
         MSTT(8, 2, 1, 1, coupling="both")
+    with pytest.raises(ValueError, match="global_skip is 'trilinear'; choose one of none, bicubic"):
+        MSTT(8, 2, 1, 1, global_skip="trilinear")
+    with pytest.raises(ValueError, match="enlargement is 'big'"):
+        MSTT(8, 2, 1, 1, enlargement="big")
+    with pytest.raises(ValueError, match="skip_refinement needs global_skip enhanced, not bicubic"):
+        MSTT(8, 2, 1, 1, global_skip="bicubic", skip_refinement=True)
+    with pytest.raises(ValueError, match="offset_limit is -1"):
+        MSTT(8, 2, 1, 1, offset_limit=-1)
     with pytest.raises(ValueError, match="large"):
         build_network("large")
 
