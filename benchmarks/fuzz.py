@@ -48,6 +48,7 @@ from utils.checkpoint import (
     trained_flow,
 )
 from utils.config import parse_config, run_script
+from utils.optimiser import Optimiser
 from utils.runs import check_unchanged, read_state, restore, training_state
 from utils.training import Ema
 
@@ -240,10 +241,13 @@ def make_picture_readers(folder: Path) -> Iterator[Reader]:
     yield Reader("still", pictures, ".png", read_still)
 
 
+RATES = (8e-4, 1e-2, 0.1)  # of the optimiser, see utils.optimiser
+
+
 def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
     """The readers of checkpoints and of weights with their description."""
     network = MSTT(8, 2, 1, 1)
-    optimiser = torch.optim.Adam(network.parameters())
+    optimiser = Optimiser(network, "muon", *RATES)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
@@ -272,7 +276,7 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
         state = read_state(path)
         check_unchanged(config, state["config"])
         network = network_from(path, state["network_options"], state["network"])
-        optimiser = torch.optim.Adam(network.parameters())
+        optimiser = Optimiser(network, "muon", *RATES)
         ema = Ema(network, 0.9)
         step = restore(state, ema, optimiser)[0]
         for parameter in network.parameters():

@@ -227,7 +227,7 @@ def stages(config: Config) -> dict:
             "attention": median["attention"],
             "rest of transformer": median["transformer"] - median["attention"],
             "residual blocks": median["blocks"],
-            "upsampling": median["reconstruction"] - median["blocks"],
+            "upsampling": median["reconstruction"],
         }
     given = (inputs[0][0].movedim(1, -1) * 255).byte().numpy()
     flows = {m: lambda m=m: estimate_flow(given, method=m) for m in ("pyflow", "dis")}

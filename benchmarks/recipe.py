@@ -20,7 +20,8 @@ from data.animation import Animation, StillsDataset
 from data.clips import find_clips, read_clip
 from data.loading import one_opencv_thread, start_worker
 from data.sampler import MixedDataset, ResumableSampler
-from models import build_network
+from models import MSTT, build_network
+from utils.checkpoint import load_network
 from utils.config import parse_config, run_script
 from utils.inference import autocast, super_resolve
 from utils.metrics import clip_metrics, mean_metrics
@@ -79,6 +80,7 @@ class Config:
     stills: str  # folder of stills to train on
     testset: str  # folder of test clips
     samples: int = 300  # that every variant trains on
+    weights: str | None = None  # trained weights to start from; none: new ones
     variants: str = "all"  # names of the table, separated by commas
 
     def __post_init__(self):
@@ -113,6 +115,8 @@ def train(config: Config, choice: dict) -> torch.nn.Module:
         worker_init_fn=start_worker,
     )
     network = build_network(choice["size"], **choice["network"])
+    if config.weights:
+        start_from(network, config.weights)
     network = network.to(memory_format=torch.channels_last)
     average = Ema(network, choice["ema"])
     names = ("optimiser", "rate", "muon_rate", "alignment_share")
@@ -130,6 +134,14 @@ def train(config: Config, choice: dict) -> torch.nn.Module:
         average.update(network, step + 1)
     network.load_state_dict(average.weights)
     return FramesAlone(network).eval() if choice["given_frames"] == 1 else network.eval()
+
+
+def start_from(network: MSTT, path: str) -> None:
+    """Take over what trained weights have in common with a network, by names and shapes."""
+    trained, own = load_network(path)[0].state_dict(), network.state_dict()
+    common = {n: trained[n] for n in own if n in trained and trained[n].shape == own[n].shape}
+    network.load_state_dict(common, strict=False)
+    print(f"{len(common)} of {len(own)} tensors are those of {path}")
 
 
 def measure(network: torch.nn.Module, testset: str, flow_method: str) -> dict:

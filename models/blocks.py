@@ -109,44 +109,53 @@ def bicubic(frames: Tensor) -> Tensor:
     return enlarged.unflatten(0, frames.shape[:2])
 
 
-def warp_half_way(
-    enlarged: Tensor,
-    forward_flow: Tensor,
-    backward_flow: Tensor,
-    refinement: Tensor | None = None,
-) -> Tensor:
-    """The frames between enlarged ones: both neighbours, warped half-way along the flows, blended.
+def half_way_flow(forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+    """The ways from frames between given ones to their neighbours, at high resolution.
+
+    Arguments:
+        forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels, from each given frame to the
+            next and back.
+
+    Returns: (2, B (N - 1), 2, 4H, 4W), HR pixels: to the following frame, and to the previous one.
+    """
+    flows = torch.stack((forward_flow, backward_flow)).flatten(1, 2).float()
+    enlarged = F.interpolate(flows.flatten(0, 1), scale_factor=SCALE, mode="bilinear")
+    return enlarged.unflatten(0, (2, -1)) * (SCALE / 2)
+
+
+def warp_neighbours(enlarged: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """The neighbours of the frames between given ones, warped to their time.
 
     Warping after the enlargement keeps the detail that bilinear sampling at low resolution would
     blur.
 
     Arguments:
+        enlarged: the given frames, (B, N, 3, 4H, 4W), N >= 2.
+        flow: of `half_way_flow`.
+
+    Returns: the previous and the following ones, each (B (N - 1), 3, 4H, 4W), float32.
+    """
+    neighbours = torch.cat((enlarged[:, 1:], enlarged[:, :-1])).flatten(0, 1).float()
+    following, previous = flow_warp(neighbours, flow.flatten(0, 1), padding="border").chunk(2)
+    return previous, following
+
+
+def mean_of_neighbours(enlarged: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+    """The frames between enlarged ones: the mean of both neighbours, warped half-way.
+
+    Arguments:
         enlarged: (B, N, 3, 4H, 4W), N >= 2.
-        forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels, from each given frame to the
-            next and back.
-        refinement: (B, N - 1, 5, 4H, 4W), or None. Channels 0 and 1 are added to the way to the
-            following frame, 2 and 3 to the way to the previous one, HR pixels; the sigmoid of
-            channel 4 is the share of the following frame. None, like zeros, gives the mean.
+        forward_flow, backward_flow: see `half_way_flow`.
 
     Returns: (B, N - 1, 3, 4H, 4W), float32.
     """
-    batch = len(enlarged)
-    flows = torch.cat((forward_flow, backward_flow)).flatten(0, 1).float()
-    half_way = F.interpolate(flows, scale_factor=SCALE, mode="bilinear") * (SCALE / 2)
-    if refinement is not None:
-        refinement = refinement.float().flatten(0, 1)
-        half_way = half_way + torch.cat((refinement[:, :2], refinement[:, 2:4]))
-    neighbours = torch.cat((enlarged[:, 1:], enlarged[:, :-1])).flatten(0, 1).float()
-    following, previous = flow_warp(neighbours, half_way, padding="border").chunk(2)
-    if refinement is None:
-        between = (previous + following) / 2
-    else:
-        between = torch.lerp(previous, following, torch.sigmoid(refinement[:, 4:]))
-    return between.unflatten(0, (batch, -1))
+    flow = half_way_flow(forward_flow, backward_flow)
+    previous, following = warp_neighbours(enlarged, flow)
+    return ((previous + following) / 2).unflatten(0, (len(enlarged), -1))
 
 
 def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
-    """Bicubic enlargement in space, flow interpolation in time, see `warp_half_way`.
+    """Bicubic enlargement in space, flow interpolation in time, see `mean_of_neighbours`.
 
     Arguments:
         frames: (B, N, 3, H, W).
@@ -158,4 +167,4 @@ def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: T
     enlarged = bicubic(frames)
     if frames.shape[1] == 1:
         return enlarged
-    return interleave(enlarged, warp_half_way(enlarged, forward_flow, backward_flow))
+    return interleave(enlarged, mean_of_neighbours(enlarged, forward_flow, backward_flow))

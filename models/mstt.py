@@ -15,7 +15,6 @@ Conventions, here and in the whole project:
 
 from collections.abc import Iterable
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import (
@@ -25,12 +24,13 @@ from models.blocks import (
     channels_last,
     frame_by_frame,
     interleave,
+    mean_of_neighbours,
     residual_blocks,
-    warp_half_way,
 )
 from models.convolution import convolve
 from models.interpolation import FeatureInterpolation
 from models.reconstruction import DirectReconstruction, Reconstruction
+from models.refinement import SkipRefinement
 from models.transformer import SpatialTemporalTransformer
 
 SIZES = {
@@ -41,7 +41,7 @@ SIZES = {
         "channels": 64,
         "groups": 8,
         "front_blocks": 3,
-        "back_blocks": 14,
+        "back_blocks": 16,
         "offset_channels": 32,
         "attention_channels": 64,
         "enlargement": "direct",
@@ -69,8 +69,7 @@ class MSTT(nn.Module):
             of from nothing. Files from before there was a choice have False and True for the
             first two.
         skip_refinement: with the skip "enhanced", correct the flows of its warp and weigh its two
-            neighbours by what the features of the interpolated frame say, pixel by pixel. Starts
-            at no correction and equal weights.
+            neighbours, pixel by pixel, see `SkipRefinement`.
         offset_channels: width of the part that estimates the offsets of the alignment; None: C.
         offset_limit: largest offset of the alignment in LR pixels, see `dcn.DCNv2`; None: no limit.
         attention_channels: channels of the maps that the attention works on; None: 4C.
@@ -163,30 +162,12 @@ class MSTT(nn.Module):
         given = output[:, ::2] + bicubic(frames)  #                            (B, N, 3, sH, sW)
         if frames.shape[1] == 1:
             return given
-        refinement = None
-        if self.skip_refinement is not None:
-            refinement = self.skip_refinement(features[:, 1::2])  #            (B, N-1, 5, sH, sW)
-        warped = warp_half_way(given, forward_flow, backward_flow, refinement)
+        if self.skip_refinement is None:
+            warped = mean_of_neighbours(given, forward_flow, backward_flow)
+        else:
+            between = features[:, 1::2]  #                                     (B, N-1, C, H, W)
+            warped = self.skip_refinement(between, given, forward_flow, backward_flow)
         return interleave(given, warped + output[:, 1::2])  #                  (B, T, 3, sH, sW)
-
-
-class SkipRefinement(nn.Module):
-    """How to improve on warping along the given flows and taking the mean, see `warp_half_way`.
-
-    Arguments:
-        channels: C.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, 5 * SCALE**2, 3, padding=1)
-        nn.init.zeros_(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features of interpolated frames (B, N - 1, C, H, W) -> (B, N - 1, 5, sH, sW)."""
-        x = channels_last(features.flatten(0, 1))
-        return F.pixel_shuffle(convolve(self.conv, x), SCALE).unflatten(0, features.shape[:2])
 
 
 class FeatureExtraction(nn.Module):

@@ -36,7 +36,7 @@ def random_network(**options):
     torch.manual_seed(0)
     network = MSTT(16, 2, 1, 1, **options)
     if network.skip_refinement is not None:
-        torch.nn.init.normal_(network.skip_refinement.conv.weight, std=0.05)
+        torch.nn.init.normal_(network.skip_refinement.conv_last.weight, std=0.05)
     # The released start puts every offset at zero, where there is nothing to sample between pixels.
     torch.nn.init.normal_(network.interpolation.alignment.dcnpack.conv_offset_mask.weight, std=0.05)
     return network

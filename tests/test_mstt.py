@@ -112,9 +112,11 @@ def test_the_enhanced_skip_is_its_definition(refined):
     flows = torch.randn(2, 1, 2, 2, 16, 20, generator=generator)
     residual = 0.1 * torch.randn(1, 5, 3, 64, 80, generator=generator)
     network.reconstruction.forward = lambda features: residual
-    refinement = torch.randn(1, 2, 5, 64, 80, generator=generator) if refined else None
+    change = torch.randn(2, 2, 2, 64, 80, generator=generator)
+    weight = torch.randn(2, 1, 64, 80, generator=generator)
+    seen = []
     if refined:
-        network.skip_refinement.forward = lambda features: refinement
+        network.skip_refinement.correct = lambda *images: seen.append(images) or (change, weight)
     with torch.no_grad():
         output = network(frames, *flows)[0].numpy()
 
@@ -128,9 +130,15 @@ def test_the_enhanced_skip_is_its_definition(refined):
         ]
         share = np.full((64, 80), 0.5)
         if refined:
-            change = refinement[0, gap].double().numpy()
-            ways = [ways[0] + change[:2], ways[1] + change[2:4]]
-            share = 1 / (1 + np.exp(-change[4]))
+            _, previous, following = (images[gap].numpy() for images in seen[0])
+            for image, before, way in (
+                (following, given[gap + 1], ways[0]),
+                (previous, given[gap], ways[1]),
+            ):
+                warped = bilinear(before, xs + way[0], ys + way[1])
+                np.testing.assert_allclose(image, warped, atol=1e-5)
+            ways = [way + direction[gap].numpy() for way, direction in zip(ways, change)]
+            share = 1 / (1 + np.exp(-weight[gap, 0].double().numpy()))
         following = bilinear(given[gap + 1], xs + ways[0][0], ys + ways[0][1])
         previous = bilinear(given[gap], xs + ways[1][0], ys + ways[1][1])
         expected = share * following + (1 - share) * previous + residual[0, 2 * gap + 1].numpy()
@@ -149,7 +157,7 @@ def test_the_enhanced_skip_differentiates_through_the_warp():
     for name, parameter in network.named_parameters():
         if not name.startswith("interpolation.alignment"):  # starts at offsets of zero
             assert parameter.grad is not None, name
-    assert network.skip_refinement.conv.weight.grad.abs().max() > 0
+    assert network.skip_refinement.conv_last.weight.grad.abs().max() > 0
     frames = inputs[0].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(network(frames, *inputs[1:])[:, 1].sum(), frames)
     assert gradient[:, :2].abs().sum() > 100 * gradient[:, 2:].abs().sum()

@@ -74,7 +74,7 @@ def test_who_is_optimised_by_what():
         "interpolation.alignment.mul_scale1.weight": ("adam", pytest.approx(8e-5)),
         "interpolation.alignment.dcnpack.weight": ("adam", pytest.approx(8e-5)),
         "transformer.block.attention.query_embedding.weight": ("muon", 1e-2),
-        "skip_refinement.conv.weight": ("adam", 8e-4),
+        "skip_refinement.blocks.0.conv1.weight": ("adam", 8e-4),
         "reconstruction.conv_last.weight": ("adam", 8e-4),
     }.items():
         assert peaks[id(named[name])] == expected, name

@@ -23,6 +23,7 @@ from data.septuplets import SeptupletDataset
 from data.stills import Stills, read_still, stretch_to_8_bits
 from models import MSTT
 from utils.checkpoint import load_network, load_torch_file, network_from, save_torch_file
+from utils.optimiser import Optimiser
 from utils.runs import lock_run, open_run, read_state, restore, training_state
 from utils.training import Ema
 
@@ -218,10 +219,14 @@ class NoConstants:
     """A Config."""
 
 
+def make_optimiser(network):
+    return Optimiser(network, "muon", rate=1e-3, muon_rate=1e-2, alignment_share=0.1)
+
+
 @pytest.fixture
 def state():
     network = MSTT(8, 2, 1, 1)
-    optimiser = torch.optim.Adam(network.parameters())
+    optimiser = make_optimiser(network)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
@@ -241,14 +246,14 @@ def test_a_state_of_another_network_is_refused(tmp_path, state):
     other = MSTT(8, 2, 1, 2)
     with pytest.raises(ValueError, match=r"reconstruction\.blocks\.1.* is missing"):
         network_from(tmp_path, other.options, state["network"])
-    optimiser = torch.optim.Adam(other.parameters())
+    optimiser = make_optimiser(other)
     with pytest.raises(ValueError, match="do not fit each other"):
         restore(state, Ema(other, 0.9), optimiser)
     network = MSTT(8, 2, 1, 1)
-    first = next(iter(state["optimiser"]["state"].values()))
+    first = next(iter(state["optimiser"]["adam"].values()))
     first["exp_avg"] = torch.zeros(3)
     with pytest.raises(ValueError, match="optimiser is not that of its network"):
-        restore(state, Ema(network, 0.9), torch.optim.Adam(network.parameters()))
+        restore(state, Ema(network, 0.9), make_optimiser(network))
 
 
 @pytest.mark.parametrize(

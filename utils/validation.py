@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.clips import Clip, read_clip
-from models.blocks import interleave, warp_half_way
+from models.blocks import interleave, mean_of_neighbours
 from utils.distributed import Team
 from utils.metrics import psnr
 from utils.training import Stopped, StopSignals
@@ -66,4 +66,4 @@ class FramesAlone(nn.Module):
         none = forward_flow[:, :0]
         given = [self.network(frame, none, none) for frame in frames.split(1, dim=1)]
         enlarged = torch.cat(given, dim=1)
-        return interleave(enlarged, warp_half_way(enlarged, forward_flow, backward_flow))
+        return interleave(enlarged, mean_of_neighbours(enlarged, forward_flow, backward_flow))

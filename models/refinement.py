@@ -1,0 +1,72 @@
+"""Interpolated frames from enhanced neighbours: flow and weights, corrected where they fit badly.
+
+Flow between low-resolution frames loses small vehicles and the edges of what moves; what it warps
+then shows twice, or where it should be hidden. Once both neighbours are enhanced and warped, the
+mistake is plain to see: they differ.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks import SCALE, channels_last, half_way_flow, residual_blocks, warp_neighbours
+from models.convolution import convolve
+
+SLOPE = 0.1  # of the leaky ReLU
+CORRECTIONS = 5  # channels: two flows and a weight
+
+
+class SkipRefinement(nn.Module):
+    """Warp both neighbours, look at them, correct the flows and the weights, and warp again.
+
+    All work is done at low resolution, on the pixels of 4x4 blocks as channels. Starts at no
+    correction and equal weights, which is `mean_of_neighbours`.
+
+    Arguments:
+        channels: C.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv_first = nn.Conv2d(channels + 2 * 3 * SCALE**2, channels, 3, padding=1)
+        self.blocks = residual_blocks(channels, 1)
+        self.conv_last = nn.Conv2d(channels, CORRECTIONS * SCALE**2, 3, padding=1)
+        nn.init.zeros_(self.conv_last.weight)
+        nn.init.zeros_(self.conv_last.bias)
+
+    def forward(
+        self, features: Tensor, given: Tensor, forward_flow: Tensor, backward_flow: Tensor
+    ) -> Tensor:
+        """The frames between given ones.
+
+        Arguments:
+            features: of the interpolated frames, (B, N - 1, C, H, W).
+            given: enhanced given frames, (B, N, 3, 4H, 4W).
+            forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
+
+        Returns: (B, N - 1, 3, 4H, 4W), float32.
+        """
+        flow = half_way_flow(forward_flow, backward_flow)
+        change, weight = self.correct(features.flatten(0, 1), *warp_neighbours(given, flow))
+        previous, following = warp_neighbours(given, flow + change)
+        between = torch.lerp(previous, following, torch.sigmoid(weight))
+        return between.unflatten(0, features.shape[:2])
+
+    def correct(
+        self, features: Tensor, previous: Tensor, following: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What to change.
+
+        Arguments:
+            features: (B (N - 1), C, H, W).
+            previous, following: both neighbours, warped, (B (N - 1), 3, 4H, 4W).
+
+        Returns: what to add to the flows, (2, B (N - 1), 2, 4H, 4W), HR pixels, and the logit of
+            the share of the following frame, (B (N - 1), 1, 4H, 4W); float32.
+        """
+        seen = torch.cat((previous, following), dim=1).detach()  # it looks, it does not change them
+        x = torch.cat((features, F.pixel_unshuffle(seen, SCALE).to(features.dtype)), dim=1)
+        x = self.blocks(convolve(self.conv_first, channels_last(x), SLOPE))
+        x = F.pixel_shuffle(convolve(self.conv_last, x), SCALE).float()
+        to_following, to_previous, weight = x.split((2, 2, 1), dim=1)
+        return torch.stack((to_following, to_previous)), weight

@@ -1,0 +1,197 @@
+"""Every command of benchmarks/ and figures/ runs, here on something tiny."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import benchmarks.enhance
+import benchmarks.flow_methods
+import benchmarks.fuzz
+import benchmarks.inference
+import benchmarks.loader
+import benchmarks.operators
+import benchmarks.parity
+import benchmarks.recipe
+import benchmarks.speed
+import benchmarks.training
+import benchmarks.trust
+import figures.make_figures
+from benchmarks.timing import Measured
+from data.images import write_image
+from models import MSTT
+from models.mstt import SIZES
+from tests.trainings import FEW_CHANNELS, write_data
+from utils.checkpoint import save_network
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """Benchmarks set the number of threads for their whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """stills/ and clips/, a few pixels each, and net.safetensors."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    write_data(folder)
+    (folder / "stills").mkdir()
+    still = np.random.default_rng(0).integers(0, 256, (340, 340, 3), dtype=np.uint8)
+    write_image(folder / "stills" / "a.png", still)
+    torch.manual_seed(0)
+    network = MSTT(**FEW_CHANNELS, global_skip="enhanced", skip_refinement=True)
+    save_network(folder / "net.safetensors", network, {"flow_method": "dis"})
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Call a module's main with arguments."""
+
+    def call(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, arguments)])
+        return module.main()
+
+    return call
+
+
+@pytest.fixture
+def tiny_sizes(monkeypatch):
+    for name in SIZES:
+        monkeypatch.setitem(SIZES, name, FEW_CHANNELS)
+
+
+def in_this_process(make, variants, repeats, default):
+    """What `in_turns` gives, from one call of each without processes of their own."""
+    for arguments in variants.values():
+        make(*arguments)()
+    return {name: Measured(1.0, 1.0, 2**20) for name in variants}
+
+
+def test_recipe(run, folder, tiny_sizes, capsys):
+    variants = "base,adam,no skip,one given frame,batch 4,flow dis"
+    flags = ("--samples", 4, "--variants", variants)
+    run(benchmarks.recipe, folder / "stills", folder / "clips", *flags)
+    rows = capsys.readouterr().out.splitlines()[-6:]
+    assert [row[:18].strip() for row in rows] == variants.split(",")
+    figures = [float(word) for row in rows for word in re.findall(r"\d+\.\d\d", row)]
+    assert all(10 < figure < 50 for figure in figures)
+    weights = ("--weights", folder / "net.safetensors", "--variants", "base")
+    run(benchmarks.recipe, folder / "stills", folder / "clips", "--samples", 1, *weights)
+    assert re.search(r"(\d+) of \1 tensors are those of", capsys.readouterr().out)
+    with pytest.raises(ValueError, match="no variants"):
+        run(benchmarks.recipe, "a", "b", "--variants", "bass")
+
+
+@pytest.mark.parametrize("what", ["compare", "stages", "growth"])
+def test_inference(run, tiny_sizes, tmp_path, monkeypatch, what):
+    monkeypatch.setattr(benchmarks.speed, "SPEED", tmp_path / "speed.json")
+    monkeypatch.setattr(benchmarks.inference, "in_turns", in_this_process)
+    flags = ("--side", 80, "--repeats", 1, "--sides", "80", "--frames", "2", "--batches", "1")
+    run(benchmarks.inference, what, *flags)
+    ((processor, kept),) = json.loads((tmp_path / "speed.json").read_text()).items()
+    assert processor == torch.backends.cpu.get_cpu_capability()
+    assert list(kept) == [what]
+
+
+def test_training_in_processes_of_their_own(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks.speed, "SPEED", tmp_path / "speed.json")
+    run(benchmarks.training, "--size", "small", "--given-frames", 2, "--repeats", 1)
+    assert "ours, float32" in capsys.readouterr().out
+
+
+def test_speed_draws_and_tabulates_what_is_kept(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks.speed, "FIGURES", tmp_path)
+    run(benchmarks.speed, "plot")
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
+    run(benchmarks.speed, "readme")
+    assert "| formulation |" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="choose plot or readme"):
+        run(benchmarks.speed, "table")
+
+
+def test_the_readmes_section_is_what_the_command_writes(run, tmp_path, monkeypatch):
+    shutil.copy(ROOT / "README.md", tmp_path)
+    monkeypatch.setattr(benchmarks.speed, "README", tmp_path / "README.md")
+    run(benchmarks.speed, "readme", "--write")
+    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+
+
+def test_operators(run, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks.operators, "seconds_of_use", lambda cache: 0.0)
+    run(benchmarks.operators, "--repeats", 1)
+    assert "4x64x160x160" in capsys.readouterr().out.replace(" x ", "x")
+
+
+def test_parity(run, capsys):
+    run(benchmarks.parity)
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) > 3
+    assert all(float(row.split()[-2]) < 1e-6 for row in rows)
+
+
+def test_flow_methods(run, folder, capsys):
+    run(benchmarks.flow_methods, folder / "clips")
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[-3:]] == [
+        *("dis", "dis4x", "pyflow")
+    ]
+
+
+def test_loader(run, folder, monkeypatch, capsys):
+    for module, name in benchmarks.loader.STAGES.values():
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back what `watch` replaces
+    run(benchmarks.loader, folder / "stills", "--samples", 2)
+    assert "samples per second of wall time" in capsys.readouterr().out
+
+
+def test_fuzz(run, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(benchmarks.fuzz, "--files", 2)
+    assert not end.value.code
+
+
+@pytest.mark.parametrize("what", ["memory", "speed", "length", "tiles", "interrupt"])
+def test_enhance(run, folder, capsys, what):
+    flags = ("--model", folder / "net.safetensors", "--sides", "24", "--size", "32x24")
+    flags += ("--lengths", "5", "--tiles", "80", "--overlaps", "24", "--interruptions", 1)
+    frames = folder / "frames"
+    frames.mkdir(exist_ok=True)
+    for number in range(4):
+        noise = np.random.default_rng(number).integers(0, 256, (320, 320, 3), dtype=np.uint8)
+        write_image(frames / f"{number}.png", noise)
+    run(benchmarks.enhance, what, *flags, "--frames", frames)
+    assert len(capsys.readouterr().out.splitlines()) >= 1
+
+
+@pytest.mark.parametrize(
+    ("what", "flags"),
+    [
+        ("repeat", ("--steps", 2)),
+        ("processes", ("--steps", 1)),
+        ("kills", ("--steps", 40, "--kills", 1)),
+    ],
+)
+def test_trust(run, what, flags):
+    assert run(benchmarks.trust, what, *flags) == 0
+
+
+def test_figures(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures.make_figures, "make_scenes", lambda path: Path(path))
+    scenes = tmp_path / "scenes"
+    shutil.copytree(folder / "clips" / "clip 0", scenes / "test" / "junction_000")
+    run(
+        figures.make_figures,
+        *("--checkpoint", folder / "net.safetensors", "--scenes", scenes, "--out", tmp_path),
+    )
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {"comparison_junction_000.png", "motion.png", "attention.png"}
