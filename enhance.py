@@ -36,7 +36,7 @@ from flow import FLOW_METHODS, estimate_flow
 from models.blocks import SCALE
 from models.ensemble import Ensemble
 from utils import tiling
-from utils.checkpoint import file_sha256, load_network, trained_flow
+from utils.checkpoint import SHIPPED, file_sha256, load_network, shipped_weights, trained_flow
 from utils.compare import compare
 from utils.config import parse_config, run_script
 from utils.enhancer import Enhancer
@@ -66,8 +66,6 @@ from utils.sequence import (
 from utils.tiff import TiffStackSink
 from utils.video import VideoSink, VideoSource, import_av
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-MODELS = {"mstt": CHECKPOINTS / "mstt.safetensors", "small": CHECKPOINTS / "mstt_small.safetensors"}
 LONGEST = 1001  # seconds between given frames
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
@@ -78,7 +76,7 @@ NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "over
 class Config:
     input: str  # a video, a folder of frames, or a TIFF
     output: str  # a video, a .tif, or any other name: a folder of frames of the input's kind
-    model: str = "small"  # mstt, small, or the path of a checkpoint
+    model: str = "auto"  # mstt, fast, small, or a checkpoint; auto: the best that suits the device
     times: int = 2  # frames per given frame: 2, or 4 and 8 in two and three passes
     scale: int = 4  # enlargement in space; the network has no other
     slow_motion: bool = False  # keep the input's frame rate, so that the video gets longer
@@ -142,7 +140,8 @@ def work(config: Config, output: Path) -> None:
     extras = check_outputs(config, output)
     device = pick_device(config.device)
     precision = say_precision(device, config.precision)
-    checkpoint = MODELS.get(config.model, Path(config.model))
+    checkpoint = shipped_weights(device) if config.model == "auto" else None
+    checkpoint = checkpoint or SHIPPED.get(config.model, Path(config.model))
     network, information = load_network(checkpoint, device)
     network = Ensemble(network) if config.ensemble else network
     if config.flow_method == "auto":

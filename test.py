@@ -40,15 +40,13 @@ from data.scenes import make_scenes
 from flow import FLOW_METHODS
 from models.ensemble import Ensemble
 from utils.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
-from utils.checkpoint import file_sha256, load_network, trained_flow
+from utils.checkpoint import CHECKPOINTS, file_sha256, load_network, shipped_weights, trained_flow
 from utils.config import parse_config, run_script
 from utils.inference import pick_device, super_resolve
 from utils.metrics import clip_metrics, mean_metrics
 from utils.plots import comparison_figure
 from utils.report import table, versions, write_results
 
-CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
-SHIPPED = (CHECKPOINTS / "mstt.safetensors", CHECKPOINTS / "mstt_small.safetensors")  # best first
 RUNS = Path("runs")  # where main.py keeps its runs,
 SCENES = Path("trainset/scenes")  # and the built-in scenes
 TESTSET = Path("testset")
@@ -75,7 +73,7 @@ class Config:
     figures: bool = True  # draw one comparison figure per clip
 
 
-def find_checkpoint(config: Config) -> Path | None:
+def find_checkpoint(config: Config, device: torch.device) -> Path | None:
     """The checkpoint that the command line asks for; None for none.
 
     Raises:
@@ -85,9 +83,8 @@ def find_checkpoint(config: Config) -> Path | None:
         return None
     if config.checkpoint != "auto":
         return Path(config.checkpoint)
-    for path in SHIPPED:
-        if path.is_file():
-            return path
+    if path := shipped_weights(device):
+        return path
     for name in ("best.pt", "last.pt"):
         if runs := list(RUNS.glob(f"*/{name}")):
             return max(runs, key=lambda path: path.stat().st_mtime)
@@ -193,7 +190,7 @@ def evaluate(
 def main() -> None:
     config = parse_config(Config, __doc__)
     device = pick_device(config.device)
-    checkpoint = find_checkpoint(config)
+    checkpoint = find_checkpoint(config, device)
     config, methods = open_methods(config, checkpoint, device)
 
     data, out = find_data(config), Path(config.out)

@@ -198,7 +198,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         flow_method: method of `flow.estimate_flow`.
         flow_cache: folder to keep flows in; None computes them for every sample.
         seed: of the augmentation.
-        given_frames: N, 2 to 4; fewer are the first ones of the same sample.
+        given_frames: N, 1 to 4; fewer are the first ones of the same sample. One has no flow.
 
     Raises:
         FileNotFoundError: no such root or list.
@@ -253,9 +253,13 @@ class SeptupletDataset(torch.utils.data.Dataset):
         paths = self.paths[index]
         contents = [path.read_bytes() for path in paths]
         truth = [decode_image(path, content) for path, content in zip(paths, contents, strict=True)]
-        forward, backward = self.flow_cache.flows(
-            contents[::2], lambda: imresize(np.stack(truth[::2]), 1 / 4)
-        )
+        if self.given_frames == 1:  # which has none
+            height, width = (side // 4 for side in truth[0].shape[:2])
+            forward = backward = np.zeros((0, 2, height, width), np.float32)
+        else:
+            forward, backward = self.flow_cache.flows(
+                contents[::2], lambda: imresize(np.stack(truth[::2]), 1 / 4)
+            )
 
         a = self.augmentation(epoch, index)
         frames = reduce_patch(truth[::2], a)

@@ -59,10 +59,17 @@ def test_sample_shapes_and_length(stills):
         dataset[5]
 
 
-def test_fewer_given_frames_are_the_first_ones_of_the_same_clip(stills):
-    whole, cut = StillsDataset(stills, PATCH)[3], StillsDataset(stills, PATCH, given_frames=2)[3]
-    for name, count in (("frames", 2), ("truth", 3), ("forward_flow", 1), ("backward_flow", 1)):
-        assert torch.equal(cut[name], whole[name][:count])
+@pytest.mark.parametrize("given", [1, 2, 3])
+def test_fewer_given_frames_are_the_first_ones_of_the_same_clip(stills, given):
+    look = Animation(noise_share=1, compression_share=0.5, traffic_share=1, aircraft_share=0.5)
+    whole = StillsDataset(stills, PATCH, animation=look)
+    shorter = StillsDataset(stills, PATCH, animation=look, given_frames=given)
+    for index in range(4):
+        all_frames, cut = whole[index], shorter[index]
+        assert torch.equal(cut["truth"], all_frames["truth"][: 2 * given - 1])
+        assert torch.equal(cut["frames"], all_frames["frames"][:given])
+        for name in ("forward_flow", "backward_flow"):
+            assert torch.equal(cut[name], all_frames[name][: given - 1])
 
 
 def test_given_frames_are_the_reduced_truth(stills):

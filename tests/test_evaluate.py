@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+import utils.checkpoint
 from data.images import read_image, write_image
 from data.resize import imresize
 from models import MSTT
 from utils import baselines
-from utils.checkpoint import save_network
+from utils.checkpoint import SHIPPED, save_network
 from utils.inference import super_resolve
 from utils.metrics import clip_metrics, psnr
 
@@ -180,16 +181,19 @@ def test_sample_reads_the_image_where_the_flow_points():
 
 def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    shipped = (tmp_path / "mstt.safetensors", tmp_path / "mstt_small.safetensors")
-    monkeypatch.setattr(evaluation, "SHIPPED", shipped)
-    config = evaluation.Config()
+    shipped = {name: tmp_path / path.name for name, path in SHIPPED.items()}
+    monkeypatch.setattr(utils.checkpoint, "SHIPPED", shipped)
+    config, cpu, gpu = evaluation.Config(), torch.device("cpu"), torch.device("cuda")
     with pytest.raises(FileNotFoundError, match=r"python main\.py"):
-        evaluation.find_checkpoint(config)
-    for name in ("runs/a/last.pt", "runs/a/best.pt", "mstt_small.safetensors", "mstt.safetensors"):
+        evaluation.find_checkpoint(config, cpu)
+    runs = [f"runs/a/{name}.pt" for name in ("last", "best")]
+    for name in (*runs, "mstt.safetensors", "mstt_small.safetensors", "mstt_fast.safetensors"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-        assert evaluation.find_checkpoint(config).resolve() == path
+        assert evaluation.find_checkpoint(config, cpu).resolve() == path
+    # The paper's size is for GPUs, where there are weights of it.
+    assert evaluation.find_checkpoint(config, gpu) == tmp_path / "mstt.safetensors"
 
 
 def test_trained_flow():

@@ -137,7 +137,9 @@ def test_the_enhanced_skip_is_its_definition(refined):
             ):
                 warped = bilinear(before, xs + way[0], ys + way[1])
                 np.testing.assert_allclose(image, warped, atol=1e-5)
-            ways = [way + direction[gap].numpy() for way, direction in zip(ways, change)]
+            ways = [
+                way + direction[gap].numpy() for way, direction in zip(ways, change, strict=True)
+            ]
             share = 1 / (1 + np.exp(-weight[gap, 0].double().numpy()))
         following = bilinear(given[gap + 1], xs + ways[0][0], ys + ways[0][1])
         previous = bilinear(given[gap], xs + ways[1][0], ys + ways[1][1])

@@ -6,6 +6,7 @@ import torch
 from models import MSTT
 from utils.muon import Muon, orthogonal
 from utils.optimiser import Optimiser
+from utils.training import mean_offset
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (4, 36), (40, 8)])
@@ -81,3 +82,29 @@ def test_who_is_optimised_by_what():
     optimiser.set_rate(0.5)
     assert {group["lr"] for group in optimiser.parts["muon"].param_groups} == {5e-3}
     assert [group["lr"] for group in optimiser.parts["adam"].param_groups] == [4e-4, 4e-5]
+
+
+def offset_after_training(steps, rate, **options):
+    """The mean |offset| of a tiny network's alignment after so many steps on noise."""
+    torch.manual_seed(0)
+    network = MSTT(8, 2, 1, 1, global_skip="enhanced", enlargement="direct", **options)
+    optimiser = Optimiser(network, "muon", rate=8e-4, muon_rate=1e-2, alignment_share=rate)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        frames = torch.rand(1, 2, 3, 16, 16, generator=generator)
+        truth = torch.rand(1, 3, 3, 64, 64, generator=generator)
+        flow = torch.randn(1, 1, 2, 16, 16, generator=generator)
+        (network(frames, flow, -flow) - truth).abs().mean().backward()
+        optimiser.set_rate(1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+    return mean_offset(network)
+
+
+@pytest.mark.filterwarnings("ignore:DCNv2")
+def test_offsets_stay_alive():
+    """Rates far above the usual ones drive free offsets away, and neither bounded ones nor those
+    at the usual share of the rate."""
+    assert offset_after_training(60, rate=100) > 10
+    assert offset_after_training(60, rate=100, offset_limit=5.0) <= 5
+    assert 0.001 < offset_after_training(200, rate=0.1) < 10

@@ -26,6 +26,15 @@ from flow import FLOW_METHODS
 from models import MSTT
 from utils.pickles import check_torch_file
 
+CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
+# The weights in the box by their name, and which of them to take, best first.
+SHIPPED = {
+    "mstt": CHECKPOINTS / "mstt.safetensors",
+    "fast": CHECKPOINTS / "mstt_fast.safetensors",
+    "small": CHECKPOINTS / "mstt_small.safetensors",
+}
+PREFERRED = {"cuda": ("mstt", "fast", "small"), "cpu": ("fast", "small", "mstt")}
+
 FORMAT = "mstt-stvsr training checkpoint, version 1"
 # The parts of a training checkpoint and what they are.
 STATE = {
@@ -111,6 +120,12 @@ def load_network(
         weights, information = _read_torch(path)
     network = network_from(path, information["network"], weights)
     return network.to(device).eval(), information
+
+
+def shipped_weights(device: torch.device) -> Path | None:
+    """The weights in the box that suit a device best; None where there are none."""
+    names = PREFERRED.get(device.type, PREFERRED["cpu"])
+    return next((SHIPPED[name] for name in names if SHIPPED[name].is_file()), None)
 
 
 def trained_flow(information: dict[str, Any]) -> str:
