@@ -152,7 +152,7 @@ def train(
     if state:
         step, best_score, skipped, unvalidated = restore(state, ema, optimiser)
     clock = Clock(config.minutes, state.get("seconds", 0.0) if state else 0.0)
-    model = team.wrap(network)
+    model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
 
     with team.first_goes_first():
         sources = open_sources(config)

@@ -43,6 +43,8 @@ from utils.config import parse_config, run_script
 class Config:
     threads: int = 1  # of PyTorch and of the native kernels
     repeats: int = 9  # calls per median
+    side: int = 160  # of the maps that are convolved
+    tiles: int = 4  # how often the largest pair of frames is repeated along each axis
 
 
 # Pairs of images with the flows of the original PyFlow.
@@ -104,7 +106,7 @@ def deformable_rows(config: Config) -> list[dict[str, str]]:
     """The table of deformable convolution, against the faster of the two formulations."""
     rows = []
     for batch in (1, 4):
-        for name, calls in deformable_calls(deformable_tensors(batch, 160)).items():
+        for name, calls in deformable_calls(deformable_tensors(batch, config.side)).items():
             once = interleaved_medians(calls, 1)
             plain = min(("gather", "grid_sample"), key=lambda key: once[key].processor)
             pair = {key: calls[key] for key in (plain, "native")}
@@ -115,7 +117,7 @@ def deformable_rows(config: Config) -> list[dict[str, str]]:
             )
             rows.append(
                 {
-                    "input": f"{batch} x 64 x 160 x 160",
+                    "input": f"{batch} x 64 x {config.side} x {config.side}",
                     "pass": name,
                     "against": plain,
                     "plain": f"{seconds[plain].wall * 1e3:.0f} ms",
@@ -148,7 +150,9 @@ def flow_rows(config: Config) -> list[dict[str, str]]:
         difference = np.linalg.norm(np.dstack([u, v]) - recorded[f"{name}_flow"], axis=-1).mean()
         row = flow_row(f"1 pair, {name}", [pair], 1, config.repeats)
         rows.append({**row, "difference to PyFlow": f"{difference:.1e} px"})
-    rows.append(flow_row("1 pair", [np.tile(pair, (1, 4, 4, 1))], 1, config.repeats))
+    rows.append(
+        flow_row("1 pair", [np.tile(pair, (1, config.tiles, config.tiles, 1))], 1, config.repeats)
+    )
     sample = [np.stack([recorded["rgb_80_im1"], recorded["rgb_80_im2"]])] * 6
     for threads in sorted({1, os.cpu_count()}):
         rows.append(flow_row("6 pairs, rgb_80", sample, threads, config.repeats))

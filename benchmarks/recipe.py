@@ -8,6 +8,7 @@ from STILLS, and is measured on the test clips of TESTSET (PSNR in dB, RGB, 8 bi
 Short runs rank what matters early; they do not tell what a long run would reach.
 """
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -166,7 +167,7 @@ def main() -> None:
         mean = measure(train(config, choice), config.testset, choice["flow_method"])
         print(
             f"{name:<20}{mean['psnr_rgb']:8.2f}{mean['psnr_rgb_given']:8.2f}"
-            f"{mean['psnr_rgb_interpolated']:14.2f}{mean['psnr_rgb_moving']:8.2f}"
+            f"{mean['psnr_rgb_interpolated']:14.2f}{mean['psnr_rgb_moving'] or math.nan:8.2f}"
             f"{(time.perf_counter() - start) / 60:9.1f}",
             flush=True,
         )

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import warnings
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -15,6 +16,11 @@ from utils.native import NativeBuildError
 
 BACKEND_VARIABLE = "MSTT_DCN_BACKEND"
 BACKENDS = ("reference", "native", "triton", "torchvision")
+OURS = ("native", "triton")  # kernels of this project
+TORCHVISION_OPERATOR = "torchvision::deform_conv2d"
+# Backend -> function with the arguments of torchvision's; filled when a backend is first chosen, so
+# that compiling a network meets no import.
+_functions: dict[str, Callable[..., Tensor]] = {"reference": deform_conv2d_grid_sample}
 OFFSET_LIMIT = 100.0  # pixels; a mean |offset| above it means that training has run away
 
 
@@ -23,9 +29,10 @@ def backend(tensor: Tensor) -> str:
 
     On the CPU the native kernel ("native"), compiled on first use; without a compiler, with
     one warning, the PyTorch formulation ("reference"). On CUDA torchvision's operator
-    ("torchvision") if it imports, else the PyTorch formulation: the Triton kernels
-    ("triton") have been tested through Triton's interpreter only, not measured on a GPU,
-    and are therefore never chosen by themselves. On other devices the PyTorch formulation.
+    ("torchvision") if it imports and has a kernel for it, else the PyTorch formulation: the
+    Triton kernels ("triton") have been tested through Triton's interpreter only, not measured
+    on a GPU, and are therefore never chosen by themselves. On other devices the PyTorch
+    formulation.
 
     All give the same results but for torchvision's offset gradient, which differs where a
     tap lies exactly one pixel outside of the border, and at zero offset the outermost taps
@@ -39,6 +46,21 @@ def backend(tensor: Tensor) -> str:
 
 @torch.compiler.assume_constant_result
 def _choose(device: str, forced: str) -> str:
+    name = _pick(device, forced)
+    if name not in _functions:
+        _functions[name] = _load(name)
+    return name
+
+
+def _load(name: str) -> Callable[..., Tensor]:
+    """The function of a backend that can be used."""
+    if name == "native":
+        return _native
+    module = importlib.import_module("dcn.cuda" if name == "triton" else "torchvision.ops")
+    return module.deform_conv2d
+
+
+def _pick(device: str, forced: str) -> str:
     if forced:
         problem = _problem(forced, device)
         if problem:
@@ -69,7 +91,7 @@ def _problem(name: str, device: str) -> str | None:
         interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         return None if device == "cuda" or interpreted else "runs on CUDA only"
     if name == "torchvision":
-        return _torchvision_problem()
+        return _torchvision_problem(device)
     return None
 
 
@@ -83,11 +105,14 @@ def _native_problem() -> str | None:
 
 
 @cache
-def _torchvision_problem() -> str | None:
+def _torchvision_problem(device: str) -> str | None:
     try:
         import torchvision.ops  # noqa: F401
     except (ImportError, OSError, RuntimeError) as error:  # a build for another PyTorch raises any
         return f"needs torchvision, which does not import: {error}"
+    # A build for the CPU imports beside a PyTorch for CUDA, and fails at the first call.
+    if not torch._C._dispatch_has_kernel_for_dispatch_key(TORCHVISION_OPERATOR, device.upper()):
+        return f"needs a torchvision with kernels for {device}, which this one has not"
     return None
 
 
@@ -206,19 +231,12 @@ def deform_conv2d(
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     args = [None if t is None else t.to(dtype) for t in (input, offset, weight, bias)]
     mask = None if mask is None else mask.to(dtype)
-    function = _function(backend(input), weight.shape[1] != input.shape[1])
+    name = backend(input)
+    if name in OURS and weight.shape[1] != input.shape[1]:
+        name = "reference"  # our kernels do not have weight groups, which no DCNv2 network uses
+    function = _functions[name]
     with torch.autocast(input.device.type, enabled=False):
         return function(*args, stride, padding, dilation, mask).to(input.dtype)
-
-
-def _function(name: str, weight_groups: bool):
-    """The implementation of a backend, all with the arguments of torchvision's."""
-    if name == "torchvision":
-        return importlib.import_module("torchvision.ops").deform_conv2d
-    # The kernels do not have weight groups, which no DCNv2 network uses.
-    if name == "reference" or weight_groups:
-        return deform_conv2d_grid_sample
-    return importlib.import_module("dcn.cuda").deform_conv2d if name == "triton" else _native
 
 
 def _native(input, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:

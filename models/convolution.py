@@ -48,8 +48,9 @@ def leaky_convolution(
     """leaky_relu(conv2d(x, weight, bias, ...), slope). Arguments: see `convolve`."""
     # PyTorch's autocast does not know the fused operator.
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    gradients = torch.is_grad_enabled()
-    if slope == 1 or gradients or x.device.type != "cpu" or not _can_fuse(dtype):
+    # A compiler joins the two itself.
+    plain = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu"
+    if slope == 1 or plain or not _can_fuse(dtype):
         x = F.conv2d(x, weight, bias, stride, padding, dilation)
         return x if slope == 1 else F.leaky_relu(x, slope, inplace=True)
     tensors = (tensor.to(dtype) for tensor in (x, weight, bias))

@@ -1,6 +1,8 @@
 """Deformable convolution: the definition, the operator's face, its backends, the layer."""
 
 import math
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -358,3 +360,51 @@ def test_layer_warns_of_offsets_that_are_not_numbers():
 def test_layer_refuses_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="groups must divide the 8 input channels, not 3"):
         DCNv2(8, 8, groups=3)
+
+
+@pytest.fixture
+def torchvision_stub(monkeypatch):
+    """A torchvision whose operator is there for the CPU only; counts its calls."""
+    calls = []
+
+    def operator(input, offset, weight, bias, stride, padding, dilation, mask):
+        calls.append(input.shape)
+        geometry = (stride, padding, dilation)
+        return deform_conv2d_grid_sample(input, offset, weight, bias, *geometry, mask)
+
+    ops = types.ModuleType("torchvision.ops")
+    ops.deform_conv2d = operator
+    package = types.ModuleType("torchvision")
+    package.ops = ops
+    monkeypatch.setitem(sys.modules, "torchvision", package)
+    monkeypatch.setitem(sys.modules, "torchvision.ops", ops)
+    monkeypatch.setattr(deform_conv, "_functions", dict(deform_conv._functions))
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+
+    def has(name, key):
+        ours = name == deform_conv.TORCHVISION_OPERATOR
+        return key == "CPU" if ours else has_kernel(name, key)
+
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", has)
+    deform_conv._torchvision_problem.cache_clear()
+    yield calls
+    deform_conv._torchvision_problem.cache_clear()
+
+
+def test_torchvision_is_asked_for_its_kernels(torchvision_stub, monkeypatch):
+    assert deform_conv._pick("cuda", "") == "reference"  # it would fail at the first call
+    with pytest.raises(ValueError, match="a torchvision with kernels for cuda"):
+        deform_conv._pick("cuda", "torchvision")
+    monkeypatch.setenv("MSTT_DCN_BACKEND", "torchvision")
+    tensors = (torch.randn(1, 4, 6, 7), torch.randn(1, 18, 6, 7), torch.randn(4, 4, 3, 3))
+    out = deform_conv2d(*tensors, padding=1)
+    torch.testing.assert_close(out, deform_conv2d_grid_sample(*tensors, padding=(1, 1)))
+    assert torchvision_stub == [(1, 4, 6, 7)]
+
+
+def test_torchvisions_operator_compiles_into_one_graph(torchvision_stub, monkeypatch):
+    monkeypatch.setenv("MSTT_DCN_BACKEND", "torchvision")
+    layer = DCNv2(4, 4, groups=2)
+    x = torch.randn(1, 4, 6, 7)
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, x), layer(x, x))

@@ -162,3 +162,13 @@ def test_frame_by_frame_sees_one_frame_only_without_gradients():
         torch.testing.assert_close(frame_by_frame(stage, x), 2 * x, rtol=0, atol=0)
     frame_by_frame(stage, x)
     assert seen == [1, 1, 1, 3]
+
+
+def test_the_network_compiles_into_one_graph_and_exports():
+    network, inputs = random_network(**NEWER).eval(), random_inputs((16, 20))
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    program = torch.export.export(network, inputs)
+    with torch.no_grad():
+        expected = network(*inputs)
+        torch.testing.assert_close(compiled(*inputs), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(program.module()(*inputs), expected, atol=1e-5, rtol=1e-5)

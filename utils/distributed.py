@@ -74,9 +74,16 @@ class Team:
         torch.cuda.set_device(self.local_rank)
         return torch.device("cuda", self.local_rank)
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """The network, with gradients averaged over the team during the backward pass."""
-        return network if self.world == 1 else DistributedDataParallel(network)
+    def wrap(self, network: nn.Module, in_part: bool = False) -> nn.Module:
+        """The network, with gradients averaged over the team during the backward pass.
+
+        Arguments:
+            network: on the device of this process.
+            in_part: parameters may go without a gradient, the same ones in all processes.
+        """
+        if self.world == 1:
+            return network
+        return DistributedDataParallel(network, find_unused_parameters=in_part)
 
     def gradients_later(
         self, model: nn.Module, later: bool
