@@ -7,7 +7,8 @@
     python main.py --steps 2000 --size small        every constant below is a flag
     torchrun --nproc-per-node 4 -- main.py          one process for each of four GPUs
 
-A run writes runs/NAME/last.pt (to resume), best.pt (best on the validation clips) and log.jsonl.
+A run writes runs/NAME/last.pt (to resume), best.pt (best on the validation clips), the weights of
+best.pt alone in half precision (best.safetensors and best.json), and log.jsonl.
 The recipe is the paper's (LR patch 80, Charbonnier loss, Adam); what is newer is marked below.
 """
 
@@ -33,6 +34,7 @@ from utils.config import describe_config, given_fields, parse_config, run_script
 from utils.distributed import Team, join_team
 from utils.inference import autocast, super_resolve
 from utils.optimiser import Optimiser
+from utils.release import save_half
 from utils.runs import MOST_STEPS, check_unchanged, keep_auto, open_run, restore, training_state
 from utils.settle import settle, settle_network
 from utils.sources import check_same_data, find_validation, fingerprint, open_sources
@@ -108,11 +110,21 @@ class Config:
     workers: int | None = None  # loader processes; none: 1 on a CPU, else one per core up to 16
     patience: int = 60  # seconds to wait for a batch before the run stops; without workers no limit
     validate_every: int | None = None  # steps; none: ten times in a run (at most 5000)
+    save_minutes: float = 5.0  # between two saves of last.pt, at most
     log_every: int = 20  # steps between lines of the log
 
     def __post_init__(self):
         counts = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
-        for name in (*counts, "rate", "muon_rate", "clip", "patience", "minutes", "offset_limit"):
+        for name in (
+            *counts,
+            "rate",
+            "muon_rate",
+            "clip",
+            "patience",
+            "minutes",
+            "save_minutes",
+            "offset_limit",
+        ):
             value = getattr(self, name)
             if value is not None and not 0 < value <= MOST_STEPS:
                 raise ValueError(f"{name} is {value}; it must be above 0, and at most {MOST_STEPS}")
@@ -176,6 +188,7 @@ def train(
         if team.first:
             done = (step, best_score, skipped, unvalidated, data, clock.used)
             save_torch_file(run / name, training_state(config, network, ema, optimiser, *done))
+        clock.saved()
 
     def judge() -> None:
         """Validate the averaged weights, and keep them if they are the best so far."""
@@ -189,6 +202,8 @@ def train(
         if math.isfinite(score) and score > best_score:
             best_score = score
             save("best.pt")
+            if team.first:
+                save_half(run / "best.safetensors", ema.averaged(network), config, step, score)
         save("last.pt")
 
     log = RunLog(run if team.first else None)
@@ -226,16 +241,18 @@ def train(
             loss = team.mean(torch.stack(losses).mean().item())
             norm = clip_grad_norm_(network.parameters(), config.clip).item()
             if math.isfinite(loss) and math.isfinite(norm):
+                stop.sound = False  # until the step is counted: what fails meanwhile is not saved
                 optimiser.step()
                 ema.update(network, step + 1)
             else:
-                skipped += 1
                 offsets = partial(offsets_on, network, config, device)
                 problem = blame(team, step, norm, losses, parts, offsets)
-                if skipped > config.skip_nonfinite:
+                if skipped == config.skip_nonfinite:
                     raise FloatingPointError(f"{problem}. Lower --rate")
                 bar.write(f"left out: {problem}")
+                skipped += 1
             step += 1
+            stop.sound = True
             before, elapsed = elapsed, team.largest(clock.elapsed) if config.minutes else 0.0
             ended = step == config.steps or elapsed >= 1
 
@@ -264,6 +281,8 @@ def train(
                 meter = Meter()
             if number := int(team.largest(stop.received or 0)):
                 raise Stopped(number)
+            if clock.since_save > 60 * config.save_minutes:
+                save("last.pt")
     log.close()
     if stop.stopped:
         print(f"stopped at step {step}; go on with: python main.py --resume --run {run}")

@@ -100,7 +100,7 @@ def test_recipe(run, folder, tiny_sizes, capsys):
     rows = capsys.readouterr().out.splitlines()[-6:]
     assert [row[:18].strip() for row in rows] == variants.split(",")
     figures = [float(word) for row in rows for word in re.findall(r"\d+\.\d\d", row)]
-    assert all(10 < figure < 50 for figure in figures)
+    assert all(3 < figure < 50 for figure in figures)  # without a skip: noise
     weights = ("--weights", folder / "net.safetensors", "--variants", "base")
     run(benchmarks.recipe, folder / "stills", folder / "clips", "--samples", 1, *weights)
     assert re.search(r"(\d+) of \1 tensors are those of", capsys.readouterr().out)
@@ -112,6 +112,7 @@ def test_recipe(run, folder, tiny_sizes, capsys):
 def test_inference(run, tiny_sizes, tmp_path, monkeypatch, what):
     monkeypatch.setattr(benchmarks.speed, "SPEED", tmp_path / "speed.json")
     monkeypatch.setattr(benchmarks.inference, "in_turns", in_this_process)
+    monkeypatch.setattr(benchmarks.inference, "matrix_product_peak", lambda dtype: 1e9)
     flags = ("--side", 80, "--repeats", 1, "--sides", "80", "--frames", "2", "--batches", "1")
     run(benchmarks.inference, what, *flags)
     ((processor, kept),) = json.loads((tmp_path / "speed.json").read_text()).items()

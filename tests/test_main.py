@@ -20,10 +20,11 @@ from data.scenes import make_scenes
 from data.septuplets import LIST_NAMES
 from models.mstt import SIZES
 from utils import sources
-from utils.checkpoint import load_network, load_torch_file, save_torch_file
+from utils.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
 from utils.distributed import Team
 from utils.inference import super_resolve
-from utils.training import learning_rate
+from utils.optimiser import Optimiser
+from utils.training import charbonnier, learning_rate
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +260,69 @@ def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):
     monkeypatch.setattr(main, "charbonnier", lambda output, truth: output.sum() * float("nan"))
     with pytest.raises(FloatingPointError, match="step 0: the loss is nan on clip"):
         run_main("--steps", "2", "--run", "r")
+    state = load_torch_file("r/last.pt")  # as it was before the step
+    assert (state["step"], state["skipped"]) == (0, 0)
+    assert all(torch.isfinite(weight).all() for weight in state["network"].values())
+
+
+def test_a_run_that_fails_is_saved_and_goes_on(run_main, monkeypatch):
+    """Memory runs out in the third step."""
+    losses = []
+
+    def fail(output, truth):
+        losses.append(charbonnier(output, truth))
+        if len(losses) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return losses[-1]
+
+    assert run_main("--steps", "4", "--validate-every", "4", "--run", "whole") == 0
+    monkeypatch.setattr(main, "charbonnier", fail)
+    flags = ("--steps", "4", "--validate-every", "4", "--run", "r")
+    with pytest.raises(torch.OutOfMemoryError):
+        run_main(*flags)
+    assert load_torch_file("r/last.pt")["step"] == 2
+    assert run_main(*flags, "--resume") == 0
+    assert same_training(*(load_torch_file(f"{name}/last.pt") for name in ("whole", "r")))
+
+
+def test_what_fails_between_two_steps_is_not_saved(run_main, monkeypatch):
+    def fail(optimiser):
+        optimiser.parts["adam"].step()
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Optimiser, "step", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_main("--steps", "2", "--run", "r")
     assert not Path("r/last.pt").exists()
+
+
+def test_a_run_is_saved_from_time_to_time(run_main, monkeypatch):
+    saved = []
+
+    def save(path, content):
+        saved.append((path.name, content["step"]))
+        save_torch_file(path, content)
+
+    monkeypatch.setattr(main, "save_torch_file", save)
+    flags = ("--steps", "3", "--validate-every", "3", "--run")
+    assert run_main(*flags, "seldom") == 0
+    seldom, saved[:] = list(saved), []
+    assert run_main(*flags, "often", "--save-minutes", "1e-9") == 0
+    end = [("last.pt", 3), ("best.pt", 3), ("last.pt", 3)]
+    assert seldom == end
+    assert saved == [("last.pt", 1), ("last.pt", 2), *end, ("last.pt", 3)]
+
+
+def test_the_best_weights_alone_are_there_in_half_precision(run_main):
+    assert run_main("--steps", "2", "--run", "r") == 0
+    network, information = load_network("r/best.safetensors")
+    whole, _ = load_network("r/best.pt")
+    assert trained_flow(information) == "dis"
+    assert information["step"] == load_torch_file("r/best.pt")["step"]
+    assert Path("r/best.safetensors").stat().st_size < Path("r/best.pt").stat().st_size / 4
+    frames = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3), dtype=np.uint8)
+    outputs = [np.stack(list(super_resolve(net, frames, "dis"))) for net in (network, whole)]
+    assert np.abs(outputs[0].astype(int) - outputs[1]).max() <= 1  # level of 255
 
 
 @pytest.mark.parametrize(

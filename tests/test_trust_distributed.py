@@ -122,7 +122,7 @@ def test_all_processes_stop_before_a_nonfinite_step_of_one(data):
     lines = {training.last_line for training in team}
     assert len(lines) == 1
     assert lines.pop().startswith("stopped: step 0: the loss is nan on clip")
-    assert not (data / "poisoned" / "last.pt").exists()
+    assert load_torch_file(data / "poisoned" / "last.pt")["step"] == 0
 
 
 def test_all_processes_leave_out_a_nonfinite_step_of_one(data):
@@ -236,3 +236,11 @@ def test_more_processes_than_clips_count_every_clip_once(monkeypatch):
     means = [mean_psnr(list("abc"), list, Rank(rank=rank, world=4)) for rank in range(4)]
     assert means[-1] == 30.0
     assert sorted(number for part in parts for number in part) == [0, 1, 2]
+
+
+def test_processes_train_the_enlargement_alone(data):
+    """With one given frame the interpolation has no gradient, which DDP has to know."""
+    flags = ("--steps", "2", "--given-frames", "1", "--batch", "2", "--run", "alone")
+    team = team_of(2, data, *flags)
+    assert [training.wait() for training in team] == [0, 0], team[0].err
+    assert load_torch_file(data / "alone" / "last.pt")["step"] == 2

@@ -10,12 +10,17 @@ in order. The JSON then holds the settings and the number of samples of every st
 curve, and the figures of every test clip.
 """
 
+import dataclasses
 import json
 import math
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from models import MSTT
 from utils.checkpoint import load_network, load_torch_file, save_network
 from utils.config import parse_config, run_script
 
@@ -23,7 +28,7 @@ from utils.config import parse_config, run_script
 # the stages says.
 NOT_RECIPE = (
     *("run", "resume", "weights", "device", "workers", "patience"),
-    *("validate_every", "log_every", "flow_cache"),
+    *("validate_every", "log_every", "save_minutes", "flow_cache"),
 )
 FOLDERS = ("data_root", "list_file", "clips", "stills", "validation")  # of the machine: names only
 
@@ -36,6 +41,27 @@ class Config:
     results: str  # results.json of test.py for that checkpoint
     imagery: str  # what it was trained on, and under which licence
     half: bool = False  # write float16; check with test.py that the figures stay
+
+
+def save_half(path: Path, network: MSTT, config: Any, step: int, score: float) -> None:
+    """Write a training's weights in half precision, with a description that load_network needs.
+
+    An eighth of a training checkpoint: small enough to be sent, looked at and evaluated.
+
+    Arguments:
+        path: ends in .safetensors.
+        network: with the averaged weights; becomes half precision.
+        config: of the training.
+        step, score: of the validation, dB.
+    """
+    information = {
+        "flow_method": config.flow_method,
+        "step": step,
+        "score": score,
+        "config": dataclasses.asdict(config),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+    save_network(path, network.half(), information)
 
 
 def read_stage(run: Path, samples_before: int) -> dict[str, Any]:

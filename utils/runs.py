@@ -32,6 +32,7 @@ MAY_CHANGE = {
     "skip_nonfinite",
     "validate_every",
     "log_every",
+    "save_minutes",
     "steps",
     "minutes",
 }

@@ -67,11 +67,21 @@ class Clock:
         self.limit = math.inf if minutes is None else 60 * minutes
         self.start = time.monotonic() - used
         self.last = self.LAST
+        self.saved()
 
     @property
     def used(self) -> float:
         """Seconds since the start, those before a resume included."""
         return time.monotonic() - self.start
+
+    def saved(self) -> None:
+        """Note that the run is saved now."""
+        self.save = time.monotonic()
+
+    @property
+    def since_save(self) -> float:
+        """Seconds since the last save, or the start."""
+        return time.monotonic() - self.save
 
     @property
     def elapsed(self) -> float:
@@ -169,10 +179,13 @@ class RunLog:
         self.file = open(folder / "log.jsonl", "a", encoding="utf-8")  # noqa: SIM115
         try:
             from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"))
         except ImportError:
             pass
-        else:
-            self.board = SummaryWriter(str(folder / "tensorboard"))
+        except Exception as error:  # it builds on packages of many versions, and is not needed
+            reason = one_line(f"{type(error).__name__}: {error}")
+            print(f"no TensorBoard log, which fails here ({reason})", flush=True)
 
     def write(self, step: int, **values: float) -> None:
         """Add the values of a step."""
@@ -205,7 +218,8 @@ class StopSignals:
     """Ctrl-C and SIGTERM as a wish: the loop finishes its step, saves, and then leaves.
 
     Use as a context. `received` is the signal's number, or None; a second Ctrl-C acts at once.
-    `stopped` is the number of the signal that the loop was left for, see `saving`.
+    `stopped` is the number of the signal that the loop was left for, see `saving`. `sound` is
+    False while weights and optimiser are between two steps.
 
     Arguments:
         patient: a second signal waits too. torchrun passes on to its processes a Ctrl-C that the
@@ -215,6 +229,7 @@ class StopSignals:
     def __init__(self, patient: bool = False):
         self.received: int | None = None
         self.stopped: int | None = None
+        self.sound = True
         self.patient = patient
 
     def __enter__(self) -> "StopSignals":
@@ -234,13 +249,14 @@ class StopSignals:
 
     @contextlib.contextmanager
     def saving(self, save: Callable[[], None]) -> Iterator[None]:
-        """A training's loop, which is saved where it stops, or where others than itself fail it.
+        """A training's loop, which is saved where it stops or fails.
 
         A signal to all processes of a training, which is how launchers send it, may end those that
         this one waits for. Their loss is then part of the stop.
 
         Raises:
-            LoadingError, ConnectionError: after the save, where no signal came.
+            Exception: what the loop fails with, after the save; LoadingError and ConnectionError
+                only where no signal came.
         """
         try:
             yield
@@ -249,6 +265,10 @@ class StopSignals:
             self.stopped = error.number if isinstance(error, Stopped) else self.received
             if not self.stopped:
                 raise
+        except (FloatingPointError, RuntimeError, MemoryError):  # NaN, out of memory, a bug
+            if self.sound:
+                save()
+            raise
 
 
 def blame(
