@@ -154,6 +154,7 @@ def train(
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
     """
     torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = True  # shapes stay the same
     network = make_network(config, run, state)
     network = network.to(device, memory_format=torch.channels_last).train()
     ema = Ema(network, config.ema)
@@ -238,8 +239,10 @@ def train(
                     loss = charbonnier(output, truth)
                     (loss / len(parts)).backward()
                 losses.append(loss.detach())
-            loss = team.mean(torch.stack(losses).mean().item())
-            norm = clip_grad_norm_(network.parameters(), config.clip).item()
+            norm = clip_grad_norm_(network.parameters(), config.clip)
+            # One wait for a GPU instead of two.
+            loss, norm = torch.stack((torch.stack(losses).mean(), norm)).tolist()
+            loss = team.mean(loss)
             if math.isfinite(loss) and math.isfinite(norm):
                 stop.sound = False  # until the step is counted: what fails meanwhile is not saved
                 optimiser.step()

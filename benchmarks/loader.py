@@ -38,7 +38,7 @@ STAGES = {
     "brightness, to 8 bits": (cv2, "addWeighted"),
     "reduction by 4": (animation, "imresize"),
     "flow (6 pairs)": (animation, "estimate_flow"),
-    "to float tensors": (animation, "to_tensor"),
+    "to tensors": (animation, "to_tensor"),
 }
 
 

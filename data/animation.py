@@ -226,7 +226,8 @@ class StillsDataset(Dataset):
         truth (T, 3, 4h, 4w): all frames, T = 2N - 1
         forward_flow, backward_flow (N - 1, 2, h, w): between neighbouring given frames
         name: file and index
-    images float32 RGB in [0, 1]. Everything random is a pure function of (seed, epoch, index).
+    images uint8 RGB, a quarter of the bytes of float32; flows float32. Everything random is a pure
+    function of (seed, epoch, index).
     A large still counts several times per epoch: its side over the clip's, rounded.
 
     Arguments:
@@ -309,11 +310,11 @@ def degrade_given(given: np.ndarray, rng: np.random.Generator, animation: Animat
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """(T, H, W, 3) uint8 to (T, 3, H, W) float32 in [0, 1]."""
+    """(T, H, W, 3) uint8 to (T, 3, H, W) uint8."""
     planes = np.empty((len(images), 3, *images.shape[1:3]), np.uint8)
     for image, plane in zip(images, planes, strict=True):
         cv2.split(image, list(plane))
-    return torch.from_numpy(planes).float().div_(255)
+    return torch.from_numpy(planes)
 
 
 @dataclass(frozen=True, kw_only=True)

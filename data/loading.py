@@ -80,7 +80,7 @@ def open_loader(
         num_workers=workers,
         worker_init_fn=start_worker,
         pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=2 if workers else None,
         timeout=LOOK if workers else 0,
         generator=torch.Generator(),  # its own, so that the global one resumes exactly
     )

@@ -175,15 +175,14 @@ def reduce_patch(frames, augmentation):
 
 
 def _to_tensor(x):
-    """(T, C, H, W) uint8 -> float32 in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(x)).float().div_(255)
+    return torch.from_numpy(np.ascontiguousarray(x))
 
 
 class SeptupletDataset(torch.utils.data.Dataset):
     """Septuplets with LR frames, flow and augmentation.
 
     `dataset[(epoch, index)]`, or `dataset[index]` for epoch 0, is a dict of
-        frames (N, 3, h, w), truth (2N - 1, 3, 4h, 4w): float32 RGB in [0, 1], of 8-bit values;
+        frames (N, 3, h, w), truth (2N - 1, 3, 4h, 4w): uint8 RGB;
         forward_flow, backward_flow (N - 1, 2, h, w): float32 (dx, dy) in LR pixels, computed on
             the whole LR frames and cut afterwards;
         name: the clip's name in the list.

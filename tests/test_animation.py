@@ -53,7 +53,8 @@ def test_sample_shapes_and_length(stills):
     assert sample["frames"].shape == (4, 3, 16, 16)
     assert sample["truth"].shape == (7, 3, 64, 64)
     assert sample["forward_flow"].shape == sample["backward_flow"].shape == (3, 2, 16, 16)
-    assert {value.dtype for key, value in sample.items() if key != "name"} == {torch.float32}
+    assert {sample[name].dtype for name in ("frames", "truth")} == {torch.uint8}
+    assert {sample[name].dtype for name in ("forward_flow", "backward_flow")} == {torch.float32}
     assert dataset[4]["name"] == "more/c.png:4"
     with pytest.raises(IndexError):
         dataset[5]
@@ -74,8 +75,8 @@ def test_fewer_given_frames_are_the_first_ones_of_the_same_clip(stills, given):
 
 def test_given_frames_are_the_reduced_truth(stills):
     sample = StillsDataset(stills, patch=PATCH)[3]
-    truth = (sample["truth"] * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    given = (sample["frames"] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    truth = sample["truth"].permute(0, 2, 3, 1).numpy()
+    given = sample["frames"].permute(0, 2, 3, 1).numpy()
     assert np.array_equal(given, imresize(truth[::2], 1 / 4))
 
 
@@ -255,8 +256,8 @@ def test_noise_and_compression_touch_the_given_frames_only(stills):
     for animation in (Animation(noise_share=1), Animation(compression_share=1)):
         degraded = StillsDataset(stills, PATCH, animation=animation)[2]
         assert torch.equal(degraded["truth"], clean["truth"])
-        difference = (degraded["frames"] - clean["frames"]).abs()
-        assert 0 < difference.mean() < 0.05
+        difference = (degraded["frames"].float() - clean["frames"].float()).abs()
+        assert 0 < difference.mean() < 12  # levels
 
 
 def test_grey_alpha_and_16_bit_stills(tmp_path):

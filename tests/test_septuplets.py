@@ -33,10 +33,9 @@ def write_clip(folder, names=IM, size=(96, 112), seed=0, shift=(0, 0)):
 
 
 def to_bytes(x):
-    """(T, 3, H, W) float in [0, 1] -> (T, H, W, 3) uint8, exact where they were bytes."""
-    scaled = x.permute(0, 2, 3, 1).numpy() * 255
-    np.testing.assert_allclose(scaled, scaled.round(), atol=1e-4)
-    return scaled.round().astype(np.uint8)
+    """(T, 3, H, W) -> (T, H, W, 3), uint8."""
+    assert x.dtype == torch.uint8
+    return x.permute(0, 2, 3, 1).numpy()
 
 
 def test_every_lr_frame_comes_from_its_own_hr_frame(tmp_path):
@@ -62,7 +61,10 @@ def test_sample(tmp_path):
         "backward_flow": (3, 2, 16, 16),
     }
     assert dataset[0]["name"] == "a b'\"\n"
-    assert {v.dtype for k, v in dataset[0].items() if k != "name"} == {torch.float32}
+    types = {name: value.dtype for name, value in dataset[0].items() if name != "name"}
+    assert types == dict.fromkeys(("frames", "truth"), torch.uint8) | dict.fromkeys(
+        ("forward_flow", "backward_flow"), torch.float32
+    )
     with pytest.raises(IndexError):
         dataset[(0, 1)]
 

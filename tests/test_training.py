@@ -13,10 +13,19 @@ import torch
 
 from models import MSTT
 from utils.distributed import Team
-from utils.inference import pick_device, pick_precision, to_tensor, to_uint8, windows
+from utils.inference import autocast, pick_device, pick_precision, to_tensor, to_uint8, windows
 from utils.optimiser import OPTIMISERS, Optimiser
 from utils.runs import restore, training_state
-from utils.training import Clock, Ema, RunLog, StopSignals, blame, charbonnier, learning_rate
+from utils.training import (
+    Clock,
+    Ema,
+    RunLog,
+    StopSignals,
+    blame,
+    charbonnier,
+    learning_rate,
+    move_batch,
+)
 
 
 def test_learning_rate_warms_up_and_decays():
@@ -47,6 +56,16 @@ def test_a_clock_keeps_the_end_for_validation(monkeypatch):
     assert clock.last == 75  # two of them, and room
     assert Clock(None).elapsed == 0
     assert Clock(minutes=1).elapsed == 0  # not over at once
+
+
+def test_a_batch_becomes_images_in_0_to_1_where_it_is_computed():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 1, 16, 16)
+    flow = torch.randn(1, 0, 2, 16, 16)
+    batch = {"frames": levels, "truth": levels, "forward_flow": flow, "backward_flow": flow}
+    (frames, *flows), truth = move_batch(batch, torch.device("cpu"))
+    assert frames.dtype == truth.dtype == torch.float32
+    assert torch.equal(frames.flatten(), torch.arange(256) / 255)
+    assert all(moved is flow for moved in flows)
 
 
 def test_charbonnier_is_the_formula_and_float32():
@@ -212,6 +231,14 @@ def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch):
     assert pick_precision(torch.device("cpu"), "auto") == torch.float32
     with pytest.warns(UserWarning, match="no bfloat16"):
         assert pick_precision(torch.device("cpu"), "bfloat16") == torch.float32
+
+
+def test_float32_on_a_gpu_means_float32(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    autocast(torch.device("cpu"), torch.float32)
+    assert torch.backends.cudnn.allow_tf32
+    autocast(torch.device("cuda"), torch.float32)
+    assert not torch.backends.cudnn.allow_tf32
 
 
 def test_uint8_and_tensors_are_inverse():

@@ -86,7 +86,13 @@ def pick_precision(device: torch.device, precision: str = "auto") -> torch.dtype
 def autocast(
     device: torch.device, precision: str | torch.dtype = "auto"
 ) -> contextlib.AbstractContextManager:
-    """The context in which a network runs at a precision, by name or as `pick_precision` found."""
+    """The context in which a network runs at a precision, by name or as `pick_precision` found.
+
+    On CUDA float32 means float32 from then on, in gradients too: PyTorch's convolutions would
+    otherwise take TF32, which has the digits of half precision.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
     named = isinstance(precision, str)
     dtype = pick_precision(device, precision) if named else precision
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

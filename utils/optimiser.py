@@ -35,12 +35,13 @@ class Optimiser:
         muon = [name for name in named if kind == "muon" and _is_inside(name, named[name])]
         alignment = [name for name in named if name.startswith(ALIGNMENT)]
         others = [name for name in named if name not in {*muon, *alignment}]
+        on_gpu = all(parameter.is_cuda for parameter in named.values())
         groups = [
             {"params": [named[name] for name in names], "peak": peak}
             for names, peak in ((others, rate), (alignment, rate * alignment_share))
         ]
         self.parts: dict[str, torch.optim.Optimizer] = {
-            "adam": torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.999))
+            "adam": torch.optim.Adam(groups, lr=rate, betas=(0.9, 0.999), fused=on_gpu or None)
         }
         if muon:
             group = {"params": [named[name] for name in muon], "peak": muon_rate}
