@@ -347,14 +347,16 @@ def report(
     run: Path, baseline: float, clips: list[Clip], config: Config, device: torch.device
 ) -> None:
     """The end of a run: what it reached, and where everything is."""
-    network, information = load_network(run / "best.pt", device)
+    # A run that was carried here in parts has only last.pt.
+    checkpoint = next(path for name in ("best.pt", "last.pt") if (path := run / name).is_file())
+    network, information = load_network(checkpoint, device)
     score = validate(network, clips, config, device, Team())
     print(f"\n{'method':<24}PSNR (dB, RGB, no border, {len(clips)} validation clips)")
     print(f"{'bicubic + blend':<24}{mean_psnr(clips, bicubic_blend):.2f}")
     print(f"{'bicubic + flow':<24}{baseline:.2f}")
     print(f"{'MSTT, step ' + str(information['step']):<24}{score:.2f}  ({score - baseline:+.2f})")
-    print(f"\ncheckpoint  {run / 'best.pt'}\nlog         {run / 'log.jsonl'}")
-    print(f"evaluate    python test.py --checkpoint {run / 'best.pt'}")
+    print(f"\ncheckpoint  {checkpoint}\nlog         {run / 'log.jsonl'}")
+    print(f"evaluate    python test.py --checkpoint {checkpoint}")
 
 
 def main() -> int:

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from trainings import FEW_CHANNELS, ROOT, TINY, same_training, write_data
+from trainings import FEW_CHANNELS, ROOT, TINY, same_state, same_training, write_data
 
 import main
 from data.scenes import make_scenes
 from data.septuplets import LIST_NAMES
 from models.mstt import SIZES
-from utils import sources
+from utils import slim, sources
 from utils.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
 from utils.distributed import Team
 from utils.inference import super_resolve
@@ -388,3 +388,34 @@ def test_mistakes_at_the_command_line_are_one_line(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_training_travels_in_small_parts(run_main, monkeypatch):
+    def slim_main(*arguments):
+        monkeypatch.setattr(sys, "argv", ["slim", *map(str, arguments)])
+        slim.main()
+
+    assert run_main("--steps", "2", "--validate-every", "1", "--run", "a") == 0
+    slim_main("pack", "a/last.pt", "parts", "--mebibytes", "0.02")
+    parts = sorted(Path("parts").iterdir())
+    assert len(parts) > 2
+    assert max(path.stat().st_size for path in parts) <= 0.02 * 2**20
+    slim_main("unpack", "parts", "b/last.pt")
+    whole, carried = (load_torch_file(f"{run}/last.pt") for run in "ab")
+    assert same_state(whole["network"], carried["network"])
+    assert same_state(whole["ema"], carried["ema"])
+    moment, rounded = (state["optimiser"]["muon"][0]["momentum"] for state in (whole, carried))
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, moment, rtol=2**-8, atol=0)
+    assert run_main("--steps", "3", "--validate-every", "1", "--run", "b", "--resume") == 0
+
+    with pytest.raises(ValueError, match="holds something already"):
+        slim_main("pack", "a/last.pt", "parts")
+    with pytest.raises(ValueError, match="is there already"):
+        slim_main("unpack", "parts", "b/last.pt")
+    parts[1].unlink()
+    with pytest.raises(ValueError, match="are not all there, or damaged"):
+        slim_main("unpack", "parts", "c/last.pt")
+    with pytest.raises(FileNotFoundError, match="no parts in a"):
+        slim_main("unpack", "a", "c/last.pt")
+    assert not Path("c/last.pt").exists()
