@@ -87,7 +87,7 @@ class Config:
     # Optimisation
     steps: int | None = None  # optimiser steps; none: the paper's 132,350 on a GPU, 300 on a CPU
     minutes: float | None = None  # newer: end after so long, the schedule with it; none: no limit
-    batch: int | None = None  # samples per step, of all processes; none: 1 (paper) for each
+    batch: int | None = None  # samples per step, of all; none: each process 1 (paper), a GPU 16
     accumulate: int = 1  # parts that a process takes its samples in, one by one: less memory
     patch: int = 80  # LR pixels, side of a training crop (paper: 80); attention wants multiples
     given_frames: int = 4  # N of a sample (paper: 4); 2 train faster, 1 only the enlargement
@@ -100,6 +100,7 @@ class Config:
     clip: float = 0.5  # newer: largest norm of the gradient; guards against runaway offsets
     ema: float = 0.999  # newer: averaging of the weights that are validated and saved as best
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where it is native
+    compile: bool = False  # newer: torch.compile; the first steps then take minutes
     skip_nonfinite: int = 0  # steps of a run that may be left out for a loss that is no number
     seed: int = 123  # of weights, crops and augmentation (paper: 123)
 
@@ -166,6 +167,9 @@ def train(
         step, best_score, skipped, unvalidated = restore(state, ema, optimiser)
     clock = Clock(config.minutes, state.get("seconds", 0.0) if state else 0.0)
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
+    if config.compile:
+        print("compiling the network; the first steps take minutes", flush=True)
+        model = torch.compile(model)
 
     with team.first_goes_first():
         sources = open_sources(config)

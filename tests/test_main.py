@@ -102,6 +102,29 @@ def test_a_run_of_so_many_minutes_ends_in_time_and_properly(run_main):
     assert load_torch_file("r/last.pt")["step"] == state["step"] + 1
 
 
+def test_too_large_a_map_is_refused(run_main):
+    with pytest.raises(ValueError, match=r"raise --accumulate, so that each part has at most \d+"):
+        run_main("--steps", "1", "--run", "r", "--batch", "40000")
+    assert not list(Path("r").glob("*.pt"))
+
+
+def test_a_compiled_network_trains_alike(run_main, monkeypatch):
+    compiled = []
+
+    def compile(model):
+        compiled.append(model)
+        return torch_compile(model, backend="aot_eager")
+
+    torch_compile = torch.compile
+    monkeypatch.setattr(torch, "compile", compile)
+    assert run_main("--steps", "2", "--run", "plain") == 0
+    assert run_main("--steps", "2", "--run", "compiled", "--compile") == 0
+    assert len(compiled) == 1
+    states = [load_torch_file(f"{run}/last.pt")["network"] for run in ("plain", "compiled")]
+    for name, weight in states[0].items():
+        torch.testing.assert_close(states[1][name], weight, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
 def test_no_time_is_refused(run_main, minutes):
     with pytest.raises(ValueError, match=r"minutes is .* above 0"):

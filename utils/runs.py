@@ -29,6 +29,7 @@ MAY_CHANGE = {
     "workers",
     "patience",
     "accumulate",
+    "compile",
     "skip_nonfinite",
     "validate_every",
     "log_every",

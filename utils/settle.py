@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from models import SIZES
+from models.blocks import SCALE
 from utils.checkpoint import load_network
 from utils.distributed import Team
 from utils.inference import pick_precision
@@ -15,6 +16,8 @@ from utils.sources import find_data_root, find_list, find_validation_folder
 
 C = TypeVar("C")
 
+GPU_BATCH = 16  # samples that a GPU takes at once: one alone waits for the launch of its kernels
+LARGEST_MAP = 2**31 - 1  # numbers in a map; beyond it 32-bit indices of CUDA kernels overflow
 PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 
 
@@ -46,15 +49,36 @@ def settle_network(config: C, given: set[str]) -> C:
     return dataclasses.replace(config, **{name: found[name] for name in NETWORK})
 
 
+def check_maps(config: Any, part: int) -> None:
+    """Refuse parts of a batch whose largest map, at full resolution, has too many numbers.
+
+    Arguments:
+        config: of the training.
+        part: samples that a process takes at once.
+
+    Raises:
+        ValueError: says how many parts would do.
+    """
+    channels = SIZES.get(config.size, SIZES["mstt"])["channels"]
+    sample = (2 * config.given_frames - 1) * channels * (SCALE * config.patch) ** 2
+    if part * sample > LARGEST_MAP:
+        most = max(LARGEST_MAP // sample, 1)
+        raise ValueError(
+            f"{part} samples at once make maps of {part * sample} numbers, and kernels count to "
+            f"{LARGEST_MAP}; raise --accumulate, so that each part has at most {most}"
+        )
+
+
 def settle(config: C, device: torch.device, team: Team) -> C:
     """Replace "auto" and "none" by what they mean on this machine, so that a run is on record."""
     gpu = device.type == "cuda"
-    batch = config.batch or team.world * config.accumulate
+    batch = config.batch or (GPU_BATCH if gpu else 1) * team.world * config.accumulate
     if batch % (team.world * config.accumulate):
         raise ValueError(
             f"batch is {batch}; it must be a multiple of {team.world * config.accumulate}, for "
             f"{team.world} process(es) that take {config.accumulate} part(s) each"
         )
+    check_maps(config, batch // (team.world * config.accumulate))
     steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 300)
     if config.minutes and not config.steps:
         steps = MOST_STEPS
