@@ -1,0 +1,91 @@
+"""Stills recompressed to travel: as JPEG, in the quality that fits a size.
+
+    python -m data.pack STILLS OUT --mebibytes 36
+
+Every still under STILLS becomes a JPEG of the same path and name under OUT; all have one quality,
+the highest with which they stay under the size together.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data.stills import find_stills, read_still
+from utils.config import parse_config, run_script
+
+QUALITIES = range(30, 96)  # of JPEG; below it blocks are all that is learnt
+
+
+@dataclass(frozen=True)
+class Config:
+    stills: str  # folder of stills, searched with its sub-folders
+    out: str  # folder to write to, empty or new
+    mebibytes: float = 36.0  # what all of them may take together
+
+    def __post_init__(self):
+        if not self.mebibytes > 0:
+            raise ValueError(f"mebibytes is {self.mebibytes}; it must be above 0")
+
+
+def encode(still: np.ndarray, quality: int) -> bytes:
+    """A still (H, W, 3) uint8 RGB as JPEG."""
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    return cv2.imencode(".jpg", still[..., ::-1], flags)[1].tobytes()
+
+
+def fitting_quality(stills: list[Path], limit: float) -> int:
+    """The highest quality with which all stills together stay within so many bytes.
+
+    Raises:
+        ValueError: they do not even in the lowest.
+    """
+    fits, low, high = None, QUALITIES.start, QUALITIES.stop - 1
+    while low <= high:
+        quality = (low + high + 1) // 2
+        title = f"quality {quality}"
+        total = sum(len(encode(read_still(path), quality)) for path in tqdm(stills, desc=title))
+        if total <= limit:
+            fits, low = quality, quality + 1
+        else:
+            high = quality - 1
+    if fits is None:
+        raise ValueError(
+            f"{len(stills)} stills do not fit {limit / 2**20:g} MiB even in quality "
+            f"{QUALITIES.start}; give more --mebibytes or fewer stills"
+        )
+    return fits
+
+
+def pack(config: Config) -> int:
+    """Write the stills; returns the quality.
+
+    Raises:
+        FileNotFoundError: no stills.
+        ValueError: they do not fit, one cannot be read, or OUT holds something.
+    """
+    root, out = Path(config.stills), Path(config.out)
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something already; give an empty folder")
+    stills = find_stills(root)
+    quality = fitting_quality(stills, config.mebibytes * 2**20)
+    for path in stills:
+        target = (out / path.relative_to(root)).with_suffix(".jpg")
+        if target.exists():
+            raise ValueError(f"two stills become {target}; rename one of them")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(encode(read_still(path), quality))
+    return quality
+
+
+def main() -> None:
+    config = parse_config(Config, __doc__, positional=("stills", "out"))
+    quality = pack(config)
+    sizes = [path.stat().st_size for path in Path(config.out).rglob("*.jpg")]
+    print(f"{len(sizes)} stills in {config.out}: quality {quality}, {sum(sizes) / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    run_script(main)
