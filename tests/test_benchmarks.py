@@ -17,6 +17,7 @@ import torch
 import benchmarks.enhance
 import benchmarks.flow_methods
 import benchmarks.fuzz
+import benchmarks.gpu
 import benchmarks.inference
 import benchmarks.loader
 import benchmarks.operators
@@ -31,6 +32,7 @@ from data.images import write_image
 from models import MSTT
 from models.mstt import SIZES
 from tests.trainings import FEW_CHANNELS, write_data
+from utils import slim
 from utils.checkpoint import save_network
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,3 +225,54 @@ def test_figures(run, folder, tmp_path, monkeypatch):
     )
     drawn = {path.name for path in tmp_path.glob("*.png")}
     assert drawn == {"comparison_junction_000.png", "motion.png", "attention.png"}
+
+
+def test_gpu_rehearsal(run, folder, tmp_path, capsys):
+    flags = ("--rehearse", "--size", "small", "--validation", folder / "clips")
+    run(benchmarks.gpu, folder / "stills", folder / "clips", tmp_path / "out", *flags)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    texts = {path.stem: path.read_text()[-2000:] for path in (tmp_path / "out").glob("*.txt")}
+    for name, part in report.items():
+        assert part["outcome"] == "status 0", texts.get(name)
+    assert set(report) == {
+        *("versions", "tests", "operators", "inference", "steps"),
+        *("training", "export", "evaluation"),
+    }
+    files = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {"best.safetensors", "best.json", "log.jsonl", "results.json", "part-000"} <= files
+    slim.unpack(tmp_path / "out" / "state", tmp_path / "again" / "last.pt")
+
+
+def test_gpu_refusals(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    places = (folder / "stills", folder / "clips", tmp_path / "out")
+    with pytest.raises(ValueError, match="no GPU here; --rehearse"):
+        run(benchmarks.gpu, *places)
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+        run(benchmarks.gpu, "nowhere", *places[1:], "--rehearse")
+    with pytest.raises(ValueError, match="not empty"):
+        run(benchmarks.gpu, *places[:2], folder / "stills", "--rehearse")
+
+
+def test_gpu_parts_that_fail_or_hang_hold_up_nothing(tmp_path, monkeypatch, capsys):
+    config = benchmarks.gpu.Config("stills", "clips", str(tmp_path), minutes=2.0, rehearse=True)
+    parts = benchmarks.gpu.Run(config, torch.device("cpu"))
+    code = {"tests": "raise SystemExit(3)", "steps": "import time; time.sleep(60)"}
+    monkeypatch.setattr(
+        parts, "command", lambda name: [sys.executable, "-c", code.get(name, "print(1)")]
+    )
+    monkeypatch.setattr(benchmarks.gpu, "LIMITS", dict.fromkeys(benchmarks.gpu.LIMITS, (1, 1)))
+    monkeypatch.setattr(benchmarks.gpu, "LEAST_TRAINING", 10.0)
+    parts.everything()
+    outcomes = {name: part["outcome"] for name, part in parts.report.items()}
+    assert outcomes["tests"] == "status 3"
+    assert outcomes["steps"] == "stopped after 1 s"
+    assert outcomes["training"] == outcomes["export"] == "status 0"
+    short = benchmarks.gpu.Run(config, torch.device("cpu"))
+    short.end -= 105
+    monkeypatch.setattr(short, "command", parts.command)
+    short.everything()
+    left_out = [name for name, part in short.report.items() if "left out" in part["outcome"]]
+    assert left_out == list(benchmarks.gpu.TABLES)[: len(left_out)]
+    assert left_out
+    assert short.report["training"]["outcome"] == "status 0"

@@ -426,7 +426,9 @@ def test_a_training_travels_in_small_parts(run_main, monkeypatch):
     slim_main("unpack", "parts", "b/last.pt")
     whole, carried = (load_torch_file(f"{run}/last.pt") for run in "ab")
     assert same_state(whole["network"], carried["network"])
-    assert same_state(whole["ema"], carried["ema"])
+    for name, average in whole["ema"].items():
+        error = (carried["ema"][name] - average).abs()
+        assert (error <= 2**-8 * (average - whole["network"][name]).abs() + 1e-7).all(), name
     moment, rounded = (state["optimiser"]["muon"][0]["momentum"] for state in (whole, carried))
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, moment, rtol=2**-8, atol=0)

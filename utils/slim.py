@@ -3,8 +3,8 @@
     python -m utils.slim pack runs/NAME/last.pt FOLDER       FOLDER/part-000 and so on
     python -m utils.slim unpack FOLDER runs/NAME/last.pt     then main.py --resume --run runs/NAME
 
-The parts hold the weights and their average in float32 and the moments of the optimiser in
-bfloat16, which is all that a training checkpoint is made of; going on from them is training on, not
+The parts hold the weights in float32, and in bfloat16 the moments of the optimiser and how far the
+averaged weights are from the weights: half of a checkpoint. Going on from them is training on, not
 the exact run. A part that is missing or damaged is noticed.
 """
 
@@ -51,6 +51,8 @@ def pack(checkpoint: Path, folder: Path, part_bytes: int) -> list[Path]:
         raise ValueError(f"{folder} holds something already; give an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     state["optimiser"] = convert(state["optimiser"], lambda x: x.bfloat16() if x.ndim else x)
+    weights = state["network"]
+    state["ema"] = {name: (x - weights[name]).bfloat16() for name, x in state["ema"].items()}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = hashlib.sha256(buffer.getbuffer()).digest() + buffer.getvalue()
@@ -85,6 +87,8 @@ def unpack(folder: Path, checkpoint: Path) -> None:
     finally:
         joined.unlink(missing_ok=True)
     state["optimiser"] = convert(state["optimiser"], Tensor.float)
+    weights = state["network"]
+    state["ema"] = {name: weights[name] + x.float() for name, x in state["ema"].items()}
     save_torch_file(checkpoint, state)
 
 
