@@ -22,7 +22,7 @@ from utils.config import parse_config, run_script
 from utils.inference import super_resolve
 from utils.metrics import clip_metrics, mean_metrics
 
-METHODS = ("dis", "dis4x", "pyflow")
+METHODS = ("dis", "dis2x", "dis4x", "pyflow")
 
 
 @dataclass(frozen=True)

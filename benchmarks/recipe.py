@@ -55,6 +55,7 @@ BASE = {
 VARIANTS = {
     "base": {},
     "small": {"size": "small"},
+    "48 channels": {"network": {"channels": 48, "back_blocks": 20}},
     "no skip": {"network": {"global_skip": "none", "skip_refinement": False}},
     "bicubic skip": {"network": {"global_skip": "bicubic", "skip_refinement": False}},
     "plain mean": {"network": {"skip_refinement": False}},
@@ -81,6 +82,7 @@ class Config:
     stills: str  # folder of stills to train on
     testset: str  # folder of test clips
     samples: int = 300  # that every variant trains on
+    given_frames: int = 2  # N of every variant that does not name its own
     weights: str | None = None  # trained weights to start from; none: new ones
     variants: str = "all"  # names of the table, separated by commas
 
@@ -161,7 +163,7 @@ def main() -> None:
     print(f"{config.samples} samples; mean of the clips of {config.testset}")
     print(f"{'variant':<20}{'all':>8}{'given':>8}{'interpolated':>14}{'moving':>8}{'minutes':>9}")
     for name in config.names:
-        choice = BASE | VARIANTS[name]
+        choice = BASE | {"given_frames": config.given_frames} | VARIANTS[name]
         choice["network"] = BASE["network"] | choice["network"]
         start = time.perf_counter()
         mean = measure(train(config, choice), config.testset, choice["flow_method"])

@@ -17,11 +17,11 @@ from flow.coarse2fine import coarse2fine_flow, plan_levels
 
 __all__ = ["FLOW_METHODS", "coarse2fine_flow", "estimate_flow"]
 
-FLOW_METHODS = ("pyflow", "dis", "dis4x", "pyflow-original")
+FLOW_METHODS = ("pyflow", "dis", "dis2x", "dis4x", "pyflow-original")
 # alpha, ratio, minWidth, outer, inner and SOR iterations, colType of the released code
 PYFLOW_PARAMETERS = (0.012, 0.75, 20, 7, 1, 30, 0)
-ENLARGEMENT = 4  # of the frames for "dis4x"
-BLOCK = 1024  # pixels; longest side that "dis4x" enlarges at once, in about 1 GB
+ENLARGEMENTS = {"dis2x": 2, "dis4x": 4}  # of the frames
+BLOCK = 1024  # pixels; longest side that is enlarged at once, by four in about 1 GB
 BLOCK_MARGIN = 64  # pixels that a block sees beyond its border
 MIN_SIDE = 16  # the network's; OpenCV's DIS works from 12 pixels on
 
@@ -36,7 +36,7 @@ def estimate_flow(frames, method="pyflow", threads=None):
             on BT.601 grey; "dis4x", DIS between the frames enlarged four times, averaged
             back: its patches are small enough for vehicles of one LR pixel, which the others
             lose (benchmarks/flow_methods.py), at about twenty times the time of "dis". Frames
-            larger than BLOCK are done in blocks;
+            larger than BLOCK are done in blocks; "dis2x", the same by two, in between in both;
             "pyflow-original", the PyFlow that the user has installed.
         threads: pairs that "pyflow" works on at the same time; None takes every core.
 
@@ -55,8 +55,8 @@ def estimate_flow(frames, method="pyflow", threads=None):
     pairs += [(b, a) for a, b in pairs]
     if method == "dis":
         flows = _dis_flows(pairs)
-    elif method == "dis4x":
-        flows = _enlarged_dis_flows(pairs)
+    elif method in ENLARGEMENTS:
+        flows = _enlarged_dis_flows(pairs, ENLARGEMENTS[method])
     elif method == "pyflow":
         plan_levels(*frames.shape[1:3])
         flows = _pyflow_flows(pairs, threads)
@@ -92,7 +92,7 @@ def _dis_flows(pairs):
     return [np.ascontiguousarray(flow.transpose(2, 0, 1)) for flow in flows]
 
 
-def _enlarged_dis_flows(pairs):
+def _enlarged_dis_flows(pairs, factor):
     """DIS flow between enlarged frames, reduced: a list of (2, H, W) float32.
 
     Without DIS's variational refinement, which costs more than half of the time and smooths
@@ -101,10 +101,10 @@ def _enlarged_dis_flows(pairs):
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
     dis.setVariationalRefinementIterations(0)
-    return [_enlarged_dis_flow(dis, _grey(a), _grey(b)) for a, b in pairs]
+    return [_enlarged_dis_flow(dis, _grey(a), _grey(b), factor) for a, b in pairs]
 
 
-def _enlarged_dis_flow(dis, a, b):
+def _enlarged_dis_flow(dis, a, b, factor):
     """The flow of one pair of grey frames (H, W), in blocks where they are large."""
     height, width = a.shape
     flow = np.empty((2, height, width), np.float32)
@@ -113,14 +113,14 @@ def _enlarged_dis_flow(dis, a, b):
             rows = slice(max(top - BLOCK_MARGIN, 0), bottom + BLOCK_MARGIN)
             columns = slice(max(left - BLOCK_MARGIN, 0), right + BLOCK_MARGIN)
             small = a[rows, columns].shape[::-1]
-            size = [side * ENLARGEMENT for side in small]
+            size = [side * factor for side in small]
             large = (
                 cv2.resize(x[rows, columns], size, interpolation=cv2.INTER_CUBIC) for x in (a, b)
             )
             part = cv2.resize(dis.calc(*large, None), small, interpolation=cv2.INTER_AREA)
             inner = part[top - rows.start : bottom - rows.start, left - columns.start :]
             flow[:, top:bottom, left:right] = inner[:, : right - left].transpose(2, 0, 1)
-    flow /= ENLARGEMENT
+    flow /= factor
     return flow
 
 

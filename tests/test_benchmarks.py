@@ -166,8 +166,8 @@ def test_flow_methods(run, tmp_path, capsys):
     for shift in range(3):
         write_image(tmp_path / "clip" / "truth" / f"{shift}.png", texture[:, shift : shift + 112])
     run(benchmarks.flow_methods, tmp_path)
-    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[-3:]] == [
-        *("dis", "dis4x", "pyflow")
+    assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[-4:]] == [
+        *("dis", "dis2x", "dis4x", "pyflow")
     ]
 
 

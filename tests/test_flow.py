@@ -11,7 +11,7 @@ import pytest
 import flow
 from flow import FLOW_METHODS, coarse2fine_flow, estimate_flow
 
-OURS = ("pyflow", "dis", "dis4x")
+OURS = ("pyflow", "dis", "dis2x", "dis4x")
 
 
 def moving_frames(count, height, width, step=(1.0, -0.5), seed=0):
@@ -44,7 +44,7 @@ def fake_pyflow(monkeypatch):
 
 def test_pyflow_is_the_default():
     assert inspect.signature(estimate_flow).parameters["method"].default == "pyflow"
-    assert FLOW_METHODS == ("pyflow", "dis", "dis4x", "pyflow-original")
+    assert FLOW_METHODS == ("pyflow", "dis", "dis2x", "dis4x", "pyflow-original")
 
 
 @pytest.mark.parametrize("method", OURS)
@@ -152,7 +152,7 @@ def test_identical_frames_do_not_move(method):
 
 
 @pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 17), (19, 90), (90, 16)])
-@pytest.mark.parametrize("method", ["dis", "dis4x"])
+@pytest.mark.parametrize("method", ["dis", "dis2x", "dis4x"])
 def test_dis_takes_the_smallest_frames(method, height, width):
     forward, backward = estimate_flow(moving_frames(2, height, width), method)
     assert forward.shape == backward.shape == (1, 2, height, width)
@@ -199,7 +199,7 @@ def test_wrong_frames(frames, message):
 
 
 def test_unknown_method():
-    with pytest.raises(ValueError, match=r"'raft'.*pyflow, dis, dis4x, pyflow-original"):
+    with pytest.raises(ValueError, match=r"'raft'.*pyflow, dis, dis2x, dis4x, pyflow-original"):
         estimate_flow(moving_frames(2, 32, 32), "raft")
 
 
