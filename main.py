@@ -9,7 +9,7 @@
 
 A run writes runs/NAME/last.pt (to resume), best.pt (best on the validation clips), the weights of
 best.pt alone in half precision (best.safetensors and best.json), and log.jsonl.
-The recipe is the paper's (LR patch 80, Charbonnier loss, Adam); what is newer is marked below.
+The recipe is the paper's (LR patch 80, Charbonnier loss) where it is not marked as newer below.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ class Config:
     blur_max: float = 1.5  # than satellite video, and softened this far they measure like it
     fast_share: float = 0.5  # share of animated clips with traffic whose traffic is fast
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
-    flow_method: str = "pyflow"  # pyflow (paper) or dis (faster, coarser on fine motion)
+    flow_method: str = "dis2x"  # newer: follows vehicles; pyflow (paper); see flow/__init__.py
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
     # Network

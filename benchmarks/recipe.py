@@ -45,7 +45,6 @@ BASE = {
     "alignment_share": 0.1,
     "final_share": 1e-3,
     "batch": 1,
-    "given_frames": 2,
     "flow_method": "dis4x",
     "blur_min": 0.8,
     "blur_max": 1.5,

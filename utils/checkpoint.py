@@ -162,6 +162,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         reason = one_line(repr(error))
         raise ValueError(f"{description} does not describe a network ({reason})") from error
+    recorded = information.get("sha256")
+    if recorded is not None and recorded != file_sha256(path):
+        raise ValueError(
+            f"{path} is not the file that {description.name} describes (its SHA-256 differs): one "
+            "of the two was replaced or damaged"
+        )
     return weights, information
 
 
