@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from dcn.reference import deform_conv2d_grid_sample
 from models import MSTT
-from models.blocks import ResidualBlock, flow_warp, interleave
+from models.blocks import flow_warp, interleave
 from models.interpolation import FeatureInterpolation, MultiScaleAlignment
+from models.layers import Conv
 from models.transformer import PATCH_SIZES, MultiScaleAttention, SpatialTemporalTransformer
 
 
@@ -45,15 +46,16 @@ class ObviousMSTT(MSTT):
         attention_channels = options["attention_channels"] or 4 * channels
         self.transformer = ObviousTransformer(channels, attention_channels)
         self.transformer.block.attention = ObviousAttention(attention_channels)
-        for block in (*self.extraction.blocks, *self.reconstruction.blocks):
-            block.forward = partial(residual, block)
+        for layer in self.modules():
+            if isinstance(layer, Conv):
+                layer.forward = partial(convolve, layer)
         self.extraction.forward = self.extract
         self.reconstruction.trunk = self.trunk
         self.reconstruction.forward = self.reconstruct
 
     def extract(self, frames: Tensor) -> Tensor:
         stage = self.extraction
-        x = stage.blocks(F.leaky_relu(stage.conv_first(frames.flatten(0, 1)), 0.1))
+        x = stage.blocks(stage.conv_first(frames.flatten(0, 1)))
         return x.unflatten(0, frames.shape[:2])
 
     def trunk(self, features: Tensor) -> Tensor:
@@ -64,22 +66,24 @@ class ObviousMSTT(MSTT):
         stage, x = self.reconstruction, features.flatten(0, 1)
         if self.options["enlargement"] == "direct":
             return F.pixel_shuffle(stage.conv_last(x), 4).unflatten(0, features.shape[:2])
-        x = F.leaky_relu(F.pixel_shuffle(stage.upconv1(x), 2), 0.1)
-        x = F.leaky_relu(F.pixel_shuffle(stage.upconv2(x), 2), 0.1)
-        x = stage.conv_last(F.leaky_relu(stage.conv_hr(x), 0.1))
+        x = F.pixel_shuffle(stage.upconv1(x), 2)
+        x = F.pixel_shuffle(stage.upconv2(x), 2)
+        x = stage.conv_last(stage.conv_hr(x))
         return x.unflatten(0, features.shape[:2])
 
 
-def residual(block: ResidualBlock, x: Tensor) -> Tensor:
-    return x + block.conv2(F.relu(block.conv1(x)))
+def convolve(layer: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    x = F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation)
+    x = x if layer.slope == 1 else F.leaky_relu(x, layer.slope)
+    return x if residual is None else x + residual
 
 
 class ObviousAlignment(MultiScaleAlignment):
     def forward(self, neighbour: Tensor, target: Tensor) -> Tensor:
-        context = F.leaky_relu(self.offset_conv1(torch.cat((neighbour, target), dim=1)), 0.1)
+        context = self.offset_conv1(torch.cat((neighbour, target), dim=1))
         scales = (self.mul_scale1, self.mul_scale2, self.mul_scale3)
-        multi_scale = torch.cat([F.leaky_relu(conv(context), 0.1) for conv in scales], dim=1)
-        offset_features = context + F.leaky_relu(self.offset_conv2(multi_scale), 0.1)
+        multi_scale = torch.cat([conv(context) for conv in scales], dim=1)
+        offset_features = self.offset_conv2(multi_scale, residual=context)
         layer = self.dcnpack
         offset_1, offset_2, mask = layer.conv_offset_mask(offset_features).chunk(3, dim=1)
         offset = torch.cat((offset_1, offset_2), dim=1)
@@ -131,7 +135,7 @@ class ObviousAttention(MultiScaleAttention):
             self.head(q, k, v, patch, frames)
             for q, k, v, patch in zip(query, key, value, PATCH_SIZES, strict=True)
         ]
-        return x + F.leaky_relu(self.output_linear(torch.cat(heads, dim=1)), 0.2)
+        return self.output_linear(torch.cat(heads, dim=1), residual=x)
 
     def head(self, query: Tensor, key: Tensor, value: Tensor, patch: int, frames: int) -> Tensor:
         """softmax(q k^T / sqrt(d p p)) v; (B * frames, d, h, w) each."""

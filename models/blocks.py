@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.convolution import convolve
+from models.layers import Conv
 
 SCALE = 4  # enlargement in space, fixed by the two pixel shuffles of the reconstruction
 
@@ -46,15 +46,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Conv(channels, channels, slope=0)
+        self.conv2 = Conv(channels, channels)
         for conv in (self.conv1, self.conv2):
             nn.init.kaiming_normal_(conv.weight, a=0, mode="fan_in")
             conv.weight.data.mul_(0.1)
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return convolve(self.conv2, convolve(self.conv1, x, slope=0), residual=x)
+        return self.conv2(self.conv1(x), residual=x)
 
 
 def residual_blocks(channels: int, count: int) -> nn.Sequential:

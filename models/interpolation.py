@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dcn import DCNv2
 from models.blocks import channels_last, flow_warp, interleave
-from models.convolution import convolve
+from models.layers import Conv
 
 COUPLINGS = ("released", "symmetric")
 SLOPE = 0.1  # of the leaky ReLUs
@@ -34,11 +34,11 @@ class MultiScaleAlignment(nn.Module):
         self, channels: int, groups: int, offset_channels: int, offset_limit: float | None
     ):
         super().__init__()
-        self.offset_conv1 = nn.Conv2d(2 * channels, offset_channels, 3, padding=1)
-        self.mul_scale1 = nn.Conv2d(offset_channels, offset_channels, 3, padding=1)
-        self.mul_scale2 = nn.Conv2d(offset_channels, offset_channels, 5, padding=2)
-        self.mul_scale3 = nn.Conv2d(offset_channels, offset_channels, 7, padding=3)
-        self.offset_conv2 = nn.Conv2d(3 * offset_channels, offset_channels, 3, padding=1)
+        self.offset_conv1 = Conv(2 * channels, offset_channels, slope=SLOPE)
+        self.mul_scale1 = Conv(offset_channels, offset_channels, kernel=3, slope=SLOPE)
+        self.mul_scale2 = Conv(offset_channels, offset_channels, kernel=5, slope=SLOPE)
+        self.mul_scale3 = Conv(offset_channels, offset_channels, kernel=7, slope=SLOPE)
+        self.offset_conv2 = Conv(3 * offset_channels, offset_channels, slope=SLOPE)
         self.dcnpack = DCNv2(
             channels,
             channels,
@@ -49,10 +49,10 @@ class MultiScaleAlignment(nn.Module):
 
     def forward(self, neighbour: Tensor, target: Tensor) -> Tensor:
         """neighbour, target: (B, C, H, W) -> the neighbour aligned to the target, (B, C, H, W)."""
-        context = convolve(self.offset_conv1, torch.cat((neighbour, target), dim=1), SLOPE)
+        context = self.offset_conv1(torch.cat((neighbour, target), dim=1))
         scales = (self.mul_scale1, self.mul_scale2, self.mul_scale3)
-        multi_scale = torch.cat([convolve(conv, context, SLOPE) for conv in scales], dim=1)
-        offset_features = convolve(self.offset_conv2, multi_scale, SLOPE, residual=context)
+        multi_scale = torch.cat([conv(context) for conv in scales], dim=1)
+        offset_features = self.offset_conv2(multi_scale, residual=context)
         return F.leaky_relu(self.dcnpack(neighbour, offset_features), SLOPE, inplace=True)
 
 
@@ -87,8 +87,8 @@ class FeatureInterpolation(nn.Module):
         self.coupling = coupling
         self.midpoint_flow = midpoint_flow
         self.alignment = MultiScaleAlignment(channels, groups, offset_channels, offset_limit)
-        self.fusion = nn.Conv2d(2 * channels, channels, 1)
-        self.blending = nn.Conv2d(2 * channels, channels, 1)
+        self.fusion = Conv(2 * channels, channels, kernel=1)
+        self.blending = Conv(2 * channels, channels, kernel=1)
 
     def forward(self, features: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
         """Interpolate features in time.

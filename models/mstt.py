@@ -27,8 +27,8 @@ from models.blocks import (
     mean_of_neighbours,
     residual_blocks,
 )
-from models.convolution import convolve
 from models.interpolation import FeatureInterpolation
+from models.layers import Conv
 from models.reconstruction import DirectReconstruction, Reconstruction
 from models.refinement import SkipRefinement
 from models.transformer import SpatialTemporalTransformer
@@ -175,7 +175,7 @@ class FeatureExtraction(nn.Module):
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()
-        self.conv_first = nn.Conv2d(3, channels, 3, padding=1)
+        self.conv_first = Conv(3, channels, slope=0.1)
         self.blocks = residual_blocks(channels, blocks)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class FeatureExtraction(nn.Module):
         return x.unflatten(0, frames.shape[:2])
 
     def _extract(self, x: Tensor) -> Tensor:
-        return self.blocks(convolve(self.conv_first, x, slope=0.1))
+        return self.blocks(self.conv_first(x))
 
 
 def build_network(size: str = "mstt", **options) -> MSTT:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from models import winograd
 from models.blocks import SCALE, channels_last, frame_by_frame, residual_blocks
-from models.convolution import convolve, leaky_convolution
+from models.convolution import leaky_convolution
+from models.layers import Conv
 from models.winograd import NO_HALO
 
 TILE = 80  # LR pixels; largest side that is enlarged at once without gradients on a CPU
@@ -29,10 +30,10 @@ class Reconstruction(nn.Module):
 
     def add_enlargement(self, channels: int) -> None:
         """The layers behind the blocks: two pixel shuffles of 2, two convolutions."""
-        self.upconv1 = nn.Conv2d(channels, 4 * channels, 3, padding=1)
-        self.upconv2 = nn.Conv2d(channels, 4 * channels, 3, padding=1)
-        self.conv_hr = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv_last = nn.Conv2d(channels, 3, 3, padding=1)
+        self.upconv1 = Conv(channels, 4 * channels, slope=0.1)
+        self.upconv2 = Conv(channels, 4 * channels, slope=0.1)
+        self.conv_hr = Conv(channels, channels, slope=0.1)
+        self.conv_last = Conv(channels, 3)
 
     def trunk(self, features: Tensor) -> Tensor:
         """The residual blocks, (B, T, C, H, W) -> the same shape."""
@@ -53,7 +54,7 @@ class Reconstruction(nn.Module):
     def _enlarge(self, x: Tensor, halo: tuple[int, int, int, int] = NO_HALO) -> Tensor:
         x = shuffled_convolution(x, self.upconv1, halo)
         x = shuffled_convolution(x, self.upconv2, halo)
-        return convolve(self.conv_hr, x, slope=0.1)
+        return self.conv_hr(x)
 
     def _enlarge_in_tiles(self, x: Tensor) -> Tensor:
         """The same numbers. Whole frames at full resolution do not fit the caches, and the system
@@ -91,10 +92,10 @@ class DirectReconstruction(Reconstruction):
     """
 
     def add_enlargement(self, channels: int) -> None:
-        self.conv_last = nn.Conv2d(channels, 3 * SCALE**2, 3, padding=1)
+        self.conv_last = Conv(channels, 3 * SCALE**2)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(convolve(self.conv_last, x), SCALE)
+        return F.pixel_shuffle(self.conv_last(x), SCALE)
 
 
 def shuffled_convolution(

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import SCALE, channels_last, half_way_flow, residual_blocks, warp_neighbours
-from models.convolution import convolve
+from models.layers import Conv
 
-SLOPE = 0.1  # of the leaky ReLU
 CORRECTIONS = 5  # channels: two flows and a weight
 
 
@@ -28,9 +27,9 @@ class SkipRefinement(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv_first = nn.Conv2d(channels + 2 * 3 * SCALE**2, channels, 3, padding=1)
+        self.conv_first = Conv(channels + 2 * 3 * SCALE**2, channels, slope=0.1)
         self.blocks = residual_blocks(channels, 1)
-        self.conv_last = nn.Conv2d(channels, CORRECTIONS * SCALE**2, 3, padding=1)
+        self.conv_last = Conv(channels, CORRECTIONS * SCALE**2)
         nn.init.zeros_(self.conv_last.weight)
         nn.init.zeros_(self.conv_last.bias)
 
@@ -66,7 +65,7 @@ class SkipRefinement(nn.Module):
         """
         seen = torch.cat((previous, following), dim=1).detach()  # it looks, it does not change them
         x = torch.cat((features, F.pixel_unshuffle(seen, SCALE).to(features.dtype)), dim=1)
-        x = self.blocks(convolve(self.conv_first, channels_last(x), SLOPE))
-        x = F.pixel_shuffle(convolve(self.conv_last, x), SCALE).float()
+        x = self.blocks(self.conv_first(channels_last(x)))
+        x = F.pixel_shuffle(self.conv_last(x), SCALE).float()
         to_following, to_previous, weight = x.split((2, 2, 1), dim=1)
         return torch.stack((to_following, to_previous)), weight

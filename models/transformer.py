@@ -5,14 +5,14 @@ of one frame, and attends to all patches of all frames. Large patches see struct
 detail.
 """
 
-from collections.abc import Iterable
+from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import channels_last, frame_by_frame
-from models.convolution import convolve
+from models.layers import Conv
 
 PATCH_SIZES = (40, 20, 10, 5)  # one per head, at half of the low resolution
 SLOPE = 0.2  # of the leaky ReLUs
@@ -28,10 +28,10 @@ class MultiScaleAttention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.query_embedding = nn.Conv2d(channels, channels, 1)
-        self.key_embedding = nn.Conv2d(channels, channels, 1)
-        self.value_embedding = nn.Conv2d(channels, channels, 1)
-        self.output_linear = nn.Conv2d(channels, channels, 3, padding=1)
+        self.query_embedding = Conv(channels, channels, kernel=1)
+        self.key_embedding = Conv(channels, channels, kernel=1)
+        self.value_embedding = Conv(channels, channels, kernel=1)
+        self.output_linear = Conv(channels, channels, slope=SLOPE)
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B * frames, D, h, w), any h and w -> the same shape, x + attention."""
@@ -42,7 +42,7 @@ class MultiScaleAttention(nn.Module):
             for patch, (query, key, value) in zip(PATCH_SIZES, heads, strict=True)
         ]
         out = channels_last(torch.cat(attended, dim=1))
-        return convolve(self.output_linear, out, SLOPE, residual=x)
+        return self.output_linear(out, residual=x)
 
 
 def patch_attention(query: Tensor, key: Tensor, value: Tensor, patch: int, frames: int) -> Tensor:
@@ -112,16 +112,16 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=2, dilation=2),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
+        # Numbered as in the released code, whose activations are modules of their own.
+        self.conv = nn.ModuleDict(
+            {
+                "0": Conv(channels, channels, dilation=2, slope=SLOPE),
+                "2": Conv(channels, channels, slope=SLOPE),
+            }
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        conv1, _, conv2, _ = self.conv
-        return convolve(conv2, convolve(conv1, x, SLOPE), SLOPE, residual=x)
+        return self.conv["2"](self.conv["0"](x), residual=x)
 
 
 class TransformerBlock(nn.Module):
@@ -152,24 +152,27 @@ class SpatialTemporalTransformer(nn.Module):
     def __init__(self, channels: int, attention_channels: int):
         super().__init__()
         between = attention_channels // 2
+        # Numbered as in the released code, whose activations are modules of their own.
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(channels, between, 3, stride=2, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(between, attention_channels, 3, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
+            OrderedDict(
+                {
+                    "0": Conv(channels, channels, slope=SLOPE),
+                    "2": Conv(channels, between, stride=2, slope=SLOPE),
+                    "4": Conv(between, attention_channels, slope=SLOPE),
+                }
+            )
         )
         self.block = TransformerBlock(attention_channels)
         self.decoder = nn.Sequential(
-            nn.UpsamplingBilinear2d(scale_factor=2),  # align_corners=True
-            nn.Conv2d(attention_channels, between, 3, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(between, channels, 3, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.LeakyReLU(SLOPE, inplace=True),
-            nn.Tanh(),
+            OrderedDict(
+                {
+                    "0": nn.UpsamplingBilinear2d(scale_factor=2),  # align_corners=True
+                    "1": Conv(attention_channels, between, slope=SLOPE),
+                    "3": Conv(between, channels, slope=SLOPE),
+                    "5": Conv(channels, channels, slope=SLOPE),
+                    "7": nn.Tanh(),
+                }
+            )
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -178,21 +181,6 @@ class SpatialTemporalTransformer(nn.Module):
         x = channels_last(features.flatten(0, 1))
         if height % 2 or width % 2:  # for the stride of 2
             x = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
-        x = self.block(frame_by_frame(self._encode, x), frames)
-        x = frame_by_frame(self._decode, x)[:, :, :height, :width]
+        x = self.block(frame_by_frame(self.encoder, x), frames)
+        x = frame_by_frame(self.decoder, x)[:, :, :height, :width]
         return x.unflatten(0, (-1, frames))
-
-    def _encode(self, x: Tensor) -> Tensor:
-        return _through(self.encoder, x)
-
-    def _decode(self, x: Tensor) -> Tensor:
-        enlarge, *layers, tanh = self.decoder
-        return tanh(_through(layers, enlarge(x)))
-
-
-def _through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Convolutions and the leaky ReLUs between them, the two together."""
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            x = convolve(layer, x, SLOPE)
-    return x
