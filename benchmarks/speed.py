@@ -1,8 +1,8 @@
 """What the benchmarks of inference and training found, kept, drawn and tabulated.
 
     python -m benchmarks.speed plot              figures/speed.png
-    python -m benchmarks.speed readme            the section of the README, printed
-    python -m benchmarks.speed readme --write    put into README.md, between its markers
+    python -m benchmarks.speed tables            the tables of docs/speed.md, printed
+    python -m benchmarks.speed tables --write    put into docs/speed.md, between its markers
 
 figures/speed.json keeps the newest figures of every kind of processor (AVX2, AVX512, ...).
 """
@@ -21,21 +21,21 @@ from utils.config import parse_config, run_script
 
 FIGURES = Path(__file__).parents[1] / "figures"
 SPEED = FIGURES / "speed.json"
-README = Path(__file__).parents[1] / "README.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "speed.md"
 MARKERS = ("<!-- speed:begin -->", "<!-- speed:end -->")
 
 
 @dataclass(frozen=True)
 class Config:
-    what: str  # plot or readme
-    write: bool = False  # put the section between the markers of README.md
+    what: str  # plot or tables
+    write: bool = False  # put the section between the markers of docs/speed.md
 
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("what",))
-    if config.what not in ("plot", "readme"):
-        raise ValueError(f"{config.what!r} is nothing to show; choose plot or readme")
-    plot() if config.what == "plot" else readme(config.write)
+    if config.what not in ("plot", "tables"):
+        raise ValueError(f"{config.what!r} is nothing to show; choose plot or tables")
+    plot() if config.what == "plot" else tables(config.write)
 
 
 def store(key: str, value: dict) -> None:
@@ -124,7 +124,7 @@ def markdown(rows: list[dict[str, str]]) -> str:
 
 
 def section() -> str:
-    """The README's section on speed, from the stored figures."""
+    """The generated part of docs/speed.md, from the stored figures."""
     parts = [machine_section(name, parts) for name, parts in stored().items()]
     if not parts:
         raise ValueError(f"{SPEED} is missing; first run python -m benchmarks.inference compare")
@@ -140,10 +140,10 @@ from before that.
 {chr(10).join(parts)}
 Speed on GPUs has not been measured. `python -m benchmarks.inference compare`, `stages`, `growth`
 and `python -m benchmarks.training` measure again, `python -m benchmarks.speed plot` draws, `python
--m benchmarks.speed readme --write` writes this section; what was tried, and what it brought, is in
+-m benchmarks.speed tables --write` writes this section; what was tried, and what it brought, is in
 `benchmarks/NOTES.md`.
 
-![Time and memory against frame size and number of frames](figures/speed.png)
+![Time and memory against frame size and number of frames](../figures/speed.png)
 """
 
 
@@ -195,23 +195,23 @@ def stage_rows(networks: dict[str, dict[str, float]]) -> list[dict[str, str]]:
     return rows
 
 
-def readme(write: bool) -> None:
-    """Print the section, or put it into README.md."""
+def tables(write: bool) -> None:
+    """Print the section, or put it into docs/speed.md."""
     text = section()
     if not write:
         print(text)
         return
     begin, end = MARKERS
-    content = README.read_text() if README.exists() else ""
+    content = DOCUMENT.read_text() if DOCUMENT.exists() else ""
     if (
         content.count(begin) != 1
         or content.count(end) != 1
         or content.index(begin) > content.index(end)
     ):
-        raise ValueError(f"{README} needs one line {begin} and below it one line {end}")
+        raise ValueError(f"{DOCUMENT} needs one line {begin} and below it one line {end}")
     before, _, rest = content.partition(begin)
     after = rest.partition(end)[2]
-    README.write_text(f"{before}{begin}\n{text}{end}{after}")
+    DOCUMENT.write_text(f"{before}{begin}\n{text}{end}{after}")
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def main() -> None:
         for name, result in results.items()
     ]
     print_table("a training step", rows)
-    if config == Config(repeats=config.repeats):  # the README shows these
+    if config == Config(repeats=config.repeats):  # docs/speed.md shows these
         store("training", {"rows": rows})
 
 

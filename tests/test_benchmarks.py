@@ -133,17 +133,18 @@ def test_speed_draws_and_tabulates_what_is_kept(run, tmp_path, monkeypatch, caps
     monkeypatch.setattr(benchmarks.speed, "FIGURES", tmp_path)
     run(benchmarks.speed, "plot")
     assert (tmp_path / "speed.png").stat().st_size > 10_000
-    run(benchmarks.speed, "readme")
+    run(benchmarks.speed, "tables")
     assert "| formulation |" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="choose plot or readme"):
-        run(benchmarks.speed, "table")
+    with pytest.raises(ValueError, match="choose plot or tables"):
+        run(benchmarks.speed, "readme")
 
 
-def test_the_readmes_section_is_what_the_command_writes(run, tmp_path, monkeypatch):
-    shutil.copy(ROOT / "README.md", tmp_path)
-    monkeypatch.setattr(benchmarks.speed, "README", tmp_path / "README.md")
-    run(benchmarks.speed, "readme", "--write")
-    assert (tmp_path / "README.md").read_text() == (ROOT / "README.md").read_text()
+def test_the_document_is_what_the_command_writes(run, tmp_path, monkeypatch):
+    document = ROOT / "docs" / "speed.md"
+    shutil.copy(document, tmp_path)
+    monkeypatch.setattr(benchmarks.speed, "DOCUMENT", tmp_path / "speed.md")
+    run(benchmarks.speed, "tables", "--write")
+    assert (tmp_path / "speed.md").read_text() == document.read_text()
 
 
 def test_operators(run, monkeypatch, capsys):
