@@ -23,6 +23,7 @@ from enhancing import (
 
 import enhance
 from data.resize import imresize
+from models.ensemble import Ensemble
 from utils import tiling
 from utils.checkpoint import save_network
 from utils.frames import open_source
@@ -75,6 +76,25 @@ def test_grey_comes_out_grey(tmp_path, checkpoint, network):
     assert result.shape == (3, 4 * HEIGHT, 4 * WIDTH, 1)
     triple = np.stack(list(super_resolve(network, np.repeat(grey, 3, axis=3), "dis")))
     assert np.abs(result[..., 0] - triple.mean(axis=3)).max() <= 1
+
+
+def test_the_ensemble_is_that_of_the_network_and_resumes_as_such(
+    tmp_path, checkpoint, network, monkeypatch
+):
+    frames = make_frames(5)
+    given = write_frames(tmp_path / "in", frames)
+    whole = read_all(run(checkpoint, given, tmp_path / "whole", "--ensemble"))
+    expected = np.stack(list(super_resolve(Ensemble(network), frames, "dis")))
+    assert np.abs(whole.astype(int) - expected).max() <= 1
+    assert (whole != read_all(run(checkpoint, given, tmp_path / "plain"))).mean() > 0.01
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, {2})
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint, given, tmp_path / "cut", "--ensemble")
+    with pytest.raises(ValueError, match="ensemble"):
+        run(checkpoint, given, tmp_path / "cut", "--resume")
+    resumed = read_all(run(checkpoint, given, tmp_path / "cut", "--resume", "--ensemble"))
+    np.testing.assert_array_equal(resumed, whole)
 
 
 def test_an_alpha_channel_stays(tmp_path, checkpoint):
