@@ -1,6 +1,6 @@
 """Speed and memory of inference on the CPU, side by side with the obvious formulation.
 
-    python -m benchmarks.inference compare    obvious formulation, ours, bfloat16, small network
+    python -m benchmarks.inference compare    obvious formulation, ours, bfloat16, other sizes
     python -m benchmarks.inference stages     where the time goes, stage by stage
     python -m benchmarks.inference growth     against frame size, number of frames, batch, threads
 
@@ -39,6 +39,11 @@ from utils.config import parse_config, run_script
 from utils.inference import autocast, pick_precision
 
 CPU = torch.device("cpu")
+SHIPPED_OPTIONS = {
+    "small": {"midpoint_flow": True, "global_skip": "bicubic"},
+    "fast": {"midpoint_flow": True, "global_skip": "enhanced", "skip_refinement": True},
+}
+OTHERS = tuple(size for size in SIZES if size != "mstt")  # beside the paper's
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,10 @@ def precisions() -> list[str]:
 
 
 def network_of(size: str) -> nn.Module:
+    """A network of random weights: the paper's as released, the others with the skip they have."""
     torch.manual_seed(0)
-    return build_network(size).to(memory_format=torch.channels_last).eval()
+    network = build_network(size, **SHIPPED_OPTIONS.get(size, {}))
+    return network.to(memory_format=torch.channels_last).eval()
 
 
 def random_window(side: int, count: int = 4, batch: int = 1) -> tuple[torch.Tensor, ...]:
@@ -130,8 +137,8 @@ def matrix_product_peak(dtype: torch.dtype, side: int = 2048) -> float:
 
 
 def make_call(side: int, formulation: str, precision: str) -> Callable[[], torch.Tensor]:
-    """A call of the obvious formulation, of ours, or of the small network."""
-    network = network_of("small" if formulation == "small" else "mstt")
+    """A call of the obvious formulation, of ours, or of another size."""
+    network = network_of(formulation if formulation in OTHERS else "mstt")
     if formulation == "obvious":
         network = obvious(network)
     return call(network, random_window(side), precision)
@@ -143,7 +150,7 @@ def compare(config: Config) -> dict:
         "obvious, float32": (config.side, "obvious", "float32"),
         "obvious, freed memory kept, float32": (config.side, "obvious", "float32"),
     }
-    for formulation, precision in itertools.product(("ours", "small"), precisions()):
+    for formulation, precision in itertools.product(("ours", *OTHERS), precisions()):
         variants[f"{formulation}, {precision}"] = (config.side, formulation, precision)
     results = in_turns(make_call, variants, config.repeats, default=["obvious, float32"])
     peaks = {name: matrix_product_peak(getattr(torch, name)) for name in precisions()}
@@ -163,7 +170,7 @@ def compare(config: Config) -> dict:
                 "operations": total,
                 "share_of_peak": total / result.processor / peaks[arguments[2]],
                 "largest_difference": None
-                if arguments[1] == "small"
+                if arguments[1] in OTHERS
                 else (output - base).abs().max().item(),
             }
         )
@@ -210,6 +217,7 @@ def stages(config: Config) -> dict:
             "transformer": network.transformer,
             "attention": network.transformer.block.attention,
             "reconstruction": network.reconstruction,
+            "network": network,
             "blocks": network.reconstruction.blocks,
         }
         run = call(network, inputs, precision)
@@ -229,6 +237,8 @@ def stages(config: Config) -> dict:
             "residual blocks": median["blocks"],
             "upsampling": median["reconstruction"],
         }
+        rest = median["network"] - sum(result[f"{size}, {precision}"].values())
+        result[f"{size}, {precision}"]["skip and the rest"] = rest
     given = (inputs[0][0].movedim(1, -1) * 255).byte().numpy()
     flows = {m: lambda m=m: estimate_flow(given, method=m) for m in ("pyflow", "dis")}
     flow = {name: s.processor for name, s in interleaved_medians(flows, config.repeats).items()}

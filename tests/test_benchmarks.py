@@ -116,6 +116,7 @@ def test_inference(run, tiny_sizes, tmp_path, monkeypatch, what):
     monkeypatch.setattr(benchmarks.inference, "in_turns", in_this_process)
     monkeypatch.setattr(benchmarks.inference, "matrix_product_peak", lambda dtype: 1e9)
     flags = ("--side", 80, "--repeats", 1, "--sides", "80", "--frames", "2", "--batches", "1")
+    flags += ("--threads", 1)
     run(benchmarks.inference, what, *flags)
     ((processor, kept),) = json.loads((tmp_path / "speed.json").read_text()).items()
     assert processor == torch.backends.cpu.get_cpu_capability()
