@@ -68,8 +68,8 @@ class Config:
     clips_weight: float = 0.2  # share of those
     stills: str | None = None  # a folder of still images, animated on the fly
     stills_weight: float = 1.0  # share of those
-    blur_min: float = 0.8  # pixels; optics (Gaussian sigma) of animated stills: stills are sharper
-    blur_max: float = 1.5  # than satellite video, and softened this far they measure like it
+    blur_min: float = 0.8  # pixels; least Gaussian sigma of the optics of animated stills
+    blur_max: float = 1.5  # pixels; largest sigma; so soft they measure like satellite video
     fast_share: float = 0.5  # share of animated clips with traffic whose traffic is fast
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
     flow_method: str = "dis2x"  # newer: follows vehicles; pyflow (paper); see flow/__init__.py

@@ -1,11 +1,15 @@
 """Flags from a Config, and a user's mistakes as one line."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from utils.config import describe_config, given_fields, parse_config, run_script
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -142,3 +146,22 @@ def test_run_script_keeps_our_own_faults_visible():
 
     with pytest.raises(AssertionError):
         run_script(main)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *("main", "test", "enhance", "data.animation", "data.pack", "utils.release", "utils.slim"),
+        *("benchmarks.recipe", "benchmarks.gpu", "benchmarks.enhance", "benchmarks.inference"),
+    ],
+)
+def test_every_flag_says_what_it_is(module):
+    """In a line of its own: one that goes on from the flag above reads wrongly in --help."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    config = path.read_text().partition("class Config")[2].partition("\n\n\n")[0]
+    lines = [line for line in config.splitlines() if re.match(r"    \w+: ", line)]
+    assert lines
+    for line in lines:
+        _, mark, comment = line.partition("  # ")
+        assert mark, f"{module}: {line.strip()} says nothing"
+        assert not re.match(r"(than|and|or|of which|that|which|but) ", comment), line
