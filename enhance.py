@@ -84,9 +84,7 @@ class Config:
     lossless: bool = False  # FFV1 (.mkv, .avi), H.264 on RGB, and PNG for JPEG
     bands_per_frame: int = 0  # of a GeoTIFF whose bands are frames; 0: all bands are one frame
     white: float | None = None  # the value that is white; none: from type, depth and values
-    ensemble: bool = (
-        False  # mean over the eight flips and turns of the frames: in eight times the time
-    )
+    ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
     flow_method: str = "auto"  # see flow/; auto: what the network was trained with

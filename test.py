@@ -63,9 +63,7 @@ class Config:
     out: str = "results"  # folder for results.json, frames and figures
     flow_method: str = "auto"  # of the network: pyflow, dis; auto: what it was trained with
     baseline_flow_method: str = "dis"  # of the other methods; the same for all runs: a yardstick
-    ensemble: bool = (
-        False  # mean over the eight flips and turns of the frames: in eight times the time
-    )
+    ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
     precision: Literal["auto", "bfloat16", "float32"] = "float32"  # so that machines agree
