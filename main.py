@@ -100,7 +100,7 @@ class Config:
     clip: float = 0.5  # newer: largest norm of the gradient; guards against runaway offsets
     ema: float = 0.999  # newer: averaging of the weights that are validated and saved as best
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where it is native
-    compile: bool = False  # newer: torch.compile; the first steps then take minutes
+    compile: bool = False  # newer: torch.compile; first steps take minutes, no log of offsets
     skip_nonfinite: int = 0  # steps of a run that may be left out for a loss that is no number
     seed: int = 123  # of weights, crops and augmentation (paper: 123)
 
@@ -227,7 +227,9 @@ def train(
         wish = partial(getattr, stop, "received")
         elapsed = team.largest(clock.elapsed) if config.minutes else 0.0
         for parts in load_steps(loader, config.accumulate, config.patience, wish):
-            if elapsed >= 1:
+            if elapsed >= 1 and step > 0:  # resumed: the loop itself ends behind its last step
+                bar.write(f"the {config.minutes:g} minutes of this run are used up")
+                judge()
                 break
             share = learning_rate(
                 step, config.steps, 1.0, config.warmup, config.final_share, elapsed
@@ -281,8 +283,9 @@ def train(
                 meter = Meter()
             if config.validate_every:
                 unvalidated = step % config.validate_every == 0 or ended
-            else:  # ten times in the run's time
-                unvalidated = int(10 * elapsed) > int(10 * before) or ended
+            else:  # ten times in the run's time, but never most of it
+                due = int(10 * elapsed) > int(10 * before) and clock.rested
+                unvalidated = due or ended
             if unvalidated:
                 judge()
                 meter = Meter()
@@ -361,6 +364,11 @@ def report(
     print(f"{'MSTT, step ' + str(information['step']):<24}{score:.2f}  ({score - baseline:+.2f})")
     print(f"\ncheckpoint  {checkpoint}\nlog         {run / 'log.jsonl'}")
     print(f"evaluate    python test.py --checkpoint {checkpoint}")
+    if config.given_frames == 1:
+        print(
+            "The frames between are warped ones above; in test.py the network makes them, which "
+            f"this training does not teach it: --weights {checkpoint} --given-frames 2 does"
+        )
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint and two baselines on test clips.
+"""Evaluate a checkpoint, its version in two stages and two baselines on test clips.
 
     python test.py                                         the shipped weights
     python test.py --data DIR --checkpoint FILE --out DIR
@@ -61,7 +61,9 @@ class Config:
     data: str = "auto"  # folder of test clips; auto: testset/, or else the built-in scenes
     checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
     out: str = "results"  # folder for results.json, frames and figures
-    flow_method: str = "auto"  # of the network: pyflow, dis; auto: what it was trained with
+    flow_method: str = (
+        "auto"  # of the network, see flow/__init__.py; auto: what it was trained with
+    )
     baseline_flow_method: str = "dis"  # of the other methods; the same for all runs: a yardstick
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too

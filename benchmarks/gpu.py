@@ -69,7 +69,7 @@ class Config:
     out: str  # folder for the results
     minutes: float = 9.0  # for everything together
     size: str = "mstt"  # of the network that is trained
-    flow_method: str = "dis"  # of the training
+    flow_method: str = "dis2x"  # of the training
     validation: str = "auto"  # clips that the best weights are chosen on; auto: see main.py
     rehearse: bool = False  # on a CPU, with tiny settings
     part: str = "all"  # one part alone, in this process
@@ -175,7 +175,7 @@ def inference(config: Config, device: torch.device) -> None:
 
 def steps(config: Config, device: torch.device) -> None:
     """Training steps without the loader, and where the time of one goes."""
-    side, rows = (16 if config.rehearse else 80), []
+    side, rows, fits = (16 if config.rehearse else 80), [], 1
     for batch in (1,) if config.rehearse else (1, 4, 8, 16, 32):
         try:
             step = make_step(config, device, batch, side)
@@ -183,13 +183,14 @@ def steps(config: Config, device: torch.device) -> None:
         except torch.OutOfMemoryError:
             rows.append({"batch": str(batch), "samples per second": "out of memory", "memory": ""})
             break
+        fits = batch
         memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
         rows.append(
             {"batch": str(batch), "samples per second": f"{batch / seconds:.1f}"}
             | {"memory": f"{memory:.1f} GiB"}
         )
     print_table(f"training steps, {config.size}, 4 given frames of {side}x{side}", rows)
-    step = make_step(config, device, 1 if config.rehearse else 16, side)
+    step = make_step(config, device, min(fits, 16), side)
     step()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         for _ in range(1 if config.rehearse else 20):

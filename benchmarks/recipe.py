@@ -3,7 +3,8 @@
     python -m benchmarks.recipe STILLS TESTSET
     python -m benchmarks.recipe STILLS TESTSET --samples 1000 --variants base,symmetric
 
-Every variant trains from the same initial weights on the same samples, animated
+The base is the recipe of main.py, with averages over fewer steps (EMA), for short runs. Every
+variant trains from the same initial weights on the same samples, animated
 from STILLS, and is measured on the test clips of TESTSET (PSNR in dB, RGB, 8 bits, no border cut).
 Short runs rank what matters early; they do not tell what a long run would reach.
 """
@@ -45,7 +46,7 @@ BASE = {
     "alignment_share": 0.1,
     "final_share": 1e-3,
     "batch": 1,
-    "flow_method": "dis4x",
+    "flow_method": "dis2x",
     "blur_min": 0.8,
     "blur_max": 1.5,
     "fast_share": 0.5,
@@ -69,6 +70,7 @@ VARIANTS = {
     "four given frames": {"given_frames": 4},
     "batch 4": {"batch": 4},
     "flow dis": {"flow_method": "dis"},
+    "flow dis4x": {"flow_method": "dis4x"},
     "flow pyflow": {"flow_method": "pyflow"},
     "sharper optics": {"blur_min": 0.5, "blur_max": 0.8},
     "all traffic fast": {"fast_share": 1.0},

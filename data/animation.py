@@ -297,7 +297,7 @@ def flow_of(given: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def degrade_given(given: np.ndarray, rng: np.random.Generator, animation: Animation) -> np.ndarray:
-    """Noise and compression of some clips' given frames, (4, h, w, 3) uint8 in and out."""
+    """Noise and compression of some clips' given frames, (N, h, w, 3) uint8 in and out."""
     # All choices come before the noise, so that fewer frames see the same.
     noise = rng.uniform(0, animation.noise_max) if rng.random() < animation.noise_share else 0.0
     compressed = rng.random() < animation.compression_share

@@ -247,6 +247,11 @@ def _native(input, offset, weight, bias, stride, padding, dilation, mask) -> Ten
     return operator(input, offset, mask, weight, bias, stride, padding, dilation)
 
 
+def bounded(offset: Tensor, limit: float | None) -> Tensor:
+    """Offsets in pixels that smoothly stay below a limit; None leaves them as they are."""
+    return offset if limit is None else limit * torch.tanh(offset / limit)
+
+
 class DCNv2(nn.Module):
     """Modulated deformable convolution that takes its offsets from other features.
 
@@ -327,8 +332,7 @@ class DCNv2(nn.Module):
             )
         offset_1, offset_2, mask = parameters.chunk(3, dim=1)
         offset = torch.cat((offset_1, offset_2), dim=1)
-        if self.offset_limit is not None:
-            offset = self.offset_limit * torch.tanh(offset / self.offset_limit)
+        offset = bounded(offset, self.offset_limit)
         if not torch.compiler.is_compiling():
             self._watch_offsets(offset)
         return deform_conv2d(

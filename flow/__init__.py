@@ -35,7 +35,7 @@ def estimate_flow(frames, method="pyflow", threads=None):
             "dis", OpenCV's DIS (Kroeger et al., ECCV 2016), medium preset, finest scale 0,
             on BT.601 grey; "dis4x", DIS between the frames enlarged four times, averaged
             back: its patches are small enough for vehicles of one LR pixel, which the others
-            lose (benchmarks/flow_methods.py), at about twenty times the time of "dis". Frames
+            lose (benchmarks/flow_methods.py), at 12 to 16 times the time of "dis". Frames
             larger than BLOCK are done in blocks; "dis2x", the same by two, in between in both;
             "pyflow-original", the PyFlow that the user has installed.
         threads: pairs that "pyflow" works on at the same time; None takes every core.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.layers import Conv
 
-SCALE = 4  # enlargement in space, fixed by the two pixel shuffles of the reconstruction
+SCALE = 4  # enlargement in space, fixed by the pixel shuffles of the reconstruction
 
 
 def channels_last(x: Tensor) -> Tensor:

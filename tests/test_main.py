@@ -7,8 +7,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from utils.checkpoint import load_network, load_torch_file, save_torch_file, tra
 from utils.distributed import Team
 from utils.inference import super_resolve
 from utils.optimiser import Optimiser
+from utils.settle import check_maps, settle
 from utils.training import charbonnier, learning_rate
 
 
@@ -103,9 +106,25 @@ def test_a_run_of_so_many_minutes_ends_in_time_and_properly(run_main):
 
 
 def test_too_large_a_map_is_refused(run_main):
-    with pytest.raises(ValueError, match=r"raise --accumulate, so that each part has at most \d+"):
-        run_main("--steps", "1", "--run", "r", "--batch", "40000")
+    flags = ("--steps", "1", "--run", "r", "--batch", "40000")
+    with pytest.raises(ValueError, match=r"so that each part has at most (\d+)") as refusal:
+        run_main(*flags)
     assert not list(Path("r").glob("*.pt"))
+    most = int(str(refusal.value).split()[-1])
+    config = SimpleNamespace(weights=None, size="small", given_frames=2, patch=16)
+    check_maps(config, most)
+    with pytest.raises(ValueError, match="raise --accumulate"):
+        check_maps(config, most + 1)
+
+
+def test_parts_are_smaller_the_more_there_are():
+    config = main.Config(data_root="none", stills="none", validation="none", patch=160)
+    gpu = torch.device("cuda")
+    for size, parts in (("mstt", 2), ("mstt", 4), ("fast", 1)):
+        chosen = replace(config, size=size, accumulate=parts)
+        assert settle(chosen, gpu, Team()).batch == 16
+    with pytest.raises(ValueError, match="raise --accumulate"):
+        settle(replace(config, size="mstt", patch=320), gpu, Team())
 
 
 def test_a_compiled_network_trains_alike(run_main, monkeypatch):
@@ -286,6 +305,13 @@ def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):
     state = load_torch_file("r/last.pt")  # as it was before the step
     assert (state["step"], state["skipped"]) == (0, 0)
     assert all(torch.isfinite(weight).all() for weight in state["network"].values())
+
+
+def test_a_non_finite_loss_of_one_given_frame_is_told_alike(run_main, monkeypatch):
+    """Where the alignment, whose largest offset is told, does not run."""
+    monkeypatch.setattr(main, "charbonnier", lambda output, truth: output.sum() * float("nan"))
+    with pytest.raises(FloatingPointError, match="step 0: the loss is nan on clip"):
+        run_main("--steps", "2", "--run", "r", "--given-frames", "1")
 
 
 def test_a_run_that_fails_is_saved_and_goes_on(run_main, monkeypatch):

@@ -28,7 +28,7 @@ from utils.config import parse_config, run_script
 # the stages says.
 NOT_RECIPE = (
     *("run", "resume", "weights", "device", "workers", "patience"),
-    *("validate_every", "log_every", "save_minutes", "flow_cache"),
+    *("validate_every", "log_every", "save_minutes", "flow_cache", "compile"),
 )
 FOLDERS = ("data_root", "list_file", "clips", "stills", "validation")  # of the machine: names only
 
@@ -46,7 +46,7 @@ class Config:
 def save_half(path: Path, network: MSTT, config: Any, step: int, score: float) -> None:
     """Write a training's weights in half precision, with a description that load_network needs.
 
-    An eighth of a training checkpoint: small enough to be sent, looked at and evaluated.
+    A sixth of a training checkpoint: small enough to be sent, looked at and evaluated.
 
     Arguments:
         path: ends in .safetensors.
@@ -72,6 +72,7 @@ def read_stage(run: Path, samples_before: int) -> dict[str, Any]:
     """
     state = load_torch_file(run / "last.pt")
     config = {name: value for name, value in state["config"].items() if name not in NOT_RECIPE}
+    config |= {"steps": state["step"]}  # a run of so many minutes has no number of its own
     config |= {name: Path(config[name]).name for name in FOLDERS if config.get(name)}
     samples = state["step"] * config["batch"]
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

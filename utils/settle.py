@@ -50,29 +50,36 @@ def settle_network(config: C, given: set[str]) -> C:
 
 
 def check_maps(config: Any, part: int) -> None:
-    """Refuse parts of a batch whose largest map, at full resolution, has too many numbers.
+    """Refuse parts of a batch whose largest map has too many numbers.
 
     Arguments:
         config: of the training.
         part: samples that a process takes at once.
 
     Raises:
-        ValueError: says how many parts would do.
+        ValueError: says how many samples a part may have.
     """
-    channels = SIZES.get(config.size, SIZES["mstt"])["channels"]
-    sample = (2 * config.given_frames - 1) * channels * (SCALE * config.patch) ** 2
+    if config.weights:
+        options = load_network(config.weights)[0].options
+    else:
+        options = SIZES.get(config.size, SIZES["mstt"])
+    direct = options.get("enlargement") == "direct"
+    # At full resolution there are all channels, or just the colours of the frames.
+    width = max(3, options["channels"] / SCALE**2) if direct else options["channels"]
+    sample = int((2 * config.given_frames - 1) * width * (SCALE * config.patch) ** 2)
     if part * sample > LARGEST_MAP:
         most = max(LARGEST_MAP // sample, 1)
         raise ValueError(
             f"{part} samples at once make maps of {part * sample} numbers, and kernels count to "
-            f"{LARGEST_MAP}; raise --accumulate, so that each part has at most {most}"
+            f"{LARGEST_MAP}; lower --batch or raise --accumulate, so that each part has at most "
+            f"{most}"
         )
 
 
 def settle(config: C, device: torch.device, team: Team) -> C:
     """Replace "auto" and "none" by what they mean on this machine, so that a run is on record."""
     gpu = device.type == "cuda"
-    batch = config.batch or (GPU_BATCH if gpu else 1) * team.world * config.accumulate
+    batch = config.batch or max(GPU_BATCH if gpu else 1, config.accumulate) * team.world
     if batch % (team.world * config.accumulate):
         raise ValueError(
             f"batch is {batch}; it must be a multiple of {team.world * config.accumulate}, for "

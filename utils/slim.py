@@ -1,11 +1,11 @@
 """Carry a training to another machine in small parts, and train on there.
 
-    python -m utils.slim pack runs/NAME/last.pt FOLDER       FOLDER/part-000 and so on
+    python -m utils.slim pack runs/NAME/last.pt FOLDER       FOLDER/part-0 and so on
     python -m utils.slim unpack FOLDER runs/NAME/last.pt     then main.py --resume --run runs/NAME
 
 The parts hold the weights in float32, and in bfloat16 the moments of the optimiser and how far the
-averaged weights are from the weights: half of a checkpoint. Going on from them is training on, not
-the exact run. A part that is missing or damaged is noticed.
+averaged weights are from the weights: two thirds of a checkpoint. Going on from them is training
+on, not the exact run. A part that is missing or damaged is noticed.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ def pack(checkpoint: Path, folder: Path, part_bytes: int) -> list[Path]:
     content = hashlib.sha256(buffer.getbuffer()).digest() + buffer.getvalue()
     paths = []
     for number, start in enumerate(range(0, len(content), part_bytes)):
-        paths.append(folder / f"part-{number:03d}")
+        paths.append(folder / f"part-{number}")
         part = content[start : start + part_bytes]
         write_atomically(paths[-1], lambda partial, part=part: partial.write_bytes(part))
     return paths
@@ -71,7 +71,7 @@ def unpack(folder: Path, checkpoint: Path) -> None:
         FileNotFoundError: no parts there.
         ValueError: a part is missing or damaged, or there is a checkpoint already.
     """
-    paths = sorted(folder.glob("part-*"))
+    paths = sorted(folder.glob("part-*"), key=lambda path: int(path.name.removeprefix("part-")))
     if not paths:
         raise FileNotFoundError(f"no parts in {folder}")
     if checkpoint.exists():
@@ -95,8 +95,8 @@ def unpack(folder: Path, checkpoint: Path) -> None:
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("what", "source", "target"))
     source, target = Path(config.source), Path(config.target)
-    if config.mebibytes <= 0:
-        raise ValueError(f"mebibytes is {config.mebibytes}; it must be above 0")
+    if config.mebibytes * 2**20 < 1:
+        raise ValueError(f"mebibytes is {config.mebibytes}; a part takes at least one byte")
     if config.what == "pack":
         paths = pack(source, target, int(config.mebibytes * 2**20))
         total = sum(path.stat().st_size for path in paths)

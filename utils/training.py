@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from data.loading import LoadingError
 from dcn import DCNv2
+from dcn.deform_conv import bounded
 from utils.checkpoint import one_line
 from utils.distributed import Team
 
@@ -24,8 +26,8 @@ def learning_rate(
 ) -> float:
     """The learning rate of a step: linear warm-up, then a half cosine down to the final rate.
 
-    A pure function of step and time used, so that a resumed run has the rate of an uninterrupted
-    one.
+    A pure function of step and time used, so that without a limit of time a resumed run has the
+    rate of an uninterrupted one.
 
     Arguments:
         step: 0 .. steps - 1.
@@ -67,6 +69,7 @@ class Clock:
         self.limit = math.inf if minutes is None else 60 * minutes
         self.start = time.monotonic() - used
         self.last = self.LAST
+        self.validated = self.took = 0.0
         self.saved()
 
     @property
@@ -94,7 +97,14 @@ class Clock:
         """A validation, which the run ends with, and which is then repeated for its report."""
         start = self.used
         yield
-        self.last = max(self.last, 2.5 * (self.used - start))
+        self.validated = self.used
+        self.took = self.validated - start
+        self.last = max(self.last, 2.5 * self.took)
+
+    @property
+    def rested(self) -> bool:
+        """Whether steps have had at least twice the time of the last validation since then."""
+        return self.used - self.validated > 2 * self.took
 
 
 class Ema:
@@ -312,24 +322,31 @@ def largest_offset(network: nn.Module, inputs: Sequence[Tensor]) -> float:
     """
     sizes = []
 
-    def look(layer: nn.Module, arguments: Any, output: Tensor) -> None:
+    def look(limit: float | None, layer: nn.Module, arguments: Any, output: Tensor) -> None:
         offsets = output[:, : output.shape[1] * 2 // 3]  # the last third is the mask
-        sizes.append(offsets.abs().max().item())
+        sizes.append(bounded(offsets, limit).abs().max().item())
 
     layers = [layer for layer in network.modules() if isinstance(layer, DCNv2)]
-    hooks = [layer.conv_offset_mask.register_forward_hook(look) for layer in layers]
+    hooks = [
+        layer.conv_offset_mask.register_forward_hook(partial(look, layer.offset_limit))
+        for layer in layers
+    ]
     try:
         network(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    return max(sizes, key=lambda size: (math.isnan(size), size))
+    # With one given frame there is no alignment.
+    return max(sizes, key=lambda size: (math.isnan(size), size), default=0.0)
 
 
 def mean_offset(network: nn.Module) -> float:
-    """The mean |offset| in pixels of the network's deformable convolutions in their last pass."""
+    """The mean |offset| in pixels of the network's deformable convolutions in their last pass.
+
+    NaN where they were not seen: with one given frame, or in a compiled network.
+    """
     means = [layer.mean_offset for layer in network.modules() if isinstance(layer, DCNv2)]
-    return max((mean.item() for mean in means if mean is not None), default=0.0)
+    return max((mean.item() for mean in means if mean is not None), default=math.nan)
 
 
 def memory_in_use(device: torch.device) -> float:
