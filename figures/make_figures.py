@@ -38,7 +38,7 @@ DPI = 130
 
 @dataclass(frozen=True)
 class Config:
-    checkpoint: str = "checkpoints/mstt_small.safetensors"  # the weights that are shown
+    checkpoint: str = "checkpoints/mstt_fast.safetensors"  # the weights that are shown
     scenes: str = "trainset/scenes"  # folder of the built-in scenes, made where it is missing
     out: str = "figures"  # folder for the pictures
 
