@@ -291,6 +291,8 @@ def train(
                 meter = Meter()
             if number := int(team.largest(stop.received or 0)):
                 raise Stopped(number)
+            if ended:
+                break
             if clock.since_save > 60 * config.save_minutes:
                 save("last.pt")
     log.close()

@@ -166,7 +166,7 @@ def test_frame_by_frame_sees_one_frame_only_without_gradients():
 
 def test_the_network_compiles_into_one_graph_and_exports():
     network, inputs = random_network(**NEWER).eval(), random_inputs((16, 20))
-    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
     program = torch.export.export(network, inputs)
     with torch.no_grad():
         expected = network(*inputs)

@@ -132,7 +132,7 @@ def test_a_compiled_network_trains_alike(run_main, monkeypatch):
 
     def compile(model):
         compiled.append(model)
-        return torch_compile(model, backend="aot_eager")
+        return torch_compile(model, backend="eager")
 
     torch_compile = torch.compile
     monkeypatch.setattr(torch, "compile", compile)
@@ -359,7 +359,7 @@ def test_a_run_is_saved_from_time_to_time(run_main, monkeypatch):
     assert run_main(*flags, "often", "--save-minutes", "1e-9") == 0
     end = [("last.pt", 3), ("best.pt", 3), ("last.pt", 3)]
     assert seldom == end
-    assert saved == [("last.pt", 1), ("last.pt", 2), *end, ("last.pt", 3)]
+    assert saved == [("last.pt", 1), ("last.pt", 2), *end]
 
 
 def test_the_best_weights_alone_are_there_in_half_precision(run_main):

@@ -88,9 +88,15 @@ def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors, not as {path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    write_atomically(path, lambda partial: save_file(weights, partial))
+
+    def write(partial: Path) -> None:
+        try:
+            save_file(weights, partial)
+        except SafetensorError as error:  # which hides the OSError of a full disk
+            raise OSError(f"could not write {path}: {one_line(str(error))}") from error
+
+    write_atomically(path, write)
     information = information | {"network": network.options, "sha256": file_sha256(path)}
     text = json.dumps(information, indent=2) + "\n"
     write_atomically(path.with_suffix(".json"), lambda partial: partial.write_text(text))

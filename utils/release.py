@@ -128,6 +128,7 @@ def main() -> None:
         "curve_baseline": stages[-1]["baseline"],
         "versions": information["versions"],
     }
+    Path(config.out).parent.mkdir(parents=True, exist_ok=True)
     save_network(config.out, network.half() if config.half else network, description)
     print(f"{config.out} and {Path(config.out).with_suffix('.json').name} written")
 
