@@ -199,8 +199,9 @@ def train(
         """Validate the averaged weights, and keep them if they are the best so far."""
         nonlocal best_score, unvalidated
         save("last.pt")  # a run that ends meanwhile begins with this validation when it resumes
+        average = ema.averaged(network)
         with clock.validating():
-            score = validate(ema.averaged(network), validation, config, device, team, stop)
+            score = validate(average, validation, config, device, team, stop)
         log.write(step, psnr=score, gain_over_bicubic_flow=score - baseline)
         bar.write(f"step {step}: {score:.2f} dB, {score - baseline:+.2f} over bicubic + flow")
         unvalidated = False
@@ -208,7 +209,7 @@ def train(
             best_score = score
             save("best.pt")
             if team.first:
-                save_half(run / "best.safetensors", ema.averaged(network), config, step, score)
+                save_half(run / "best.safetensors", average, config, step, score)
         save("last.pt")
 
     log = RunLog(run if team.first else None)

@@ -59,10 +59,10 @@ def check_maps(config: Any, part: int) -> None:
     Raises:
         ValueError: says how many samples a part may have.
     """
-    if config.weights:
+    if config.size in SIZES:
+        options = SIZES[config.size]
+    else:  # weights of a size without a name
         options = load_network(config.weights)[0].options
-    else:
-        options = SIZES.get(config.size, SIZES["mstt"])
     direct = options.get("enlargement") == "direct"
     # At full resolution there are all channels, or just the colours of the frames.
     width = max(3, options["channels"] / SCALE**2) if direct else options["channels"]
@@ -85,7 +85,6 @@ def settle(config: C, device: torch.device, team: Team) -> C:
             f"batch is {batch}; it must be a multiple of {team.world * config.accumulate}, for "
             f"{team.world} process(es) that take {config.accumulate} part(s) each"
         )
-    check_maps(config, batch // (team.world * config.accumulate))
     steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 300)
     if config.minutes and not config.steps:
         steps = MOST_STEPS
@@ -95,6 +94,8 @@ def settle(config: C, device: torch.device, team: Team) -> C:
     size = config.size
     if size == "auto" and config.weights is None:
         size = "mstt" if gpu else "fast"
+    part = batch // (team.world * config.accumulate)
+    check_maps(dataclasses.replace(config, size=size), part)
     workers = config.workers
     if workers is None:
         cores = torch.multiprocessing.cpu_count() // team.local_world
