@@ -54,9 +54,7 @@ class ObviousMSTT(MSTT):
         self.reconstruction.forward = self.reconstruct
 
     def extract(self, frames: Tensor) -> Tensor:
-        stage = self.extraction
-        x = stage.blocks(stage.conv_first(frames.flatten(0, 1)))
-        return x.unflatten(0, frames.shape[:2])
+        return self.extraction.extract(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
     def trunk(self, features: Tensor) -> Tensor:
         x = self.reconstruction.blocks(features.flatten(0, 1))

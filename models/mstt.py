@@ -21,14 +21,11 @@ from models.blocks import (
     SCALE,
     bicubic,
     bicubic_flow_baseline,
-    channels_last,
-    frame_by_frame,
     interleave,
     mean_of_neighbours,
-    residual_blocks,
 )
+from models.extraction import EXTRACTIONS
 from models.interpolation import FeatureInterpolation
-from models.layers import Conv
 from models.reconstruction import DirectReconstruction, Reconstruction
 from models.refinement import SkipRefinement
 from models.transformer import SpatialTemporalTransformer
@@ -36,18 +33,19 @@ from models.transformer import SpatialTemporalTransformer
 SIZES = {
     "mstt": {"channels": 64, "groups": 8, "front_blocks": 5, "back_blocks": 20},  # 5.66 M, paper
     "small": {"channels": 32, "groups": 8, "front_blocks": 5, "back_blocks": 10},  # 1.26 M
-    # Wide at low resolution and nothing above it.
+    # Wide at low resolution and nothing above it; most work on the given frames alone.
     "fast": {
         "channels": 64,
         "groups": 8,
-        "front_blocks": 3,
-        "back_blocks": 16,
+        "front_blocks": 6,
+        "back_blocks": 4,
+        "extraction": "span",
         "offset_channels": 32,
         "attention_channels": 64,
         "enlargement": "direct",
     },
 }
-SKIPS = ("none", "bicubic", "enhanced")
+SKIPS = ("none", "bicubic", "enhanced", "neighbours")
 ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}
 SMALLEST_SIDE = 16  # LR pixels; below it the flow and the attention have nothing to work on
 
@@ -58,18 +56,22 @@ class MSTT(nn.Module):
     Arguments:
         channels: C, feature channels.
         groups: deformable groups of the alignment.
-        front_blocks: residual blocks of the feature extraction.
+        front_blocks: blocks of the feature extraction.
         back_blocks: residual blocks of the reconstruction.
         coupling: "released" or "symmetric", see `FeatureInterpolation`.
         midpoint_flow: warp features half-way along the flows instead of whole.
         global_skip: what is added to the output. "none", as released: nothing. "bicubic": the
             bicubic + flow baseline. "enhanced": to the given frames their bicubic enlargement,
-            and to a frame between two of them the mean of both results, warped half-way. The last
-            convolution then starts near zero, so that training starts from the baseline instead
-            of from nothing. Files from before there was a choice have False and True for the
-            first two.
-        skip_refinement: with the skip "enhanced", correct the flows of its warp and weigh its two
-            neighbours, pixel by pixel, see `SkipRefinement`.
+            and to a frame between two of them the mean of both results, warped half-way.
+            "neighbours": the same for frames between, but nothing to the given frames, for an
+            extraction that comes with weights of its own. With "bicubic" and "enhanced" the last
+            convolution starts near zero, so that training starts from the baseline instead of
+            from nothing. Files from before there was a choice have False and True for the first
+            two.
+        skip_refinement: with the skips "enhanced" and "neighbours", correct the flows of the warp
+            and weigh the two neighbours, pixel by pixel, see `SkipRefinement`. "neighbours" needs
+            it: there it also makes the residual of the frames between.
+        extraction: "released", residual blocks, or "span", see `SpanExtraction`.
         offset_channels: width of the part that estimates the offsets of the alignment; None: C.
         offset_limit: largest offset of the alignment in LR pixels, see `dcn.DCNv2`; None: no limit.
         attention_channels: channels of the maps that the attention works on; None: 4C.
@@ -87,6 +89,7 @@ class MSTT(nn.Module):
         midpoint_flow: bool = False,
         global_skip: str | bool = "none",
         skip_refinement: bool = False,
+        extraction: str = "released",
         offset_channels: int | None = None,
         offset_limit: float | None = None,
         attention_channels: int | None = None,
@@ -96,9 +99,14 @@ class MSTT(nn.Module):
         if isinstance(global_skip, bool):
             global_skip = SKIPS[global_skip]
         _check_choice("global_skip", global_skip, SKIPS)
+        _check_choice("extraction", extraction, EXTRACTIONS)
         _check_choice("enlargement", enlargement, ENLARGEMENTS)
-        if skip_refinement and global_skip != "enhanced":
-            raise ValueError(f"skip_refinement needs global_skip enhanced, not {global_skip}")
+        if skip_refinement and global_skip not in ("enhanced", "neighbours"):
+            raise ValueError(
+                f"skip_refinement needs global_skip enhanced or neighbours, not {global_skip}"
+            )
+        if global_skip == "neighbours" and not skip_refinement:
+            raise ValueError("global_skip neighbours needs skip_refinement, or it only warps")
         self.options = {
             "channels": channels,
             "groups": groups,
@@ -108,20 +116,23 @@ class MSTT(nn.Module):
             "midpoint_flow": midpoint_flow,
             "global_skip": global_skip,
             "skip_refinement": skip_refinement,
+            "extraction": extraction,
             "offset_channels": offset_channels,
             "offset_limit": offset_limit,
             "attention_channels": attention_channels,
             "enlargement": enlargement,
         }
         self.global_skip = global_skip
-        self.extraction = FeatureExtraction(channels, front_blocks)
+        self.extraction = EXTRACTIONS[extraction](channels, front_blocks)
         self.interpolation = FeatureInterpolation(
             channels, groups, coupling, midpoint_flow, offset_channels or channels, offset_limit
         )
         self.transformer = SpatialTemporalTransformer(channels, attention_channels or 4 * channels)
         self.reconstruction = ENLARGEMENTS[enlargement](channels, back_blocks)
-        self.skip_refinement = SkipRefinement(channels) if skip_refinement else None
-        if global_skip != "none":
+        self.skip_refinement = None
+        if skip_refinement:
+            self.skip_refinement = SkipRefinement(channels, residual=global_skip == "neighbours")
+        if global_skip in ("bicubic", "enhanced"):
             nn.init.normal_(self.reconstruction.conv_last.weight, std=1e-3)
             nn.init.zeros_(self.reconstruction.conv_last.bias)
 
@@ -143,48 +154,34 @@ class MSTT(nn.Module):
         features = self.interpolation(features, forward_flow, backward_flow)  # (B, T, C, H, W)
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
         features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)
+        if self.global_skip == "neighbours":
+            given = self.reconstruction(features[:, ::2])  #                   (B, N, 3, sH, sW)
+            return self._put_between(given, features, forward_flow, backward_flow)
         output = self.reconstruction(features)  #                              (B, T, 3, sH, sW)
         if self.global_skip == "bicubic":
             output = output + bicubic_flow_baseline(frames, forward_flow, backward_flow)
         elif self.global_skip == "enhanced":
-            output = self._add_enhanced(output, features, frames, forward_flow, backward_flow)
+            given = output[:, ::2] + bicubic(frames)  #                        (B, N, 3, sH, sW)
+            warped = self._put_between(given, features, forward_flow, backward_flow)
+            residual = output[:, 1::2]  #                                      (B, N-1, 3, sH, sW)
+            output = interleave(given, warped[:, 1::2] + residual)
         return output
 
-    def _add_enhanced(
-        self,
-        output: Tensor,
-        features: Tensor,
-        frames: Tensor,
-        forward_flow: Tensor,
-        backward_flow: Tensor,
+    def _put_between(
+        self, given: Tensor, features: Tensor, forward_flow: Tensor, backward_flow: Tensor
     ) -> Tensor:
-        """The skip "enhanced": output and features of all T times, the other arguments as given."""
-        given = output[:, ::2] + bicubic(frames)  #                            (B, N, 3, sH, sW)
-        if frames.shape[1] == 1:
+        """Frames between enhanced given ones, from these: (B, N, 3, sH, sW) -> (B, T, 3, sH, sW).
+
+        features: of all T times; the flows as given.
+        """
+        if given.shape[1] == 1:
             return given
         if self.skip_refinement is None:
-            warped = mean_of_neighbours(given, forward_flow, backward_flow)
+            between = mean_of_neighbours(given, forward_flow, backward_flow)
         else:
-            between = features[:, 1::2]  #                                     (B, N-1, C, H, W)
-            warped = self.skip_refinement(between, given, forward_flow, backward_flow)
-        return interleave(given, warped + output[:, 1::2])  #                  (B, T, 3, sH, sW)
-
-
-class FeatureExtraction(nn.Module):
-    """A convolution and residual blocks, each frame on its own."""
-
-    def __init__(self, channels: int, blocks: int):
-        super().__init__()
-        self.conv_first = Conv(3, channels, slope=0.1)
-        self.blocks = residual_blocks(channels, blocks)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """frames: (B, N, 3, H, W) -> features (B, N, C, H, W)."""
-        x = frame_by_frame(self._extract, channels_last(frames.flatten(0, 1)))
-        return x.unflatten(0, frames.shape[:2])
-
-    def _extract(self, x: Tensor) -> Tensor:
-        return self.blocks(self.conv_first(x))
+            features = features[:, 1::2]  #                                    (B, N-1, C, H, W)
+            between = self.skip_refinement(features, given, forward_flow, backward_flow)
+        return interleave(given, between)
 
 
 def build_network(size: str = "mstt", **options) -> MSTT:

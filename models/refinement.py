@@ -13,6 +13,7 @@ from models.blocks import SCALE, channels_last, half_way_flow, residual_blocks, 
 from models.layers import Conv
 
 CORRECTIONS = 5  # channels: two flows and a weight
+COLOURS = 3  # more, where there is a residual
 
 
 class SkipRefinement(nn.Module):
@@ -23,13 +24,15 @@ class SkipRefinement(nn.Module):
 
     Arguments:
         channels: C.
+        residual: add what neither neighbour shows; starts at nothing too.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, residual: bool = False):
         super().__init__()
         self.conv_first = Conv(channels + 2 * 3 * SCALE**2, channels, slope=0.1)
         self.blocks = residual_blocks(channels, 1)
-        self.conv_last = Conv(channels, CORRECTIONS * SCALE**2)
+        corrections = CORRECTIONS + COLOURS * residual
+        self.conv_last = Conv(channels, corrections * SCALE**2)
         nn.init.zeros_(self.conv_last.weight)
         nn.init.zeros_(self.conv_last.bias)
 
@@ -46,14 +49,15 @@ class SkipRefinement(nn.Module):
         Returns: (B, N - 1, 3, 4H, 4W), float32.
         """
         flow = half_way_flow(forward_flow, backward_flow)
-        change, weight = self.correct(features.flatten(0, 1), *warp_neighbours(given, flow))
+        seen = warp_neighbours(given, flow)
+        change, weight, residual = self.correct(features.flatten(0, 1), *seen)
         previous, following = warp_neighbours(given, flow + change)
-        between = torch.lerp(previous, following, torch.sigmoid(weight))
+        between = torch.lerp(previous, following, torch.sigmoid(weight)) + residual
         return between.unflatten(0, features.shape[:2])
 
     def correct(
         self, features: Tensor, previous: Tensor, following: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What to change.
 
         Arguments:
@@ -61,11 +65,14 @@ class SkipRefinement(nn.Module):
             previous, following: both neighbours, warped, (B (N - 1), 3, 4H, 4W).
 
         Returns: what to add to the flows, (2, B (N - 1), 2, 4H, 4W), HR pixels, and the logit of
-            the share of the following frame, (B (N - 1), 1, 4H, 4W); float32.
+            the share of the following frame, (B (N - 1), 1, 4H, 4W), and the residual,
+            (B (N - 1), 3, 4H, 4W), zero where there is none; float32.
         """
         seen = torch.cat((previous, following), dim=1).detach()  # it looks, it does not change them
         x = torch.cat((features, F.pixel_unshuffle(seen, SCALE).to(features.dtype)), dim=1)
         x = self.blocks(self.conv_first(channels_last(x)))
         x = F.pixel_shuffle(self.conv_last(x), SCALE).float()
-        to_following, to_previous, weight = x.split((2, 2, 1), dim=1)
-        return torch.stack((to_following, to_previous)), weight
+        to_following, to_previous, weight, residual = x.tensor_split((2, 4, 5), dim=1)
+        if residual.shape[1] == 0:
+            residual = torch.zeros_like(previous)
+        return torch.stack((to_following, to_previous)), weight, residual

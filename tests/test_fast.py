@@ -25,11 +25,13 @@ NEWER = {
     "midpoint_flow": True,
     "global_skip": "enhanced",
     "skip_refinement": True,
+    "extraction": "span",
     "offset_channels": 8,
     "offset_limit": 0.5,
     "attention_channels": 16,
     "enlargement": "direct",
 }
+NEIGHBOURS = NEWER | {"global_skip": "neighbours"}
 
 
 def random_network(**options):
@@ -42,7 +44,7 @@ def random_network(**options):
     return network
 
 
-@pytest.mark.parametrize("options", [{}, {"coupling": "symmetric"}, NEWER])
+@pytest.mark.parametrize("options", [{}, {"coupling": "symmetric"}, NEWER, NEIGHBOURS])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_network_equals_the_obvious_formulation(options, layout):
     network = random_network(**options).to(memory_format=layout).eval()
@@ -53,7 +55,9 @@ def test_network_equals_the_obvious_formulation(options, layout):
         )
 
 
-@pytest.mark.parametrize("options", [{}, {"coupling": "symmetric", "midpoint_flow": True}, NEWER])
+@pytest.mark.parametrize(
+    "options", [{}, {"coupling": "symmetric", "midpoint_flow": True}, NEWER, NEIGHBOURS]
+)
 def test_gradients_equal_those_of_the_obvious_formulation(options):
     network = random_network(**options).double()
     other = obvious(network).double()

@@ -103,25 +103,32 @@ def test_bicubic_is_matlabs_away_from_the_border():
     np.testing.assert_allclose(enlarged[inner], expected[inner], atol=1e-5)
 
 
-@pytest.mark.parametrize("refined", [False, True])
-def test_the_enhanced_skip_is_its_definition(refined):
-    """Given frames: bicubic + residual. Between: both of them, warped half-way, + residual."""
+@pytest.mark.parametrize(
+    ("skip", "refined"), [("enhanced", False), ("enhanced", True), ("neighbours", True)]
+)
+def test_skips_from_enhanced_frames_are_their_definition(skip, refined):
+    """Given frames: (bicubic +) residual. Between: both of them, warped half-way, + residual."""
     generator = torch.Generator().manual_seed(0)
-    network = MSTT(8, 2, 1, 1, global_skip="enhanced", skip_refinement=refined).eval()
+    network = MSTT(8, 2, 1, 1, global_skip=skip, skip_refinement=refined).eval()
     frames = torch.rand(1, 3, 3, 16, 20, generator=generator)
     flows = torch.randn(2, 1, 2, 2, 16, 20, generator=generator)
     residual = 0.1 * torch.randn(1, 5, 3, 64, 80, generator=generator)
-    network.reconstruction.forward = lambda features: residual
+    # Of "neighbours" it is asked for the given frames only.
+    network.reconstruction.forward = lambda x: residual if x.shape[1] == 5 else residual[:, ::2]
     change = torch.randn(2, 2, 2, 64, 80, generator=generator)
     weight = torch.randn(2, 1, 64, 80, generator=generator)
     seen = []
     if refined:
-        network.skip_refinement.correct = lambda *images: seen.append(images) or (change, weight)
+        between = residual[0, 1::2] if skip == "neighbours" else torch.zeros(2, 3, 64, 80)
+        corrections = (change, weight, between)
+        network.skip_refinement.correct = lambda *images: seen.append(images) or corrections
     with torch.no_grad():
         output = network(frames, *flows)[0].numpy()
 
     ys, xs = np.mgrid[:64, :80].astype(np.float64)
-    given = (bicubic(frames) + residual[:, ::2])[0].numpy()
+    given = residual[0, ::2].numpy()
+    if skip == "enhanced":
+        given = given + bicubic(frames)[0].numpy()
     np.testing.assert_allclose(output[::2], given, atol=1e-6)
     for gap in range(2):
         ways = [  # to the following and to the previous frame, HR pixels
@@ -219,8 +226,12 @@ def test_unknown_names_are_refused():
         MSTT(8, 2, 1, 1, global_skip="trilinear")
     with pytest.raises(ValueError, match="enlargement is 'big'"):
         MSTT(8, 2, 1, 1, enlargement="big")
-    with pytest.raises(ValueError, match="skip_refinement needs global_skip enhanced, not bicubic"):
+    with pytest.raises(ValueError, match="needs global_skip enhanced or neighbours, not bicubic"):
         MSTT(8, 2, 1, 1, global_skip="bicubic", skip_refinement=True)
+    with pytest.raises(ValueError, match="neighbours needs skip_refinement"):
+        MSTT(8, 2, 1, 1, global_skip="neighbours")
+    with pytest.raises(ValueError, match="extraction is 'vgg'; choose one of released, span"):
+        MSTT(8, 2, 1, 1, extraction="vgg")
     with pytest.raises(ValueError, match="offset_limit is -1"):
         MSTT(8, 2, 1, 1, offset_limit=-1)
     with pytest.raises(ValueError, match="large"):

@@ -1,0 +1,92 @@
+"""Feature extraction (paper section 2.1): each given frame on its own, at low resolution."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks import channels_last, frame_by_frame, residual_blocks
+from models.layers import Conv
+
+LEVELS = 255.0  # the range of the pictures that SPAN's weights were trained on
+MEAN = (0.4488, 0.4371, 0.4040)  # their mean colour, in [0, 1]
+
+
+class FeatureExtraction(nn.Module):
+    """A convolution and residual blocks.
+
+    Arguments:
+        channels: C.
+        blocks: number of residual blocks.
+    """
+
+    def __init__(self, channels: int, blocks: int):
+        super().__init__()
+        self.conv_first = Conv(3, channels, slope=0.1)
+        self.blocks = residual_blocks(channels, blocks)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """frames: (B, N, 3, H, W) -> features (B, N, C, H, W)."""
+        x = frame_by_frame(self.extract, channels_last(frames.flatten(0, 1)))
+        return x.unflatten(0, frames.shape[:2])
+
+    def extract(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, H, W)."""
+        return self.blocks(self.conv_first(x))
+
+
+class SpanExtraction(FeatureExtraction):
+    """SPAN (Wan et al., CVPR workshops 2024) up to its enlargement.
+
+    A network for single images, made for speed; its published weights can be started from, see
+    `utils.span`. Its features are scaled to about 1, which is what the other stages expect.
+
+    Arguments:
+        channels: C.
+        blocks: number of attention blocks (SPAN: 6), at least 1.
+    """
+
+    def __init__(self, channels: int, blocks: int):
+        nn.Module.__init__(self)
+        self.conv_first = Conv(3, channels)
+        self.conv_first.weight.data.div_(LEVELS)  # starts as if the pictures were in [0, 1]
+        self.blocks = nn.ModuleList(AttentionBlock(channels) for _ in range(blocks))
+        self.conv_body = Conv(channels, channels)
+        self.fusion = Conv(4 * channels, channels, kernel=1)
+        mean = torch.tensor(MEAN).view(3, 1, 1)
+        self.register_buffer("mean", mean, persistent=False)
+
+    def extract(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, C, H, W)."""
+        first = x = self.conv_first((x - self.mean.to(x.dtype)) * LEVELS)
+        outputs = []
+        for block in self.blocks:
+            x, inside = block(x)
+            outputs.append(x)
+        # Of the last block its first activation, as the published weights want it.
+        return self.fusion(torch.cat((first, self.conv_body(x), outputs[0], inside), dim=1))
+
+
+class AttentionBlock(nn.Module):
+    """Three convolutions; their result, squashed, is the attention on it and the input.
+
+    There is nothing to learn in the attention: sigmoid - 1/2 is zero where the convolutions find
+    nothing, and keeps the sign.
+
+    Arguments:
+        channels: C of input and output, (B, C, H, W).
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = Conv(channels, channels)
+        self.conv2 = Conv(channels, channels)
+        self.conv3 = Conv(channels, channels)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x: (B, C, H, W) -> the result and the first activation, of the same shape."""
+        inside = F.silu(self.conv1(x))
+        found = self.conv3(F.silu(self.conv2(inside)))
+        return (found + x) * (torch.sigmoid(found) - 0.5), inside
+
+
+EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction}
