@@ -79,7 +79,9 @@ class Config:
     size: Literal["auto", "mstt", "small", "fast"] = "auto"  # auto: mstt on a GPU, fast on a CPU
     coupling: Literal["released", "symmetric"] = "released"  # see models/interpolation.py
     midpoint_flow: bool = True  # warp features half-way; the released code warps them whole
-    global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = "enhanced"  # newer: see MSTT
+    global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = (
+        "enhanced"  # newer: see MSTT
+    )
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network

@@ -177,7 +177,7 @@ class MSTT(nn.Module):
         if given.shape[1] == 1:
             return given
         if self.skip_refinement is None:
-            between = mean_of_neighbours(given, forward_flow, backward_flow)
+            between = mean_of_neighbours(given, forward_flow, backward_flow, mode="bicubic")
         else:
             features = features[:, 1::2]  #                                    (B, N-1, C, H, W)
             between = self.skip_refinement(features, given, forward_flow, backward_flow)

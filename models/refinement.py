@@ -49,9 +49,9 @@ class SkipRefinement(nn.Module):
         Returns: (B, N - 1, 3, 4H, 4W), float32.
         """
         flow = half_way_flow(forward_flow, backward_flow)
-        seen = warp_neighbours(given, flow)
+        seen = warp_neighbours(given, flow, mode="bicubic")
         change, weight, residual = self.correct(features.flatten(0, 1), *seen)
-        previous, following = warp_neighbours(given, flow + change)
+        previous, following = warp_neighbours(given, flow + change, mode="bicubic")
         between = torch.lerp(previous, following, torch.sigmoid(weight)) + residual
         return between.unflatten(0, features.shape[:2])
 

@@ -83,16 +83,23 @@ def test_training_with_the_skip_starts_at_the_baseline():
     assert difference.abs().mean() < 0.01
 
 
-def bilinear(image, xs, ys):
-    """(C, H, W) at positions, the border repeated."""
+def cubic(image, xs, ys):
+    """(C, H, W) at positions by cubic convolution (a = -3/4), the border repeated."""
     height, width = image.shape[1:]
-    xs, ys = xs.clip(0, width - 1), ys.clip(0, height - 1)
-    left, top = np.floor(xs).astype(int), np.floor(ys).astype(int)
-    right, bottom = np.minimum(left + 1, width - 1), np.minimum(top + 1, height - 1)
-    fx, fy = xs - left, ys - top
-    upper = image[:, top, left] * (1 - fx) + image[:, top, right] * fx
-    lower = image[:, bottom, left] * (1 - fx) + image[:, bottom, right] * fx
-    return upper * (1 - fy) + lower * fy
+    left, top = np.floor(xs), np.floor(ys)
+    out = 0
+    for i in range(-1, 3):
+        for j in range(-1, 3):
+            row = (top + i).clip(0, height - 1).astype(int)
+            column = (left + j).clip(0, width - 1).astype(int)
+            out = out + image[:, row, column] * kernel(ys - top - i) * kernel(xs - left - j)
+    return out
+
+
+def kernel(t, a=-0.75):
+    t = np.abs(t)
+    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return np.where(t < 1, near, np.where(t < 2, a * (t**3 - 5 * t**2 + 8 * t - 4), 0))
 
 
 def test_bicubic_is_matlabs_away_from_the_border():
@@ -142,14 +149,14 @@ def test_skips_from_enhanced_frames_are_their_definition(skip, refined):
                 (following, given[gap + 1], ways[0]),
                 (previous, given[gap], ways[1]),
             ):
-                warped = bilinear(before, xs + way[0], ys + way[1])
+                warped = cubic(before, xs + way[0], ys + way[1])
                 np.testing.assert_allclose(image, warped, atol=1e-5)
             ways = [
                 way + direction[gap].numpy() for way, direction in zip(ways, change, strict=True)
             ]
             share = 1 / (1 + np.exp(-weight[gap, 0].double().numpy()))
-        following = bilinear(given[gap + 1], xs + ways[0][0], ys + ways[0][1])
-        previous = bilinear(given[gap], xs + ways[1][0], ys + ways[1][1])
+        following = cubic(given[gap + 1], xs + ways[0][0], ys + ways[0][1])
+        previous = cubic(given[gap], xs + ways[1][0], ys + ways[1][1])
         expected = share * following + (1 - share) * previous + residual[0, 2 * gap + 1].numpy()
         np.testing.assert_allclose(output[2 * gap + 1], expected, atol=1e-5)
 

@@ -145,7 +145,9 @@ def _widen(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
     outputs, inputs = weight.shape[:2]
     groups = max(conv.in_channels // width, 1)
     if outputs > conv.out_channels or inputs % groups or inputs > conv.in_channels:
-        raise ValueError(f"{outputs} x {inputs} channels do not fit into {tuple(conv.weight.shape)}")
+        raise ValueError(
+            f"{outputs} x {inputs} channels do not fit into {tuple(conv.weight.shape)}"
+        )
     wide = conv.weight * min(1, weight.std() / conv.weight.std())
     for group, part in zip(wide.chunk(groups, dim=1), weight.chunk(groups, dim=1), strict=True):
         group[:outputs] = 0

@@ -66,4 +66,5 @@ class FramesAlone(nn.Module):
         none = forward_flow[:, :0]
         given = [self.network(frame, none, none) for frame in frames.split(1, dim=1)]
         enlarged = torch.cat(given, dim=1)
-        return interleave(enlarged, mean_of_neighbours(enlarged, forward_flow, backward_flow))
+        between = mean_of_neighbours(enlarged, forward_flow, backward_flow, mode="bicubic")
+        return interleave(enlarged, between)
