@@ -79,9 +79,7 @@ class Config:
     size: Literal["auto", "mstt", "small", "fast"] = "auto"  # auto: mstt on a GPU, fast on a CPU
     coupling: Literal["released", "symmetric"] = "released"  # see models/interpolation.py
     midpoint_flow: bool = True  # warp features half-way; the released code warps them whole
-    global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = (
-        "enhanced"  # newer: see MSTT
-    )
+    global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = "enhanced"  # see MSTT
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
@@ -96,6 +94,7 @@ class Config:
     optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the convolutions inside
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
     muon_rate: float = 1e-2  # peak learning rate of Muon
+    moving_weight: float = 1.0  # newer: of pixels that move in the loss of interpolated frames
     alignment_share: float = 0.1  # of Adam's rate, for the alignment, whose offsets run away
     final_share: float = 1e-3  # of the peak rates, at the end of the cosine
     warmup: int = 50  # newer: steps of linear warm-up
@@ -122,6 +121,7 @@ class Config:
             *counts,
             "rate",
             "muon_rate",
+            "moving_weight",
             "clip",
             "patience",
             "minutes",
@@ -245,7 +245,7 @@ def train(
                 with team.gradients_later(model, number < len(parts)):
                     with autocast(device, config.precision):
                         output = model(*inputs)
-                    loss = charbonnier(output, truth)
+                    loss = charbonnier(output, truth, config.moving_weight)
                     (loss / len(parts)).backward()
                 losses.append(loss.detach())
             norm = clip_grad_norm_(network.parameters(), config.clip)

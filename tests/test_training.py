@@ -8,12 +8,14 @@ import signal
 import time
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
 from models import MSTT
 from utils.distributed import Team
 from utils.inference import autocast, pick_device, pick_precision, to_tensor, to_uint8, windows
+from utils.metrics import moving_mask
 from utils.optimiser import OPTIMISERS, Optimiser
 from utils.runs import restore, training_state
 from utils.training import (
@@ -25,6 +27,7 @@ from utils.training import (
     charbonnier,
     learning_rate,
     move_batch,
+    moving_pixels,
 )
 
 
@@ -73,6 +76,29 @@ def test_charbonnier_is_the_formula_and_float32():
     expected = ((1e-6**0.5) + (0.25 + 1e-6) ** 0.5) / 2
     assert charbonnier(a, b).item() == pytest.approx(expected)
     assert charbonnier(a.bfloat16(), b).dtype == torch.float32
+
+
+def test_charbonnier_weighs_what_moves():
+    """A block of 20x20 that jumps by 8 pixels; only the middle frame is interpolated."""
+    generator = torch.Generator().manual_seed(0)
+    truth = 0.2 + torch.rand(2, 3, 3, 64, 64, generator=generator) * 0.01
+    truth[:, 0, :, 20:40, 10:30] = truth[:, 1:, :, 20:40, 18:38] = 0.8
+    truth[:, 2, :, 20:40, 18:38] = 0.2
+    truth[:, 2, :, 20:40, 26:46] = 0.8
+    output = truth + 0.1 * torch.randn(truth.shape, generator=generator)
+    levels = (truth.movedim(2, -1) * 255).round().byte().numpy()
+    expected = np.stack([moving_mask(*clip) for clip in levels])
+    moving = moving_pixels(truth)[:, 0, 0].numpy()
+    assert expected.mean() > 0.1
+    assert (moving != expected).mean() < 0.02  # another smoothing
+
+    error = ((output - truth) ** 2 + 1e-6).sqrt()
+    weighted = error.clone()
+    weighted[:, 1] *= torch.where(torch.from_numpy(moving), 5.0, 1.0)[:, None]
+    assert charbonnier(output, truth, 5.0).item() == pytest.approx(weighted.mean().item(), rel=1e-5)
+    assert charbonnier(output, truth, 1.0).item() == pytest.approx(error.mean().item(), rel=1e-5)
+    alone = charbonnier(output[:, :1], truth[:, :1], 5.0)  # one given frame: nothing is between
+    assert alone.item() == pytest.approx(error[:, 0].mean().item(), rel=1e-5)
 
 
 def test_ema_follows_the_weights():

@@ -82,8 +82,8 @@ def nan_in_second_rank(step):
     calls, charbonnier = iter(range(10**9)), main.charbonnier
     guilty = os.environ.get("RANK", "1") == "1"
 
-    def loss(output, truth):
-        value = charbonnier(output, truth)
+    def loss(*arguments):
+        value = charbonnier(*arguments)
         return value * float("nan") if next(calls) == step and guilty else value
 
     main.charbonnier = loss

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.loading import LoadingError
@@ -19,6 +20,7 @@ from dcn import DCNv2
 from dcn.deform_conv import bounded
 from utils.checkpoint import one_line
 from utils.distributed import Team
+from utils.metrics import BT601_GREY, MOVING_LEVELS, PEAK
 
 
 def learning_rate(
@@ -43,16 +45,40 @@ def learning_rate(
     return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def charbonnier(output: Tensor, truth: Tensor) -> Tensor:
+def charbonnier(output: Tensor, truth: Tensor, moving_weight: float = 1.0) -> Tensor:
     """Charbonnier loss, the mean of sqrt(d^2 + 1e-6).
 
     The released code takes the sum. The mean gives Adam the same steps (it divides by the size of
     the gradient), and a loss and a gradient norm that do not depend on the patch.
 
     Arguments:
-        output, truth: same shape, any range; computed in float32.
+        output, truth: same shape, (B, T, 3, 4H, 4W) where something is weighted, any range;
+            computed in float32.
+        moving_weight: of the pixels of interpolated frames where something moves, about 1 % of
+            all: what corrects the flow learns from nothing else.
     """
-    return torch.sqrt((output.float() - truth.float()).square() + 1e-6).mean()
+    error = torch.sqrt((output.float() - truth.float()).square() + 1e-6)
+    if moving_weight == 1 or error.ndim != 5 or error.shape[1] == 1:
+        return error.mean()
+    weight = 1 + (moving_weight - 1) * moving_pixels(truth.float()).float()
+    return (error[:, ::2].sum() + (weight * error[:, 1::2]).sum()) / error.numel()
+
+
+def moving_pixels(truth: Tensor) -> Tensor:
+    """Where something moves in the interpolated frames, nearly as `utils.metrics.moving_mask`.
+
+    Arguments:
+        truth: (B, T, 3, H, W) in [0, 1], T odd and at least 3.
+
+    Returns: (B, T // 2, 1, H, W) bool.
+    """
+    luma = truth.new_tensor(BT601_GREY).view(3, 1, 1)
+    grey = (truth * luma).sum(dim=2)  # (B, T, H, W)
+    grey = F.avg_pool2d(grey, 3, stride=1, padding=1, count_include_pad=False)
+    before, now, after = grey[:, :-1:2], grey[:, 1::2], grey[:, 2::2]
+    change = torch.maximum((now - before).abs(), (now - after).abs())
+    moving = (change > MOVING_LEVELS / PEAK).float()
+    return F.max_pool2d(moving, 3, stride=1, padding=1)[:, :, None] > 0
 
 
 class Clock:
