@@ -18,8 +18,8 @@ finished frames can be looked at, and becomes OUTPUT when all of it is complete.
 
 N frames become 2N - 1. With --times 4 (or 8) the frames that a pass puts between the given ones
 are reduced to their size again, and the next pass starts from the denser sequence. The scale in
-space is 4, the only one the network is trained for. utils/video.py, utils/raster.py and
-utils/frames.py say what is kept of each kind of file: frame rate, colours, depth, coordinates,
+space is 4, the only one the network is trained for. media/video.py, media/raster.py and
+media/frames.py say what is kept of each kind of file: frame rate, colours, depth, coordinates,
 missing data. Sound is not carried over.
 """
 
@@ -32,41 +32,35 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flow import FLOW_METHODS, estimate_flow
-from models.blocks import SCALE
-from models.ensemble import Ensemble
-from utils import tiling
-from utils.checkpoint import SHIPPED, file_sha256, load_network, shipped_weights, trained_flow
-from utils.compare import compare
-from utils.config import parse_config, run_script
-from utils.enhancer import Enhancer
-from utils.frames import (
+from enhancement import tiling
+from enhancement.compare import compare
+from enhancement.enhancer import Enhancer
+from enhancement.job import Job, work_folder
+from enhancement.levels import Levels, full_scale, survey
+from enhancement.repair import Bridged, Denser, LowResolutionSink, denser_times
+from media.folder import ImageSink
+from media.frames import (
     IMAGE_SUFFIXES,
     JPEG_SUFFIXES,
     TIFF_SUFFIXES,
     VIDEO_SUFFIXES,
-    ImageSink,
     Sink,
     Source,
     free_of,
-    open_source,
 )
-from utils.inference import pick_device, pick_precision
-from utils.job import Job, work_folder
-from utils.raster import GeoTiffSink, GeoTiffSource
-from utils.sequence import (
-    Bridged,
-    Denser,
-    Levels,
-    LowResolutionSink,
-    denser_times,
-    full_scale,
-    survey,
-)
-from utils.tiff import TiffStackSink
-from utils.video import VideoSink, VideoSource, import_av
+from media.open import open_source
+from media.raster import GeoTiffSink, GeoTiffSource
+from media.stack import TiffStackSink
+from media.video import VideoSink, VideoSource, import_av
+from models.blocks import SCALE
+from models.checkpoint import SHIPPED, load_network, shipped_weights, trained_flow
+from models.ensemble import Ensemble
+from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
+from utils.config import parse_config, run_script
+from utils.files import file_sha256
 
 LONGEST = 1001  # seconds between given frames
+BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
 NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite")
@@ -106,7 +100,7 @@ class Config:
             )
         if self.bands_per_frame < 0:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
-        methods = ("auto", *FLOW_METHODS)
+        methods = ("auto", *FLOWS)
         if self.flow_method not in methods:
             choice = ", ".join(methods)
             raise ValueError(f"flow method is {self.flow_method!r}; choose one of {choice}")
@@ -146,7 +140,7 @@ def work(config: Config, output: Path) -> None:
         config = replace(config, flow_method=trained_flow(information))
     # A frame too small, or a method that is not installed, is found out before any work.
     sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
-    estimate_flow(sample, config.flow_method)
+    given_flow(sample, config.flow_method)
     levels, damaged = survey(given, config.white)
     source = bridge(given, levels, damaged, config)
 
@@ -257,7 +251,9 @@ def bridge(source: Source, levels: Levels, damaged: dict[int, str], config: Conf
     if not config.skip_bad:
         others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""
         raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad bridges over it")
-    return Bridged(source, levels, set(damaged), config.flow_method)
+    # Nothing is enhanced yet.
+    method = BRIDGE_FLOW if config.flow_method == ENHANCED else config.flow_method
+    return Bridged(source, levels, set(damaged), method)
 
 
 def open_sink(config: Config, given: Source, folder: Path) -> Sink:

@@ -28,32 +28,21 @@ from tqdm import tqdm
 from data.clips import Clip
 from data.loading import load_steps, one_opencv_thread, open_loader
 from models import MSTT, build_network
-from utils.baselines import bicubic_blend, bicubic_flow
-from utils.checkpoint import load_network, network_from, save_torch_file
+from models.baselines import bicubic_blend, bicubic_flow
+from models.checkpoint import load_network, network_from, save_torch_file
+from models.inference import autocast, super_resolve
+from training.diagnosis import blame, largest_offset, mean_offset
+from training.distributed import Team, join_team
+from training.log import Meter, RunLog
+from training.loop import Clock, Ema, charbonnier, learning_rate, memory_in_use, move_batch
+from training.optimiser import Optimiser
+from training.release import save_half
+from training.run import MOST_STEPS, check_unchanged, keep_auto, open_run, restore, training_state
+from training.settings import settle, settle_network
+from training.signals import Stopped, StopSignals
+from training.sources import check_same_data, find_validation, fingerprint, open_sources
+from training.validation import FramesAlone, mean_psnr
 from utils.config import describe_config, given_fields, parse_config, run_script
-from utils.distributed import Team, join_team
-from utils.inference import autocast, super_resolve
-from utils.optimiser import Optimiser
-from utils.release import save_half
-from utils.runs import MOST_STEPS, check_unchanged, keep_auto, open_run, restore, training_state
-from utils.settle import settle, settle_network
-from utils.sources import check_same_data, find_validation, fingerprint, open_sources
-from utils.training import (
-    Clock,
-    Ema,
-    Meter,
-    RunLog,
-    Stopped,
-    StopSignals,
-    blame,
-    charbonnier,
-    largest_offset,
-    learning_rate,
-    mean_offset,
-    memory_in_use,
-    move_batch,
-)
-from utils.validation import FramesAlone, mean_psnr
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ The conventions of the figures are stated in utils/metrics.py.
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,14 +35,15 @@ import torch
 from tqdm import tqdm
 
 from data.clips import Clip, find_clips, read_clip
-from data.images import write_image
-from data.scenes import make_scenes
+from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
+from media.images import write_image
+from models.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
+from models.checkpoint import CHECKPOINTS, load_network, shipped_weights, trained_flow
 from models.ensemble import Ensemble
-from utils.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
-from utils.checkpoint import CHECKPOINTS, file_sha256, load_network, shipped_weights, trained_flow
+from models.inference import FLOWS, pick_device, super_resolve
 from utils.config import parse_config, run_script
-from utils.inference import pick_device, super_resolve
+from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
 from utils.plots import comparison_figure
 from utils.report import table, versions, write_results
@@ -106,10 +107,10 @@ def find_data(config: Config) -> Path:
     return make_scenes(SCENES) / "test"
 
 
-def known_flow(method: str) -> str:
+def known_flow(method: str, choices: Sequence[str]) -> str:
     """The flow method itself, checked before the first clip is read."""
-    if method not in FLOW_METHODS:
-        raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(FLOW_METHODS)}")
+    if method not in choices:
+        raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(choices)}")
     return method
 
 
@@ -131,12 +132,12 @@ def open_methods(
         methods["mstt"] = partial(
             super_resolve,
             network,
-            flow_method=known_flow(config.flow_method),
+            flow_method=known_flow(config.flow_method, FLOWS),
             device=device,
             precision=config.precision,
         )
     if config.baselines:
-        flow_method = known_flow(config.baseline_flow_method)
+        flow_method = known_flow(config.baseline_flow_method, FLOW_METHODS)
         if checkpoint is not None:
             methods[TWO_STAGES] = partial(interpolate_along_flow, flow_method=flow_method)
         methods["bicubic+flow"] = partial(bicubic_flow, flow_method=flow_method)

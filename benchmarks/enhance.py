@@ -25,15 +25,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.resize import imresize
+from enhancement import tiling
 from flow import estimate_flow
+from media.folder import write_image_file
+from media.open import open_source
 from models import SIZES, build_network
 from models.blocks import SCALE
-from utils import tiling
-from utils.checkpoint import load_network, save_network
+from models.checkpoint import load_network, save_network
+from models.inference import autocast, to_tensor
 from utils.config import parse_config, run_script
-from utils.frames import open_source, write_image_file
-from utils.inference import autocast, to_tensor
+from utils.resize import imresize
 
 ENHANCE = Path(__file__).parent.parent / "enhance.py"
 DEVICE = ("--device", "cpu")

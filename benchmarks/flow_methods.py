@@ -18,8 +18,8 @@ from tqdm import tqdm
 from data.clips import find_clips, read_clip
 from flow import estimate_flow
 from models.blocks import bicubic_flow_baseline
+from models.inference import super_resolve
 from utils.config import parse_config, run_script
-from utils.inference import super_resolve
 from utils.metrics import clip_metrics, mean_metrics
 
 METHODS = ("dis", "dis2x", "dis4x", "pyflow")

@@ -36,21 +36,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.images import read_image, write_image
-from data.septuplets import SeptupletDataset, read_list
+from data.lists import read_list
+from data.septuplets import SeptupletDataset
 from data.stills import read_still
+from media.images import read_image, write_image
 from models import MSTT
-from utils.checkpoint import (
+from models.checkpoint import (
     load_network,
     network_from,
     save_network,
     save_torch_file,
     trained_flow,
 )
+from training.loop import Ema
+from training.optimiser import Optimiser
+from training.run import check_unchanged, read_state, restore, training_state
 from utils.config import parse_config, run_script
-from utils.optimiser import Optimiser
-from utils.runs import check_unchanged, read_state, restore, training_state
-from utils.training import Ema
 
 SLOW = 5.0  # seconds of the processor that no file of a few kilobytes may take
 LARGE = 2**30  # bytes of memory that none may take beyond what was taken before
@@ -241,7 +242,7 @@ def make_picture_readers(folder: Path) -> Iterator[Reader]:
     yield Reader("still", pictures, ".png", read_still)
 
 
-RATES = (8e-4, 1e-2, 0.1)  # of the optimiser, see utils.optimiser
+RATES = (8e-4, 1e-2, 0.1)  # of the optimiser, see training.optimiser
 
 
 def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:

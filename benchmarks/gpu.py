@@ -39,11 +39,11 @@ from benchmarks.timing import commit, machine, print_table
 from dcn import deform_conv2d
 from dcn.deform_conv import BACKEND_VARIABLE, BACKENDS, _problem
 from models import SIZES, build_network
-from utils import slim
+from models.inference import autocast
+from training import slim
+from training.loop import Ema, charbonnier
+from training.optimiser import Optimiser
 from utils.config import parse_config, run_script
-from utils.inference import autocast
-from utils.optimiser import Optimiser
-from utils.training import Ema, charbonnier
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST_FILE = 16 * 2**20  # bytes; what some machines let back out

@@ -35,8 +35,8 @@ from benchmarks.timing import (
 )
 from flow import estimate_flow
 from models import SIZES, build_network
+from models.inference import autocast, pick_precision
 from utils.config import parse_config, run_script
-from utils.inference import autocast, pick_precision
 
 CPU = torch.device("cpu")
 SHIPPED_OPTIONS = {

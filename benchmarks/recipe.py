@@ -23,13 +23,13 @@ from data.clips import find_clips, read_clip
 from data.loading import one_opencv_thread, start_worker
 from data.sampler import MixedDataset, ResumableSampler
 from models import MSTT, build_network
-from utils.checkpoint import load_network
+from models.checkpoint import load_network
+from models.inference import autocast, super_resolve
+from training.loop import Ema, charbonnier, learning_rate, move_batch
+from training.optimiser import Optimiser
+from training.validation import FramesAlone
 from utils.config import parse_config, run_script
-from utils.inference import autocast, super_resolve
 from utils.metrics import clip_metrics, mean_metrics
-from utils.optimiser import Optimiser
-from utils.training import Ema, charbonnier, learning_rate, move_batch
-from utils.validation import FramesAlone
 
 BASE = {
     # Network: a size of models.mstt.SIZES, and options of MSTT that take the place of its own.

@@ -134,7 +134,7 @@ way (`benchmarks/obvious.py`), side by side in one run. PyTorch's allocator give
 back to the system, which clears their pages anew; our scripts keep them (`utils/memory.py`), and
 the second row of each table shows what that alone is worth. TFLOP and shares of the peak count
 direct convolutions; in float32 most of ours are done with a quarter of the products
-(`models/winograd.py`; `MSTT_CONVOLUTION=pytorch` turns that off). Figures of commit c38ccc7 are
+(`models/cpu/winograd.py`; `MSTT_CONVOLUTION=pytorch` turns that off). Figures of commit c38ccc7 are
 from before that.
 
 {chr(10).join(parts)}

@@ -19,9 +19,9 @@ from benchmarks.obvious import obvious
 from benchmarks.speed import store
 from benchmarks.timing import in_turns, machine, print_table
 from models import build_network
+from models.inference import autocast
+from training.loop import charbonnier
 from utils.config import parse_config, run_script
-from utils.inference import autocast
-from utils.training import charbonnier
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from typing import Any, Literal
 
 import torch
 
-from data.scenes import make_scenes
+from data.scenes.make import make_scenes
+from models.checkpoint import load_network, load_torch_file
 from tests.trainings import Training
-from utils.checkpoint import load_network, load_torch_file
 from utils.config import parse_config, run_script
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"

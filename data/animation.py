@@ -22,11 +22,11 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data import degrade, traffic
-from data.images import write_image
-from data.resize import imresize
 from data.stills import Stills
 from flow import estimate_flow
+from media.images import write_image
 from utils.config import parse_config, run_script
+from utils.resize import imresize
 
 FRAMES = 7
 LEAST = 64  # smallest side of a clip in pixels, 16 of the given frames

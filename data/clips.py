@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import check_frames, list_folders, list_images, raise_problems
-from data.images import read_image
-from data.resize import imresize
+from media.files import check_frames, list_folders, list_images, raise_problems
+from media.images import read_image
+from utils.resize import imresize
 
 # The network takes LR frames from 16x16 on.
 MIN_LR_SIZE = 16

@@ -20,9 +20,9 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data.files import list_images
-from data.images import read_image, write_image
-from data.septuplets import FRAMES, LIST_NAME, read_list
+from data.lists import FRAMES, LIST_NAME, read_list
+from media.files import list_images
+from media.images import read_image, write_image
 from utils.config import parse_config
 
 

@@ -10,8 +10,8 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from data.files import escaped
 from data.sampler import MixedDataset, ResumableSampler
+from utils.text import escaped
 
 LOOK = 1  # seconds between two looks at the loader processes while no batch comes
 

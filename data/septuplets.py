@@ -16,60 +16,32 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data import cut
 from data.augment import Augmentation, augment_flows, augment_frames, draw_augmentation
-from data.files import check_frames, list_folders, raise_problems
 from data.flow_cache import FlowCache
-from data.images import decode_image
-from data.resize import imresize
+from data.lists import FRAMES, LIST_NAME, LIST_NAMES, read_list
 from flow import FLOW_METHODS
+from media.files import check_frames, list_folders, raise_problems
+from media.images import decode_image
+from utils.config import run_script
+from utils.resize import imresize
 
-FRAMES = 7
-LIST_NAME = "189_vime7_train.txt"
-LIST_NAMES = ("sep_trainlist.txt", LIST_NAME)
 FRAME_NAMES = (
     tuple(f"im{number}.png" for number in range(1, FRAMES + 1)),
     tuple(f"{number:03d}.png" for number in range(FRAMES)),
 )
+
+
 # HR pixels around a patch that its LR pixels still depend on: 6.5 before and behind, in whole
 # LR pixels.
 LR_MARGIN = 2
-# A list of Vimeo-90K's 64,612 clips has 0.7 MB; more than this is no list.
-MAX_LIST_BYTES = 2**25
-MAX_NAMES = 2**19  # in a list: a folder is looked for in 0.1 ms
+
+
 CHECKED_AT_ONCE = 4096  # clips that wait for the threads
+
+
 # The smallest LR frame that the network takes, in pixels.
 MIN_LR_SIZE = 16
-
-
-def read_list(path):
-    """Names of clips in a list file: one per line, spaces around them and blank lines left out.
-
-    Arguments:
-        path: text file in UTF-8, with or without byte order mark, with any line ends.
-
-    Returns:
-        list of str, perhaps empty.
-
-    Raises:
-        ValueError: no text, too large, or more than MAX_NAMES.
-        FileNotFoundError: no such file.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: not a regular file; give a list of clip names")
-    with path.open("rb") as file:
-        content = file.read(MAX_LIST_BYTES + 1)
-    if len(content) > MAX_LIST_BYTES:
-        raise ValueError(f"{path}: larger than {MAX_LIST_BYTES} bytes; give a list of clip names")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    names = [line.strip() for line in text.replace("\r", "\n").split("\n")]
-    names = [name for name in names if name]
-    if len(names) > MAX_NAMES:
-        raise ValueError(f"{path}: {len(names)} names, over the limit of {MAX_NAMES}; split it")
-    return names
 
 
 def _holds_frames(folder):
@@ -283,7 +255,4 @@ class SeptupletDataset(torch.utils.data.Dataset):
 
 
 if __name__ == "__main__":
-    from data.cut import main
-    from utils.config import run_script
-
-    run_script(main)
+    run_script(cut.main)

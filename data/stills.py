@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.files import listed
-from data.images import check_regular, claimed_size
+from media.images import check_regular, claimed_size
+from utils.text import listed
 
 # Largest still that is decoded, in pixels: 800 MB of RGB. A few kilobytes can claim more.
 MAX_PIXELS = 2**28

@@ -23,7 +23,7 @@
 #include <new>
 #include <type_traits>
 
-#include "matrix.h"
+#include "../utils/matrix.h"
 #include "sampling.h"
 
 #ifdef __SSE3__

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "matrix.h"
+#include "../utils/matrix.h"
 
 // Mirrored by dcn/cpu.py. Images are NCHW, or NHWC where the flag says so.
 struct Shape {

@@ -22,13 +22,13 @@ from matplotlib.patches import Rectangle
 from torch import Tensor, nn
 
 from data.clips import Clip, find_clips, read_clip
-from data.scenes import make_scenes
+from data.scenes.make import make_scenes
 from flow import estimate_flow
 from models import MSTT
-from utils.baselines import bicubic_flow
-from utils.checkpoint import load_network, trained_flow
+from models.baselines import bicubic_flow
+from models.checkpoint import load_network, trained_flow
+from models.inference import super_resolve, to_tensor
 from utils.config import parse_config, run_script
-from utils.inference import super_resolve, to_tensor
 from utils.plots import comparison_figure
 
 HEAD = 2  # the attention head that is shown: patches of 10 at half of the low resolution

@@ -15,7 +15,7 @@ import numpy as np
 
 from flow.coarse2fine import coarse2fine_flow, plan_levels
 
-__all__ = ["FLOW_METHODS", "coarse2fine_flow", "estimate_flow"]
+__all__ = ["FLOW_METHODS", "coarse2fine_flow", "estimate_flow", "flow_between_enlarged"]
 
 FLOW_METHODS = ("pyflow", "dis", "dis2x", "dis4x", "pyflow-original")
 # alpha, ratio, minWidth, outer, inner and SOR iterations, colType of the released code
@@ -68,6 +68,25 @@ def estimate_flow(frames, method="pyflow", threads=None):
     return flows[: len(frames) - 1], flows[len(frames) - 1 :]
 
 
+def flow_between_enlarged(frames, factor):
+    """What "dis4x" finds, between frames that somebody else has enlarged.
+
+    Arguments:
+        frames: (N, factor * H, factor * W, 3) uint8 RGB array, N >= 2, H and W >= 16.
+        factor: by which they are enlarged.
+
+    Returns: as `estimate_flow`, each (N - 1, 2, H, W) in pixels of the frames before.
+
+    Raises:
+        ValueError: frames of another shape or type, or too small.
+    """
+    _check_frames(frames)
+    pairs = list(itertools.pairwise(frames))
+    pairs += [(b, a) for a, b in pairs]
+    flows = np.stack(_enlarged_dis_flows(pairs, factor, enlarged=True))
+    return flows[: len(frames) - 1], flows[len(frames) - 1 :]
+
+
 def _check_frames(frames):
     if not isinstance(frames, np.ndarray):
         raise ValueError(f"frames must be a numpy array, not {type(frames).__name__}")
@@ -92,8 +111,10 @@ def _dis_flows(pairs):
     return [np.ascontiguousarray(flow.transpose(2, 0, 1)) for flow in flows]
 
 
-def _enlarged_dis_flows(pairs, factor):
+def _enlarged_dis_flows(pairs, factor, enlarged=False):
     """DIS flow between enlarged frames, reduced: a list of (2, H, W) float32.
+
+    enlarged: whether the frames are so already.
 
     Without DIS's variational refinement, which costs more than half of the time and smooths
     single vehicles away: the average over 4x4 pixels steadies the flow enough.
@@ -101,27 +122,33 @@ def _enlarged_dis_flows(pairs, factor):
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
     dis.setVariationalRefinementIterations(0)
-    return [_enlarged_dis_flow(dis, _grey(a), _grey(b), factor) for a, b in pairs]
+    return [_enlarged_dis_flow(dis, _grey(a), _grey(b), factor, enlarged) for a, b in pairs]
 
 
-def _enlarged_dis_flow(dis, a, b, factor):
-    """The flow of one pair of grey frames (H, W), in blocks where they are large."""
-    height, width = a.shape
+def _enlarged_dis_flow(dis, a, b, factor, enlarged):
+    """The flow of one pair of grey frames, in blocks where they are large."""
+    height, width = (side // factor for side in a.shape) if enlarged else a.shape
     flow = np.empty((2, height, width), np.float32)
     for top, bottom in _blocks(height):
         for left, right in _blocks(width):
-            rows = slice(max(top - BLOCK_MARGIN, 0), bottom + BLOCK_MARGIN)
-            columns = slice(max(left - BLOCK_MARGIN, 0), right + BLOCK_MARGIN)
-            small = a[rows, columns].shape[::-1]
-            size = [side * factor for side in small]
-            large = (
-                cv2.resize(x[rows, columns], size, interpolation=cv2.INTER_CUBIC) for x in (a, b)
-            )
+            rows = slice(max(top - BLOCK_MARGIN, 0), min(bottom + BLOCK_MARGIN, height))
+            columns = slice(max(left - BLOCK_MARGIN, 0), min(right + BLOCK_MARGIN, width))
+            large = (_enlarged_part(x, rows, columns, factor, enlarged) for x in (a, b))
+            small = (columns.stop - columns.start, rows.stop - rows.start)
             part = cv2.resize(dis.calc(*large, None), small, interpolation=cv2.INTER_AREA)
             inner = part[top - rows.start : bottom - rows.start, left - columns.start :]
             flow[:, top:bottom, left:right] = inner[:, : right - left].transpose(2, 0, 1)
     flow /= factor
     return flow
+
+
+def _enlarged_part(grey, rows, columns, factor, enlarged):
+    """Some rows and columns of a frame, enlarged here if it is not yet."""
+    if enlarged:
+        rows, columns = (slice(factor * s.start, factor * s.stop) for s in (rows, columns))
+        return np.ascontiguousarray(grey[rows, columns])
+    size = (factor * (columns.stop - columns.start), factor * (rows.stop - rows.start))
+    return cv2.resize(grey[rows, columns], size, interpolation=cv2.INTER_CUBIC)
 
 
 def _blocks(length):

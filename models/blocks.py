@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.layers import Conv
-
-SCALE = 4  # enlargement in space, fixed by the pixel shuffles of the reconstruction
+from utils.resize import SCALE
 
 
 def channels_last(x: Tensor) -> Tensor:

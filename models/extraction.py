@@ -38,7 +38,7 @@ class SpanExtraction(FeatureExtraction):
     """SPAN (Wan et al., CVPR workshops 2024) up to its enlargement.
 
     A network for single images, made for speed; its published weights can be started from, see
-    `utils.span`. Its features are scaled to about 1, which is what the other stages expect.
+    `training.span`. Its features are scaled to about 1, which is what the other stages expect.
 
     Arguments:
         channels: C.

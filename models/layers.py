@@ -2,13 +2,13 @@
 
 from torch import Tensor, nn
 
-from models.convolution import convolve
+from models.cpu.convolution import convolve
 
 
 class Conv(nn.Conv2d):
     """leaky_relu(convolution(x)) + residual, the size kept where the stride is 1.
 
-    Which kernel computes it, models/convolution.py decides by device and type.
+    Which kernel computes it, models/cpu/convolution.py decides by device and type.
 
     Arguments:
         channels, outputs: of x and of the result.

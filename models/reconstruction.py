@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import winograd
 from models.blocks import SCALE, channels_last, frame_by_frame, residual_blocks
-from models.convolution import leaky_convolution
+from models.cpu import winograd
+from models.cpu.convolution import leaky_convolution
+from models.cpu.winograd import NO_HALO
 from models.layers import Conv
-from models.winograd import NO_HALO
 
 TILE = 80  # LR pixels; largest side that is enlarged at once without gradients on a CPU
 

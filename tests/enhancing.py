@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 import enhance
+from media.folder import write_image_file
+from media.open import open_source
 from models import MSTT
-from utils.checkpoint import save_network
-from utils.frames import open_source, write_image_file
+from models.checkpoint import save_network
 
 HEIGHT, WIDTH = 24, 32
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from models import MSTT
-from utils.checkpoint import load_network
+from models.checkpoint import load_network
 
 DATA = Path(__file__).parent / "data"
 

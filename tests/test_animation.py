@@ -17,9 +17,9 @@ from data.animation import (
     ground_to_frames,
     write_clips,
 )
-from data.resize import imresize
 from data.septuplets import SeptupletDataset
 from data.stills import Stills, read_still, stretch_to_8_bits
+from utils.resize import imresize
 
 PATCH = 16
 QUIET = Animation(traffic_share=0, aircraft_share=0, stretch_share=0)

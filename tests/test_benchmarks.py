@@ -28,12 +28,12 @@ import benchmarks.training
 import benchmarks.trust
 import figures.make_figures
 from benchmarks.timing import Measured, in_turns
-from data.images import write_image
+from media.images import write_image
 from models import MSTT
+from models.checkpoint import save_network
 from models.mstt import SIZES
 from tests.trainings import FEW_CHANNELS, write_data
-from utils import slim
-from utils.checkpoint import save_network
+from training import slim
 
 ROOT = Path(__file__).resolve().parent.parent
 

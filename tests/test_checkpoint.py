@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models import MSTT
-from utils.checkpoint import load_network, load_torch_file, save_network, save_torch_file
+from models.checkpoint import load_network, load_torch_file, save_network, save_torch_file
 
 
 @pytest.fixture

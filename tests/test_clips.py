@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from data.clips import find_clips, read_clip
-from data.images import write_image
-from data.resize import imresize
+from media.images import write_image
+from utils.resize import imresize
 
 
 def write_frames(folder, count, height=64, width=68, name="{:08d}.png"):

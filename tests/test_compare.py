@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from enhancing import interrupt_at, make_frames, read_all, run, save_small_network, write_frames
 
-from utils.frames import open_source
+from media.open import open_source
 
 pytest.importorskip("av")
 
@@ -50,7 +50,7 @@ def test_an_interrupted_comparison_is_resumed(tmp_path, checkpoint, monkeypatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.compare.write_sheet", pressed)
+        patch.setattr("enhancement.compare.write_sheet", pressed)
         with pytest.raises(KeyboardInterrupt):
             run(checkpoint, given, tmp_path / "out", "--compare")
     interrupt_at(monkeypatch, {1})  # the frames are there already

@@ -151,7 +151,15 @@ def test_run_script_keeps_our_own_faults_visible():
 @pytest.mark.parametrize(
     "module",
     [
-        *("main", "test", "enhance", "data.animation", "data.pack", "utils.release", "utils.slim"),
+        *(
+            "main",
+            "test",
+            "enhance",
+            "data.animation",
+            "data.pack",
+            "training.release",
+            "training.slim",
+        ),
         *("benchmarks.recipe", "benchmarks.gpu", "benchmarks.enhance", "benchmarks.inference"),
     ],
 )

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 import enhance
-from data.images import write_image
 from dcn import DCNv2, backend, deform_conv2d
 from dcn.reference import deform_conv2d_gather
+from media.images import write_image
+from media.open import open_source
 from models import MSTT
+from models.checkpoint import load_network, load_torch_file, save_network
+from models.inference import autocast, super_resolve
 from tests.test_dcn import random_case, relative_error
 from tests.test_dcn import run as output_and_gradients
 from tests.test_fast import NEWER, random_inputs, random_network
 from tests.trainings import Training, team_of, write_data
-from utils.checkpoint import load_network, load_torch_file, save_network
-from utils.frames import open_source
-from utils.inference import autocast, super_resolve
 
 DEVICE = os.environ.get("MSTT_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "")
 pytestmark = [

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from data.cut import Config, cut, still_mean, tile_corners
-from data.images import read_image, write_image
 from data.septuplets import SeptupletDataset
+from media.images import read_image, write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 

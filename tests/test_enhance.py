@@ -22,12 +22,12 @@ from enhancing import (
 )
 
 import enhance
-from data.resize import imresize
+from enhancement import tiling
+from media.open import open_source
+from models.checkpoint import save_network
 from models.ensemble import Ensemble
-from utils import tiling
-from utils.checkpoint import save_network
-from utils.frames import open_source
-from utils.inference import super_resolve
+from models.inference import super_resolve
+from utils.resize import imresize
 
 ROOT = Path(__file__).parent.parent
 
@@ -330,7 +330,7 @@ def test_out_of_memory_anywhere_is_one_line(tmp_path, checkpoint, monkeypatch, e
 
     if isinstance(error, cv2.error):
         error.code = cv2.Error.StsNoMem
-    monkeypatch.setattr("utils.enhancer.estimate_flow", fail)
+    monkeypatch.setattr("enhancement.enhancer.given_flow", fail)
     given = write_frames(tmp_path / "in", make_frames(2))
     with pytest.raises(ValueError, match=r"out of memory; finished frames are in .*--resume"):
         run(checkpoint, given, tmp_path / "out")

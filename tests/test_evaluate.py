@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-import utils.checkpoint
-from data.images import read_image, write_image
-from data.resize import imresize
-from models import MSTT
-from utils import baselines
-from utils.checkpoint import SHIPPED, save_network
-from utils.inference import super_resolve
+import models.checkpoint
+from media.images import read_image, write_image
+from models import MSTT, baselines
+from models.checkpoint import SHIPPED, save_network
+from models.inference import super_resolve
 from utils.metrics import clip_metrics, psnr
+from utils.resize import imresize
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT / ".." / "shared" / "data" / "test"
@@ -182,7 +181,7 @@ def test_sample_reads_the_image_where_the_flow_points():
 def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = {name: tmp_path / path.name for name, path in SHIPPED.items()}
-    monkeypatch.setattr(utils.checkpoint, "SHIPPED", shipped)
+    monkeypatch.setattr(models.checkpoint, "SHIPPED", shipped)
     config, cpu, gpu = evaluation.Config(), torch.device("cpu"), torch.device("cuda")
     with pytest.raises(FileNotFoundError, match=r"python main\.py"):
         evaluation.find_checkpoint(config, cpu)

@@ -9,7 +9,7 @@ import models.transformer
 from benchmarks.obvious import obvious
 from models import MSTT
 from models.blocks import channels_last, frame_by_frame
-from models.convolution import convolve
+from models.cpu.convolution import convolve
 from models.reconstruction import Reconstruction, paired_convolution, shuffled_convolution
 from models.transformer import patch_attention
 

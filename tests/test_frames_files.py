@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from utils import raster, tiff
-from utils.frames import FrameError, bgr_to_rgb, open_source, read_image_file, write_image_file
-from utils.raster import GeoTiffSink
-from utils.tiff import TiffStackSink, needs_rasterio, write_tiff
+from media import raster, tiff
+from media.folder import read_image_file, write_image_file
+from media.frames import FrameError, bgr_to_rgb
+from media.open import open_source
+from media.raster import GeoTiffSink
+from media.stack import TiffStackSink
+from media.tiff import needs_rasterio, write_tiff
 
 HEIGHT, WIDTH = 40, 50
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import MSTT
-from utils.checkpoint import (
+from models.checkpoint import (
     FORMAT,
     check_weights,
     load_network,
@@ -119,7 +119,7 @@ def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path, monke
     def build(**options):
         raise AssertionError("a network was built")
 
-    monkeypatch.setattr("utils.checkpoint.MSTT", build)
+    monkeypatch.setattr("models.checkpoint.MSTT", build)
     assert "claim" in refusal(load_network, path)
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images import MAX_PIXELS, image_size, read_image, write_image
+from media.images import MAX_PIXELS, image_size, read_image, write_image
 
 
 @pytest.fixture

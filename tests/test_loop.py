@@ -14,9 +14,9 @@ from data.clips import find_clips, read_clip
 from data.sampler import ResumableSampler
 from data.septuplets import SeptupletDataset
 from models import MSTT, build_network
+from models.checkpoint import load_network, load_torch_file, network_from, save_network
+from models.inference import super_resolve
 from models.mstt import SIZES
-from utils.checkpoint import load_network, load_torch_file, network_from, save_network
-from utils.inference import super_resolve
 
 STEPS, WARMUP, RATE, MUON_RATE, ALIGNMENT, FINAL, CLIP, EMA = 4, 2, 8e-4, 1e-2, 0.1, 1e-3, 0.01, 0.6
 MUON = ("blocks.", "fusion", "blending", "transformer.", "upconv", "conv_hr")

@@ -18,16 +18,16 @@ import torch
 from trainings import FEW_CHANNELS, ROOT, TINY, same_state, same_training, write_data
 
 import main
-from data.scenes import make_scenes
-from data.septuplets import LIST_NAMES
+from data.lists import LIST_NAMES
+from data.scenes.make import make_scenes
+from models.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
+from models.inference import super_resolve
 from models.mstt import SIZES
-from utils import slim, sources
-from utils.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
-from utils.distributed import Team
-from utils.inference import super_resolve
-from utils.optimiser import Optimiser
-from utils.settle import check_maps, settle
-from utils.training import charbonnier, learning_rate
+from training import slim, sources
+from training.distributed import Team
+from training.loop import charbonnier, learning_rate
+from training.optimiser import Optimiser
+from training.settings import check_maps, settle
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.resize import imresize
 from models import MSTT, build_network
 from models.blocks import bicubic, bicubic_flow_baseline, flow_warp, interleave
+from models.checkpoint import load_network, save_network
 from models.transformer import patch_attention
 from tests.reference_network import DATA, reference_maps, released_network
-from utils.checkpoint import load_network, save_network
+from utils.resize import imresize
 
 
 def random_inputs(height=32, width=32, count=4, batch=1, motion=0.5):

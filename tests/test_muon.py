@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from models import MSTT
-from utils.muon import Muon, orthogonal
-from utils.optimiser import Optimiser
-from utils.training import mean_offset
+from training.diagnosis import mean_offset
+from training.muon import Muon, orthogonal
+from training.optimiser import Optimiser
 
 
 @pytest.mark.parametrize("shape", [(6, 6), (4, 36), (40, 8)])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from data import pack
-from data.images import write_image
 from data.stills import read_still
+from media.images import write_image
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from rasterio.rpc import RPC  # noqa: E402
 from rasterio.shutil import copy as copy_raster  # noqa: E402
 from rasterio.transform import Affine  # noqa: E402
 
-from utils.frames import open_source  # noqa: E402
-from utils.raster import _with_nodata  # noqa: E402
+from media.open import open_source  # noqa: E402
+from media.raster import _with_nodata  # noqa: E402
 
 PLACE = Affine(0.9, 0, 500_000, 0, -0.9, 4_000_000)
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)

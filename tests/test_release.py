@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from models import MSTT
-from utils import release
-from utils.checkpoint import FORMAT, file_sha256, load_network, save_torch_file
+from models.checkpoint import FORMAT, load_network, save_torch_file
+from training import release
+from utils.files import file_sha256
 
 CONFIG = {
     "batch": 2,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.images import read_image
-from data.resize import imresize
+from media.images import read_image
+from utils.resize import imresize
 
 JILIN = Path(__file__).resolve().parents[2] / "shared/data/test/jilin_001"
 

@@ -7,11 +7,18 @@ import cv2
 import numpy as np
 import pytest
 
-from data.images import read_image
-from data.scene_canvas import DENSITY, Canvas, Material, Sun, box, cast_shadow, polygon_coverage
-from data.scene_layouts import KINDS, paint_scene
-from data.scene_traffic import add_traffic
-from data.scenes import FRAMES, MAX_DRIFT, make_scenes, platform_motion, render_clip, sample_world
+from data.scenes.canvas import DENSITY, Canvas, Material, Sun, box, cast_shadow, polygon_coverage
+from data.scenes.layouts import KINDS, paint_scene
+from data.scenes.make import (
+    FRAMES,
+    MAX_DRIFT,
+    make_scenes,
+    platform_motion,
+    render_clip,
+    sample_world,
+)
+from data.scenes.traffic import add_traffic
+from media.images import read_image
 
 SMALL = {"clips": 2, "test_clips": 1, "size": (64, 96), "test_size": (64, 64)}
 
@@ -214,7 +221,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(path, image):
         raise OSError("disk full")
 
-    monkeypatch.setattr("data.scenes.write_image", fail)
+    monkeypatch.setattr("data.scenes.make.write_image", fail)
     with pytest.raises(OSError, match="disk full"):
         make_scenes(tmp_path / "set", clips=2, test_clips=0, size=(32, 32))
     assert not list(tmp_path.iterdir())

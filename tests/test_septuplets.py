@@ -9,10 +9,12 @@ import torch
 
 from data import septuplets
 from data.augment import Augmentation
-from data.files import MAX_PRINTED, check_frames
-from data.images import write_image
-from data.resize import imresize
-from data.septuplets import MAX_NAMES, SeptupletDataset, read_list, reduce_patch
+from data.lists import MAX_NAMES, read_list
+from data.septuplets import SeptupletDataset, reduce_patch
+from media.files import check_frames
+from media.images import write_image
+from utils.resize import imresize
+from utils.text import MAX_PRINTED
 
 IM = [f"im{number}.png" for number in range(1, 8)]
 DIGITS = [f"{number:03d}.png" for number in range(7)]

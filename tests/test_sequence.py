@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from enhancing import HEIGHT, WIDTH, make_frames, write_frames
 
-from data.resize import imresize
+from enhancement import enhancer
+from enhancement.enhancer import output_masks, window_flow
+from enhancement.levels import band_groups, fill_missing, survey, view_rgb
+from enhancement.repair import Bridged, reduce_frame
 from flow import estimate_flow
-from utils import enhancer
-from utils.enhancer import output_masks, window_flow
-from utils.frames import Source, natural_key, open_source
-from utils.sequence import Bridged, band_groups, fill_missing, reduce_frame, survey, view_rgb
+from media.frames import Source
+from media.open import open_source
+from utils.resize import imresize
+from utils.text import natural_key
 
 
 def test_names_sort_as_people_do():
@@ -109,7 +112,7 @@ def test_flow_between_large_frames_is_that_of_all_at_once(monkeypatch, method):
     frames = make_frames(4)
     expected = window_flow(frames, method)
     calls, flow = [], estimate_flow
-    monkeypatch.setattr(enhancer, "estimate_flow", lambda *given: calls.append(1) or flow(*given))
+    monkeypatch.setattr(enhancer, "given_flow", lambda *given: calls.append(1) or flow(*given))
     monkeypatch.setattr(enhancer, "LARGE", HEIGHT * WIDTH)
     for large, all_at_once in zip(window_flow(frames, method), expected, strict=True):
         np.testing.assert_array_equal(large, all_at_once)

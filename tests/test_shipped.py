@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from models.blocks import flow_warp
-from utils.checkpoint import SHIPPED, file_sha256, load_network
+from models.checkpoint import SHIPPED, load_network
+from utils.files import file_sha256
 
 GOLDEN = Path(__file__).parent / "data" / "shipped"
 THERE = {name: path for name, path in SHIPPED.items() if path.is_file()}

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from models.blocks import mean_of_neighbours
+from models.checkpoint import load_network
 from models.extraction import MEAN
 from tests.test_mstt import random_inputs
-from utils.checkpoint import load_network
-from utils.span import read_ncnn, start_from_span
+from training.span import read_ncnn, start_from_span
 
 CHANNELS = 6
 
@@ -109,7 +109,7 @@ def test_the_command_writes_weights_that_load(tmp_path):
     command = [
         sys.executable,
         "-m",
-        "utils.span",
+        "training.span",
         tmp_path / "span.param",
         tmp_path / "a.safetensors",
     ]

@@ -9,16 +9,17 @@ import pytest
 import torch
 from enhancing import make_frames, write_frames
 
-from data.resize import imresize
+from enhancement import tiling
+from enhancement.enhancer import Enhancer
+from enhancement.job import ROWS, Job
+from enhancement.levels import full_scale
 from flow import estimate_flow
+from media.folder import ImageSink
+from media.open import open_source
 from models import MSTT
 from models.blocks import SCALE
-from utils import tiling
-from utils.enhancer import Enhancer
-from utils.frames import ImageSink, open_source
-from utils.inference import to_tensor
-from utils.job import ROWS, Job
-from utils.sequence import full_scale
+from models.inference import to_tensor
+from utils.resize import imresize
 
 SIZES = [(100, 80, 32), (81, 80, 32), (160, 80, 32), (333, 160, 32), (80, 80, 32), (30, 80, 32)]
 

@@ -13,22 +13,15 @@ import pytest
 import torch
 
 from models import MSTT
-from utils.distributed import Team
-from utils.inference import autocast, pick_device, pick_precision, to_tensor, to_uint8, windows
+from models.inference import autocast, pick_device, pick_precision, to_tensor, to_uint8, windows
+from training.diagnosis import blame
+from training.distributed import Team
+from training.log import RunLog
+from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch, moving_pixels
+from training.optimiser import OPTIMISERS, Optimiser
+from training.run import restore, training_state
+from training.signals import StopSignals
 from utils.metrics import moving_mask
-from utils.optimiser import OPTIMISERS, Optimiser
-from utils.runs import restore, training_state
-from utils.training import (
-    Clock,
-    Ema,
-    RunLog,
-    StopSignals,
-    blame,
-    charbonnier,
-    learning_rate,
-    move_batch,
-    moving_pixels,
-)
 
 
 def test_learning_rate_warms_up_and_decays():

@@ -22,7 +22,7 @@ from trainings import (
 )
 
 from benchmarks.trust import loss_difference
-from utils.checkpoint import load_network, load_torch_file
+from models.checkpoint import load_network, load_torch_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits of Linux")
 STEPS = ("--steps", "6", "--validate-every", "1", "--ema", "0.9")

@@ -21,10 +21,10 @@ from trainings import (
     write_data,
 )
 
-from utils import validation
-from utils.checkpoint import load_torch_file
-from utils.distributed import Team, _read_environment
-from utils.validation import mean_psnr
+from models.checkpoint import load_torch_file
+from training import validation
+from training.distributed import Team, _read_environment
+from training.validation import mean_psnr
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo and signals of Linux")
 # Four steps at low rates: Adam divides by the size of the gradient, which makes rounding errors

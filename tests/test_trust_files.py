@@ -18,14 +18,14 @@ import pytest
 import torch
 
 from benchmarks.fuzz import change, fuzz, make_readers, odd_tensor
-from data.images import write_image
 from data.septuplets import SeptupletDataset
 from data.stills import Stills, read_still, stretch_to_8_bits
+from media.images import write_image
 from models import MSTT
-from utils.checkpoint import load_network, load_torch_file, network_from, save_torch_file
-from utils.optimiser import Optimiser
-from utils.runs import lock_run, open_run, read_state, restore, training_state
-from utils.training import Ema
+from models.checkpoint import load_network, load_torch_file, network_from, save_torch_file
+from training.loop import Ema
+from training.optimiser import Optimiser
+from training.run import lock_run, open_run, read_state, restore, training_state
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 

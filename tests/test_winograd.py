@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 
 import models.reconstruction
-from models import MSTT, winograd
+from models import MSTT
 from models.blocks import channels_last
+from models.cpu import winograd
 from models.reconstruction import Reconstruction, shuffled_convolution
 from utils.native import NativeBuildError
 
@@ -232,7 +233,7 @@ def test_network_with_and_without(options, monkeypatch):
 
 def test_without_a_compiler_pytorch_convolves(tmp_path):
     code = (
-        "import torch; from models import winograd\n"
+        "import torch; from models.cpu import winograd\n"
         "conv = torch.nn.Conv2d(16, 16, 3, padding=1)\n"
         "print(winograd.suits(conv, torch.zeros(1, 16, 8, 8)))\n"
     )

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 import main
-import utils.checkpoint
-import utils.sources as main_sources
-from data.images import write_image
+import training.sources as main_sources
+import utils.files
+from media.images import write_image
 from models.mstt import SIZES
 from utils.config import run_script
 
@@ -97,7 +97,7 @@ def slow_saves():
         time.sleep(0.2)
         replace(source, target)
 
-    utils.checkpoint.os = type("SlowOs", (), {**vars(os), "replace": staticmethod(slowly)})
+    utils.files.os = type("SlowOs", (), {**vars(os), "replace": staticmethod(slowly)})
 
 
 def slow_samples(seconds, rank="0", epoch=0):

@@ -22,8 +22,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from data.files import escaped
 from utils.memory import keep_freed_memory
+from utils.text import escaped
 
 C = TypeVar("C")
 

@@ -11,7 +11,7 @@ import numpy as np
 import skimage
 import torch
 
-from utils.checkpoint import write_atomically
+from utils.files import write_atomically
 
 # Columns of the table: heading, key of utils.metrics.clip_metrics, format.
 COLUMNS = (

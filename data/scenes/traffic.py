@@ -1,0 +1,315 @@
+"""What moves in a procedural satellite scene: vehicles, taxiing aircraft and ships.
+
+A mover is a few flat polygons that follow a path. It is drawn afresh into a copy of the canvas
+for every frame at its exact place, takes the light and shade of the ground it passes over and
+disappears under whatever stands higher: bridges, crowns of trees, roofs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from data.scenes.canvas import (
+    DENSITY,
+    Canvas,
+    arc_length,
+    beside,
+    polygon_coverage,
+    rectangle,
+    turned,
+)
+
+# Colours of vehicles seen from above and their share, roughly those of any large city.
+PAINTS = (
+    ((0.90, 0.90, 0.88), 0.30),
+    ((0.66, 0.67, 0.68), 0.20),
+    ((0.40, 0.41, 0.42), 0.14),
+    ((0.12, 0.12, 0.13), 0.18),
+    ((0.50, 0.12, 0.10), 0.06),
+    ((0.14, 0.22, 0.42), 0.07),
+    ((0.80, 0.62, 0.15), 0.03),
+    ((0.55, 0.48, 0.38), 0.02),
+)
+GLASS = (0.13, 0.15, 0.17)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One polygon of a mover: outline (n, 2) in metres, x forward, its colour and opacity."""
+
+    outline: np.ndarray
+    colour: tuple[float, float, float]
+    alpha: float = 1.0
+
+
+@dataclass(frozen=True)
+class Mover:
+    """Something on a path.
+
+    Attributes:
+        parts: its polygons, lowest first.
+        shadows: outlines (n, 2) in metres that cast its shadow.
+        path: points (n, 2) in canvas pixels.
+        start: distance along the path in metres at the first frame.
+        speed: metres per frame.
+        height: metres above its road, which sets how far the shadow lies.
+        rise: metres of the path's points above the ground.
+    """
+
+    parts: tuple[Part, ...]
+    shadows: tuple[np.ndarray, ...]
+    path: np.ndarray
+    start: float
+    speed: float
+    height: float
+    rise: np.ndarray | None = None
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Distance along the path to each of its points, in canvas pixels."""
+        return arc_length(self.path)
+
+    def deck(self, time: float) -> float:
+        """Height of its road in metres at a time in frames."""
+        if self.rise is None:
+            return 0.0
+        distance = DENSITY * (self.start + self.speed * time)
+        return float(np.interp(distance, self.places, self.rise))
+
+    def pose(self, time: float) -> tuple[np.ndarray, float]:
+        """Centre in canvas pixels and heading in radians at a time in frames."""
+        distance = DENSITY * (self.start + self.speed * time) + np.array([-3.0, 0.0, 3.0])
+        x, y = (np.interp(distance, self.places, self.path[:, k]) for k in (0, 1))
+        return np.array([x[1], y[1]]), float(np.arctan2(y[2] - y[0], x[2] - x[0]))
+
+    def visible(self, canvas: Canvas, frames: int) -> bool:
+        """Whether it is near the canvas and on its path, ends included, for that many frames."""
+        last = self.start + self.speed * (frames - 1)
+        if self.start <= 3 or last >= self.places[-1] / DENSITY - 3:
+            return False
+        reach = DENSITY * (12 + max(np.abs(part.outline).max() for part in self.parts))
+        centre = self.pose(frames / 2)[0]
+        return bool((centre > -reach).all() and (centre < np.add(canvas.shape[::-1], reach)).all())
+
+    def draw(self, canvas: Canvas, light: np.ndarray, frame: np.ndarray, time: float) -> None:
+        """Draw into `frame`, a copy of the canvas's colours, at a time in frames."""
+        centre, heading = self.pose(time)
+        deck = self.deck(time)
+        centre = centre + DENSITY * deck * canvas.lean
+        away = -self.height / np.tan(canvas.sun.elevation) * DENSITY
+        offset = away * np.array([canvas.sun.x, canvas.sun.y])
+        for outline in self.shadows:
+            found = visible_part(canvas, outline, centre + offset, heading, deck)
+            if found is not None:
+                where, mask = found
+                shade = np.clip(light[where] - 0.4, 0, 0.6)
+                frame[where] *= 1 - mask[..., None] * shade
+        for part in self.parts:
+            found = visible_part(canvas, part.outline, centre, heading, deck)
+            if found is None:
+                continue
+            where, mask = found
+            lit = np.array(part.colour, np.float32) * light[where].clip(0.3, 1.1)
+            frame[where] += (part.alpha * mask[..., None]) * (lit - frame[where])
+
+
+def visible_part(
+    canvas: Canvas, outline: np.ndarray, centre: np.ndarray, heading: float, deck: float
+) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    """Coverage of an outline (n, 2) in metres on a road of height `deck`, less what hides it."""
+    found = polygon_coverage(centre + DENSITY * turned(outline, heading), canvas.shape)
+    if found is None:
+        return None
+    where, mask = found
+    return where, mask * (canvas.height[where] < deck + 2.5)
+
+
+def vehicle_parts(rng: np.random.Generator, length: float) -> tuple[Part, ...]:
+    """A car, or a lorry from 7 metres on: body, windows or cab."""
+    paints, shares = zip(*PAINTS, strict=True)
+    paint = np.array(paints[rng.choice(len(paints), p=np.array(shares) / sum(shares))])
+    paint = tuple(np.clip(paint + rng.normal(0, 0.03), 0.03, 0.97))
+    if length < 7:
+        body = Part(rectangle(0, 0, length, 1.9), paint)
+        front = Part(rectangle(0.13 * length, 0, 0.17 * length, 1.6), GLASS, 0.9)
+        rear = Part(rectangle(-0.32 * length, 0, 0.13 * length, 1.5), GLASS, 0.9)
+        return body, front, rear
+    load = tuple(np.clip(rng.choice([0.85, 0.7, 0.5]) + rng.normal(0, 0.05, 3), 0.1, 0.95))
+    cab = Part(rectangle(length / 2 - 1.1, 0, 2.2, 2.4), paint)
+    return Part(rectangle(-1.4, 0, length - 2.8, 2.55), load), cab
+
+
+def add_traffic(
+    canvas: Canvas,
+    path: np.ndarray,
+    speed: float,
+    spacing: float,
+    rise: np.ndarray | None = None,
+    lorries: float = 0.1,
+    gaps: list[tuple[float, float]] | None = None,
+) -> list[Mover]:
+    """Vehicles one behind the other in a lane.
+
+    Arguments:
+        canvas: the scene.
+        path: middle of the lane, local metres, in the direction of travel.
+        speed: metres per frame, at most 3.
+        spacing: mean distance between vehicles in metres.
+        rise: height of the path's points in metres, none for a road on the ground.
+        lorries: share of lorries and buses.
+        gaps: stretches (from, to) in metres along the lane that stay empty, such as a crossing
+            that is used by the other road.
+    """
+    rng = canvas.rng
+    pixels = canvas.pixels(path)
+    end = arc_length(path)[-1]
+    movers = []
+    place = rng.uniform(3, spacing)
+    while place < end:
+        length = rng.uniform(8, 14) if rng.random() < lorries else rng.uniform(4.0, 4.9)
+        pace = speed * rng.uniform(0.93, 1.05)
+        covered = (place - length, place + length + 6 * pace)
+        if not any(covered[0] < b and covered[1] > a for a, b in gaps or ()):
+            parts = vehicle_parts(rng, length)
+            height = 3.2 if length > 7 else 1.5
+            shadow = rectangle(0, 0, length, 2.4 if length > 7 else 1.9)
+            movers.append(Mover(parts, (shadow,), pixels, place, pace, height, rise))
+        place += length + max(4.0, rng.exponential(max(spacing - length - 4, 1)) + 4)
+    return movers
+
+
+def add_lane_traffic(
+    canvas: Canvas,
+    path: np.ndarray,
+    offsets: list[float],
+    speed: float,
+    spacing: float,
+    rise: np.ndarray | None = None,
+    **more,
+) -> list[Mover]:
+    """Traffic in several lanes of a road: to the right of its middle forward, left backward."""
+    movers = []
+    for offset in offsets:
+        lane = beside(path, offset)
+        height = rise
+        if offset < 0:
+            lane, height = lane[::-1], None if rise is None else rise[::-1]
+        pace = speed * canvas.rng.uniform(0.85, 1.1)
+        movers += add_traffic(canvas, lane, pace, spacing, height, **more)
+    return movers
+
+
+def ship_parts(rng: np.random.Generator, length: float, wake: bool) -> tuple[Part, ...]:
+    """A motor ship with bow at +x; under way it draws a wake behind it."""
+    width = length / rng.uniform(4.5, 6.5)
+    half, beam = length / 2, width / 2
+    hull = np.array(
+        [
+            (-half, -0.8 * beam),
+            (-0.9 * half, -beam),
+            (0.55 * half, -beam),
+            (half, 0),
+            (0.55 * half, beam),
+            (-0.9 * half, beam),
+            (-half, 0.8 * beam),
+        ]
+    )
+    tone = float(rng.choice([0.85, 0.75, 0.35]))
+    deck = [(0.55, 0.30, 0.24), (0.5, 0.52, 0.5), (0.32, 0.42, 0.40)][rng.integers(3)]
+    parts = []
+    if wake:
+        foam = (0.80, 0.86, 0.86)
+        for reach in np.arange(0.4, 4.0, 0.3) * length:
+            # Churned water behind the stern, fading as it widens.
+            far = 0.75 * beam + 0.035 * reach
+            trail = [(-0.9 * half, -0.7 * beam), (-0.9 * half, 0.7 * beam)]
+            outline = np.array([*trail, (-half - reach, far), (-half - reach, -far)])
+            parts.append(Part(outline, foam, 0.06))
+        for sign in (-1, 1):
+            for reach in (0.8 * length, 1.4 * length, 2.0 * length):
+                # The bow wave's two arms open at about 19 degrees, after Kelvin.
+                arm = [(0.7 * half, 0.5 * beam), (0.7 * half - reach, 0.5 * beam + 0.3 * reach)]
+                arm += [(0.7 * half - reach, 0.5 * beam + 0.3 * reach - 1.6)]
+                parts.append(Part(np.array(arm) * (1, sign), foam, 0.12))
+    parts.append(Part(hull, (tone, tone, tone)))
+    parts.append(Part(0.82 * hull, deck))
+    house = rectangle(-0.62 * half, 0, 0.2 * length, 1.5 * beam)
+    parts.append(Part(house, (0.92, 0.92, 0.9)))
+    for place in np.arange(-0.3, 0.5, 0.26):
+        parts.append(
+            Part(rectangle(place * half, 0, 0.09 * length, 1.1 * beam), (0.3, 0.3, 0.3), 0.6)
+        )
+    return tuple(parts)
+
+
+def aircraft_parts(rng: np.random.Generator, span: float) -> tuple[tuple[Part, ...], np.ndarray]:
+    """A jet of the given span with its nose at +x: its parts and the outline of its shadow."""
+    length = span * rng.uniform(1.0, 1.12)
+    half, body = length / 2, 0.055 * length
+    nose = [(half, 0), (0.95 * half, 0.3 * body), (0.84 * half, 0.5 * body)]
+    tail = [(-0.6 * half, 0.5 * body), (-0.98 * half, 0.12 * body)]
+    side = np.array(nose + tail)
+    fuselage = np.concatenate([side, side[::-1] * (1, -1)])
+    wing = np.array(
+        [
+            (0.24 * half, 0.4 * body),
+            (-0.16 * half, span / 2),
+            (-0.25 * half, span / 2),
+            (-0.13 * half, 0.17 * span),
+            (-0.17 * half, 0.4 * body),
+        ]
+    )
+    fin = np.array([(-0.74 * half, 0.2 * body), (-0.93 * half, 0.19 * span)])
+    fin = np.concatenate([fin, [(-0.99 * half, 0.19 * span), (-0.92 * half, 0.1 * body)]])
+    white = (0.95, 0.95, 0.94)
+    grey = (0.80, 0.81, 0.82)
+    liveries = (white, white, white, (0.2, 0.35, 0.65), (0.75, 0.2, 0.15), (0.3, 0.3, 0.35))
+    livery = liveries[rng.integers(len(liveries))]
+    parts = []
+    for sign in (1, -1):
+        mirror = np.array([1, sign])
+        parts.append(Part(wing * mirror, grey))
+        engine = rectangle(0.06 * half, 0.17 * span, 0.11 * length, 0.045 * length)
+        parts.append(Part(engine * mirror, (0.72, 0.72, 0.74)))
+        parts.append(Part(fin * mirror, grey))
+    parts.append(Part(fuselage, white))
+    parts.append(Part(fuselage * (0.92, 0.3), (1.0, 1.0, 0.99), 0.7))
+    crest = [(-0.7 * half, 0), (-0.94 * half, 0.22 * body), (-0.98 * half, 0)]
+    crest.append((-0.94 * half, -0.22 * body))
+    parts.append(Part(np.array(crest), livery))
+    parts.append(Part(rectangle(0.9 * half, 0, 0.02 * length, 0.5 * body), GLASS, 0.7))
+    shadow = np.concatenate([side[:3], wing, fin])
+    return tuple(parts), np.concatenate([shadow, shadow[::-1] * (1, -1)])
+
+
+def park(canvas: Canvas, parts: tuple[Part, ...], x: float, y: float, angle: float) -> None:
+    """Paint a mover that stands still, in local metres; its height casts the shadow."""
+    for part in parts:
+        outline = canvas.pixels(np.add(turned(part.outline, angle), (x, y)))
+        found = canvas.coverage(outline)
+        if found is not None:
+            where, mask = found
+            mask = part.alpha * mask
+            canvas.colour[where] += mask[..., None] * (part.colour - canvas.colour[where])
+
+
+def raise_outline(
+    canvas: Canvas, outline: np.ndarray, x: float, y: float, angle: float, height: float
+) -> None:
+    """Give a standing object its height above whatever it stands on."""
+    found = canvas.coverage(canvas.pixels(np.add(turned(outline, angle), (x, y))))
+    if found is not None:
+        where, mask = found
+        base = float(np.median(canvas.height[where]))
+        np.maximum(canvas.height[where], base + height * mask, out=canvas.height[where])
+
+
+def blend_movers(canvas: Canvas, light: np.ndarray, movers: list[Mover], time: float) -> np.ndarray:
+    """The canvas's colours (h, w, 3) with all movers at a time in frames."""
+    frame = canvas.colour.copy()
+    for mover in movers:
+        mover.draw(canvas, light, frame, time)
+    return frame

@@ -1,0 +1,187 @@
+"""Before and after: a split-screen video (bicubic | enhanced) and a sheet of magnified crops.
+
+Both halves of the video show the same ground, the middle of the frame. Bicubic stands for what
+there is without a network: given frames enlarged, and between them the blend of their neighbours.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from enhancement.levels import Levels, fill_missing, full_scale, view_rgb
+from enhancement.repair import denser_times
+from media.frames import Source, remove
+from media.open import open_source
+from media.video import VideoSink
+from models.blocks import SCALE
+from utils.resize import imresize
+
+LARGEST_HALF = (270, 240)  # LR rows and columns: both halves make 1920x1080
+CROP = 32  # side of a magnified crop, LR pixels
+PLACES = 4  # crops on the sheet
+BORDER = 4  # LR pixels around a crop that the bicubic kernel sees
+Place = tuple[slice, slice]  # LR rows and columns
+
+
+def compare(
+    given: Source,
+    levels: Levels,
+    output: Path,
+    times: int,
+    bands_per_frame: int,
+    fps: float,
+    video: Path,
+    sheet: Path,
+) -> None:
+    """Write both comparisons of an input and its finished result.
+
+    Arguments:
+        given: the LR frames.
+        levels: of the LR frames.
+        output: the result, a file or folder.
+        times: frames of the result for one step from a given frame to the next.
+        bands_per_frame: see `media.open.open_source`.
+        fps: given frames per second, where frames carry no times.
+        video, sheet: where to write them.
+    """
+    pair = Pair(given, levels, output, times, bands_per_frame)
+    write_split_screen(pair, fps, video)
+    write_sheet(pair, sheet)
+
+
+class Pair:
+    """An input and its result, as 8-bit pictures of the same places at the same times."""
+
+    def __init__(
+        self, given: Source, levels: Levels, output: Path, times: int, bands_per_frame: int
+    ):
+        self.given, self.levels, self.times = given, levels, times
+        self.result = open_source(output, bands_per_frame)
+        self.result_levels = levels
+        if self.result.full_scale and not given.full_scale:
+            self.result_levels = stretched(levels, self.result.dtype)
+        self.count = times * (given.count - 1) + 1
+
+    def view(self, index: int) -> np.ndarray:
+        """Given frame `index`, (H, W, 3) uint8."""
+        return view_rgb(self.given, self.levels, fill_missing(self.given.read(index)))
+
+    def bicubic(self, index: int, places: list[Place]) -> list[np.ndarray]:
+        """Places in frame `index` of the result as bicubic enlargement makes them."""
+        before, step = divmod(index, self.times)
+        share = step / self.times
+        views = [self.view(before)] + ([self.view(before + 1)] if step else [])
+        pictures = []
+        for rows, columns in places:
+            top, left = max(rows.start - BORDER, 0), max(columns.start - BORDER, 0)
+            around = [
+                view[top : rows.stop + BORDER, left : columns.stop + BORDER].astype(np.float32)
+                for view in views
+            ]
+            blended = (1 - share) * around[0] + share * around[-1]
+            enlarged = imresize(blended, SCALE)[
+                SCALE * (rows.start - top) : SCALE * (rows.stop - top),
+                SCALE * (columns.start - left) : SCALE * (columns.stop - left),
+            ]
+            pictures.append(np.clip(np.rint(enlarged), 0, 255).astype(np.uint8))
+        return pictures
+
+    def enhanced(self, index: int, places: list[Place]) -> list[np.ndarray]:
+        """The same places in the result."""
+        pixels = fill_missing(self.result.read(index))
+        parts = [
+            pixels[
+                SCALE * rows.start : SCALE * rows.stop, SCALE * columns.start : SCALE * columns.stop
+            ]
+            for rows, columns in places
+        ]
+        return [view_rgb(self.result, self.result_levels, part) for part in parts]
+
+
+def stretched(levels: Levels, dtype: np.dtype) -> Levels:
+    """The levels of frames that were brought to the full scale of an integer type."""
+    full = full_scale(dtype)
+    share = full.white / (levels.white - levels.black)
+    view = [(value - levels.black) * share for value in (levels.view_black, levels.view_white)]
+    return replace(full, view_black=view[0], view_white=view[1])
+
+
+def write_split_screen(pair: Pair, fps: float, path: Path) -> None:
+    """The middle of all frames, bicubic on the left and enhanced on the right."""
+    sides = [
+        min(length, largest)
+        for length, largest in zip((pair.given.height, pair.given.width), LARGEST_HALF, strict=True)
+    ]
+    starts = [(pair.given.height - sides[0]) // 2, (pair.given.width - sides[1]) // 2]
+    place = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+    times = pair.given.times or [
+        index / Fraction(fps).limit_denominator(1001) for index in range(pair.given.count)
+    ]
+    for _ in range(pair.times.bit_length() - 1):
+        times = list(denser_times(times))
+    folder = path.with_name(path.name + ".partial")
+    remove(folder)
+    sink = VideoSink(folder, SCALE * sides[0], 2 * SCALE * sides[1], times)
+    sink.write(0, (_split(pair, index, place) for index in range(pair.count)))
+    sink.join(path)
+
+
+def _split(pair: Pair, index: int, place: Place) -> np.ndarray:
+    halves = [
+        _label(pair.bicubic(index, [place])[0], "bicubic"),
+        _label(pair.enhanced(index, [place])[0], "enhanced"),
+    ]
+    halves[1][:, :2] = 255
+    return np.concatenate(halves, axis=1)
+
+
+def _label(picture: np.ndarray, text: str) -> np.ndarray:
+    picture = np.ascontiguousarray(picture)
+    for colour, thickness in ((0, 3), (255, 1)):
+        font = cv2.FONT_HERSHEY_SIMPLEX
+        cv2.putText(picture, text, (8, 20), font, 0.5, (colour,) * 3, thickness, cv2.LINE_AA)
+    return picture
+
+
+def write_sheet(pair: Pair, path: Path) -> None:
+    """The most detailed places of a given frame and of the one after it, side by side."""
+    middle = (pair.given.count - 1) // 2
+    given, between = middle * pair.times, middle * pair.times + pair.times // 2
+    view = pair.view(middle)
+    places = detailed_places(view)
+    titles = ("given", "bicubic", "enhanced", "between: bicubic", "between: enhanced")
+    figure = Figure(figsize=(2.6 * len(titles), 2.6 * len(places) + 0.3), layout="constrained")
+    axes = figure.subplots(len(places), len(titles), squeeze=False)
+    pictures = (
+        [view[place] for place in places],
+        pair.bicubic(given, places),
+        pair.enhanced(given, places),
+        pair.bicubic(between, places),
+        pair.enhanced(between, places),
+    )
+    for column, column_pictures in zip(axes.T, pictures, strict=True):
+        for axis, picture in zip(column, column_pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_axis_off()
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    figure.savefig(partial, dpi=150)
+    partial.replace(path)
+
+
+def detailed_places(view: np.ndarray) -> list[Place]:
+    """Up to PLACES parts of a frame that do not touch, those with the strongest edges first."""
+    side = min(CROP, *view.shape[:2])
+    edges = np.abs(cv2.Laplacian(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY), cv2.CV_32F))
+    blocks = [
+        (float(edges[top : top + side, left : left + side].mean()), top, left)
+        for top in range(0, view.shape[0] - side + 1, side)
+        for left in range(0, view.shape[1] - side + 1, side)
+    ]
+    blocks.sort(reverse=True)
+    return [(slice(top, top + side), slice(left, left + side)) for _, top, left in blocks[:PLACES]]

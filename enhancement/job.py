@@ -1,0 +1,164 @@
+"""A long run that can be interrupted: its folder for unfinished work, and what it was told.
+
+    OUTPUT.partial/job.json     the settings of the run; --resume checks them
+    OUTPUT.partial/frames/      finished frames, or finished pieces of the video; all readable
+    OUTPUT.partial/pass1/       LR frames between the given ones, for --times 4 and more
+    OUTPUT.partial/window/      the window in work
+
+Everything in it appears under its name only when it is complete, so what is there counts.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enhancement.levels import Levels
+from media.frames import free_of, remove
+
+ROWS = 64  # of a frame that are converted at once
+
+
+def work_folder(output: Path) -> Path:
+    """Where the unfinished work for an output is: beside it, so that renaming moves no data."""
+    return output.with_name(output.name + ".partial")
+
+
+class Job:
+    """The unfinished work for one output.
+
+    Arguments:
+        output: the final file or folder.
+        settings: all that decides the result; JSON values.
+        resume: go on from earlier unfinished work, if there is any.
+        overwrite: replace the output and earlier unfinished work.
+
+    Raises:
+        ValueError: the output exists; there is unfinished work and neither resume nor overwrite
+            says what to do with it; it was made with other settings; or its folder is none of
+            ours.
+    """
+
+    def __init__(self, output: Path, settings: dict[str, Any], resume: bool, overwrite: bool):
+        self.output = output
+        self.folder = work_folder(output)
+        self.record = self.folder / "job.json"
+        # What the run found out itself and a resumed one has to keep to, such as the tile.
+        self.notes: dict[str, Any] = {}
+        self.settings, self.overwrite = settings, overwrite
+        free_of(output, overwrite)
+        if self.record.exists():
+            if resume:
+                self._resume()
+                return
+            if not overwrite:
+                raise ValueError(
+                    f"{self.folder} holds unfinished work; "
+                    "--resume goes on, --overwrite starts again"
+                )
+        else:
+            self._check_foreign()
+        remove(self.folder)
+        self.folder.mkdir(parents=True)
+        self._save()
+
+    def _check_foreign(self) -> None:
+        """Refuse to replace what has the name of our folder, but is none of our making."""
+        exists = self.folder.exists() or self.folder.is_symlink()
+        if exists and (
+            not self.folder.is_dir()
+            or {path.name for path in self.folder.iterdir()} - {self._partial_record().name}
+        ):
+            raise ValueError(
+                f"{self.folder} is no unfinished work (it has no job.json) and is not touched; "
+                "move it away, or choose another OUTPUT"
+            )
+
+    def _resume(self) -> None:
+        content = json.loads(self.record.read_text())
+        for name, value in self.settings.items():
+            before = content["settings"].get(name)
+            if before != value:
+                raise ValueError(
+                    f"{self.folder} was made with {name} {before!r}, now it is {value!r}; "
+                    "resume with the same settings, or start again with --overwrite"
+                )
+        self.notes = content["notes"]
+
+    def note(self, name: str, value: Any) -> None:
+        """Remember something for a resumed run."""
+        self.notes[name] = value
+        self._save()
+
+    def _save(self) -> None:
+        text = json.dumps({"settings": self.settings, "notes": self.notes}, indent=2)
+        partial = self._partial_record()
+        partial.write_text(text + "\n")
+        os.replace(partial, self.record)
+
+    def _partial_record(self) -> Path:
+        return self.record.with_suffix(".partial")
+
+    def finish(self, results: dict[Path, Path]) -> None:
+        """Put the results in their places and remove the unfinished work.
+
+        Arguments:
+            results: by the path where each belongs, where it is now; the output last.
+
+        Raises:
+            ValueError: something has appeared in such a place since the start.
+        """
+        for target in results:
+            try:
+                free_of(target, self.overwrite)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; the finished result waits in {self.folder}, "
+                    "--resume puts it in its place"
+                ) from error
+        for target, result in results.items():
+            remove(target)
+            os.replace(result, target)
+        remove(self.folder)
+
+
+class WindowBuffer:
+    """The output frames of one window, filled strip by strip and kept on disk.
+
+    Seven frames of 48000x20000 pixels do not fit in memory; one does.
+
+    Arguments:
+        folder: for one file per frame.
+        frames: number of frames.
+        width, bands, dtype: of their rows.
+    """
+
+    def __init__(self, folder: Path, frames: int, width: int, bands: int, dtype: np.dtype):
+        folder.mkdir(exist_ok=True)
+        self.paths = [folder / f"{index}.raw" for index in range(frames)]
+        for path in self.paths:
+            path.write_bytes(b"")
+        self.row, self.dtype = (-1, width, bands), dtype
+
+    def append(self, strip: np.ndarray, levels: Levels) -> None:
+        """Add rows to every frame.
+
+        Arguments:
+            strip: (frames, rows, width, bands) float32, black 0 and white 1.
+            levels: of the values that are kept.
+        """
+        for path, rows in zip(self.paths, strip, strict=True):
+            with path.open("ab") as file:
+                # Converted in small parts: the strip may fill most of the memory.
+                for top in range(0, len(rows), ROWS):
+                    values = levels.from_unit(rows[top : top + ROWS], self.dtype)
+                    # Unlike ndarray.tofile, this says what is wrong when the disk is full.
+                    file.write(np.ascontiguousarray(values).data)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """The frames, one at a time, each (height, width, bands)."""
+        for path in self.paths:
+            yield np.fromfile(path, self.dtype).reshape(self.row)

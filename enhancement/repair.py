@@ -1,0 +1,160 @@
+"""From frames in a file to what the network takes, and back.
+
+A survey reads every frame once, before the long work starts: damaged frames are named at once,
+and the values of the whole sequence decide what becomes black and white, so that neither the
+enhancement nor the flow flickers. Next to the network that costs nothing.
+"""
+
+import itertools
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from enhancement.levels import Levels, fill_missing, missing_pixels, view_rgb
+from flow import estimate_flow
+from media.folder import ImageSink
+from media.frames import Source
+from models.blocks import SCALE
+from utils.resize import imresize
+
+REDUCED_ROWS = 64  # of the result, that a frame is reduced to at once
+
+
+class Bridged(Source):
+    """A source whose damaged frames are made from their neighbours.
+
+    The nearest frames that can be read are warped along the flow between them to the time of the
+    damaged one and blended; at either end of the sequence the nearest frame is repeated.
+
+    Arguments:
+        source: with damaged frames.
+        levels: of the sequence.
+        damaged: their indices.
+        flow_method: see `flow.estimate_flow`.
+    """
+
+    def __init__(self, source: Source, levels: Levels, damaged: set[int], flow_method: str):
+        self.adopt_from(source)
+        self.source, self.levels, self.damaged = source, levels, damaged
+        self.flow_method = flow_method
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def read(self, index: int) -> np.ndarray:
+        if index not in self.damaged:
+            return self.source.read(index)
+        good = [other for other in range(self.count) if other not in self.damaged]
+        before = max((other for other in good if other < index), default=None)
+        after = min((other for other in good if other > index), default=None)
+        if before is None or after is None:
+            return self.source.read(after if before is None else before)
+        pair = [self.source.read(other) for other in (before, after)]
+        times = self.times or range(self.count)
+        share = float((times[index] - times[before]) / (times[after] - times[before]))
+        filled = [fill_missing(pixels) for pixels in pair]
+        views = np.stack([view_rgb(self.source, self.levels, pixels) for pixels in filled])
+        forward, backward = estimate_flow(views, method=self.flow_method)
+        blended = (1 - share) * _warp(filled[0], share * backward[0])
+        blended += share * _warp(filled[1], (1 - share) * forward[0])
+        if np.issubdtype(self.dtype, np.integer):
+            blended = np.rint(blended)
+        blended = blended.astype(self.dtype)
+        masks = [mask for mask in map(missing_pixels, pair) if mask is not None]
+        return np.ma.array(blended, mask=np.any(masks, axis=0)) if masks else blended
+
+
+def _warp(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """Backward warping of (H, W, bands) along (2, H, W), float32; the border is repeated."""
+    height, width = pixels.shape[:2]
+    x = np.arange(width, dtype=np.float32) + flow[0]
+    y = np.arange(height, dtype=np.float32)[:, None] + flow[1]
+    bands = [
+        cv2.remap(
+            np.ascontiguousarray(pixels[..., band], np.float32),
+            x.astype(np.float32),
+            y.astype(np.float32),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+        for band in range(pixels.shape[2])
+    ]
+    return np.stack(bands, axis=2)
+
+
+class LowResolutionSink(ImageSink):
+    """Keeps the frames between the given ones, reduced to LR, for another pass in time.
+
+    They stay unrounded, as NumPy files named by their number in the output.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, ".npy")
+
+    def finished(self) -> int:
+        between = 1
+        while self.path(between).exists():
+            between += 2
+        return between - 1
+
+    def write(self, start, frames) -> None:
+        for index, pixels in enumerate(frames, start):
+            if index % 2:
+                super().write(index, [pixels])
+
+    def write_frame(self, path: Path, index: int, pixels: np.ndarray) -> None:
+        np.save(path, reduce_frame(np.ma.getdata(pixels)))
+
+
+def reduce_frame(pixels: np.ndarray) -> np.ndarray:
+    """`imresize` by 1/4 in float32, in parts: (H, W, bands) may fill most of the memory.
+
+    H is a multiple of SCALE.
+    """
+    height = len(pixels) // SCALE
+    reduced = []
+    for top in range(0, height, REDUCED_ROWS):
+        bottom = min(top + REDUCED_ROWS, height)
+        # The kernel reaches less than two rows of the result, 8 of the frame, beyond its own.
+        first, last = max(top - 2, 0), min(bottom + 2, height)
+        part = imresize(pixels[SCALE * first : SCALE * last].astype(np.float32), 1 / SCALE)
+        reduced.append(part[top - first : bottom - first])
+    return np.concatenate(reduced)
+
+
+class Denser(Source):
+    """A source with the LR frames of an earlier pass between its own.
+
+    Arguments:
+        source: N frames.
+        folder: of the LowResolutionSink that holds the N - 1 frames between them.
+    """
+
+    def __init__(self, source: Source, folder: Path):
+        self.adopt_from(source)
+        self.source, self.sink = source, LowResolutionSink(folder)
+        self.count = 2 * source.count - 1
+        if source.times:
+            self.times = list(denser_times(source.times))
+
+    def name(self, index: int) -> str:
+        return f"{self.source.name(index // 2)}{' and a half' if index % 2 else ''}"
+
+    def read(self, index: int) -> np.ndarray:
+        if index % 2 == 0:
+            return self.source.read(index // 2)
+        between = np.load(self.sink.path(index))
+        neighbours = (self.source.read(index // 2), self.source.read(index // 2 + 1))
+        masks = [mask for mask in map(missing_pixels, neighbours) if mask is not None]
+        return np.ma.array(between, mask=np.any(masks, axis=0)) if masks else between
+
+
+def denser_times(times: list[Fraction]) -> Iterator[Fraction]:
+    """The given times, and midway between each two of them the time of a new frame."""
+    for before, after in itertools.pairwise(times):
+        yield before
+        yield (before + after) / 2
+    yield times[-1]

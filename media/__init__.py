@@ -1,0 +1,1 @@
+"""Files of pictures and video: readers and writers of frames."""

@@ -1,0 +1,71 @@
+"""The files of a data set: their order, their staying inside the root, their problems together."""
+
+from pathlib import Path
+
+from media.images import IMAGE_SUFFIXES, image_size
+from utils.text import listed, natural_key
+
+
+def list_images(folder):
+    """PNG and JPEG files of a folder in natural order, hidden ones left out."""
+    return sorted(
+        (
+            path
+            for path in Path(folder).iterdir()
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        ),
+        key=natural_key,
+    )
+
+
+def list_folders(folder):
+    """Subfolders in natural order, hidden ones left out."""
+    children = (path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    return sorted((path for path in children if path.is_dir()), key=natural_key)
+
+
+def check_frames(paths, root):
+    """Check a clip's frames by their headers.
+
+    Arguments:
+        paths: the frames.
+        root: folder that they must lie in, links followed.
+
+    Returns:
+        ((height, width) or None, problems): the frames' common size where all are good, and one
+        line per problem.
+    """
+    root = Path(root).resolve()
+    sizes, problems = {}, []
+    for path in paths:
+        try:
+            if not path.resolve().is_relative_to(root):
+                problems.append(f"{path}: leads out of {root}; copy the file there")
+                continue
+            sizes[path] = image_size(path)
+        except FileNotFoundError:
+            problems.append(f"{path}: no such file")
+        except ValueError as error:
+            problems.append(str(error))
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            problems.append(f"{path}: cannot be read ({error})")
+    for path, size in sizes.items():
+        first_path, first = next(iter(sizes.items()))
+        if size != first:
+            problems.append(
+                f"{path}: {size[1]}x{size[0]} pixels, "
+                f"but {first[1]}x{first[0]} in {first_path.name}"
+            )
+    return (None if problems else next(iter(sizes.values()), None)), problems
+
+
+def raise_problems(root, problems):
+    """Raise one ValueError that lists a data set's problems, the first MAX_PRINTED in full.
+
+    Arguments:
+        root: the data set.
+        problems: one line each; nothing happens when there are none.
+    """
+    if problems:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise ValueError(f"{count} in {root}:{listed(problems)}")

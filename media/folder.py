@@ -1,0 +1,143 @@
+"""Frames in a folder, one PNG, JPEG or TIFF file each."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from media.frames import (
+    JPEG_SUFFIXES,
+    TIFF_SUFFIXES,
+    FrameError,
+    Sink,
+    Source,
+    bgr_to_rgb,
+    describe,
+)
+from media.tiff import read_page, write_tiff
+
+JPEG_QUALITY = 97  # no visible loss; 4:4:4, so that colours keep their resolution
+
+
+class ImageFolder(Source):
+    """PNG, JPEG and TIFF files in natural order of their names; 8 or 16 bits, any bands."""
+
+    def __init__(self, path: Path, files: list[Path]):
+        self.path, self.files, self.count = path, files, len(files)
+        suffix = files[0].suffix.lower()
+        self.suffix = ".tif" if suffix in TIFF_SUFFIXES else suffix
+        self.adopt(_first_readable(read_image_file, files))
+
+    def read(self, index: int) -> np.ndarray:
+        return self.check(read_image_file(self.files[index]), index)
+
+    def name(self, index: int) -> str:
+        return str(self.files[index])
+
+
+class ImageSink(Sink):
+    """One image file per frame, named by its number: 00000000.png, 00000001.png, ...
+
+    Arguments:
+        folder: see Sink.
+        suffix: of the files; it decides their format.
+    """
+
+    def __init__(self, folder: Path, suffix: str):
+        super().__init__(folder)
+        self.suffix = suffix
+
+    def path(self, index: int) -> Path:
+        """The file of frame `index`."""
+        return self.folder / f"{index:08d}{self.suffix}"
+
+    def finished(self) -> int:
+        index = 0
+        while self.path(index).exists():
+            index += 1
+        return index
+
+    def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for index, pixels in enumerate(frames, start):
+            partial = self.path(index).with_suffix(f".partial{self.suffix}")
+            self.write_frame(partial, index, pixels)
+            os.replace(partial, self.path(index))
+
+    def write_frame(self, path: Path, index: int, pixels: np.ndarray) -> None:
+        """Write one frame as one file; pixels without data become zero."""
+        write_image_file(path, np.ma.filled(pixels, 0))
+
+    def join(self, target: Path) -> None:
+        for leftover in self.folder.glob(f"*.partial{self.suffix}"):
+            leftover.unlink()
+        os.replace(self.folder, target)
+
+
+def _first_readable(read, files: list[Path]) -> np.ndarray:
+    """The first file that can be read; a damaged one before it is named when its turn comes."""
+    for file in files:
+        try:
+            return read(file)
+        except FrameError as error:
+            failure = error
+    raise failure
+
+
+def read_image_file(path: Path) -> np.ndarray:
+    """Pixels of an image file, (H, W, bands) in RGB order, in the type of the file.
+
+    Raises:
+        FrameError: the file is damaged or no image.
+    """
+    if path.suffix.lower() in TIFF_SUFFIXES:
+        return read_page(path, 0, str(path))
+    content = np.fromfile(path, np.uint8)
+    is_jpeg = path.suffix.lower() in JPEG_SUFFIXES
+    # Only without IMREAD_UNCHANGED does OpenCV turn a JPEG upright, as its EXIF data says.
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if is_jpeg else cv2.IMREAD_UNCHANGED
+    complete = not is_jpeg or b"\xff\xd9" in content[-1024:].tobytes()  # half a JPEG decodes too
+    try:
+        pixels = cv2.imdecode(content, flags) if complete and content.size else None
+    except cv2.error:
+        pixels = None
+    if pixels is None:
+        raise FrameError(f"{path} cannot be decoded: damaged, truncated or no image")
+    return bgr_to_rgb(pixels)
+
+
+def write_image_file(path: Path, pixels: np.ndarray) -> None:
+    """Write (H, W, bands) pixels as PNG, JPEG or TIFF, by the ending of the path.
+
+    Raises:
+        ValueError: the format cannot hold such pixels.
+        OSError: the disk is full or the folder not writable.
+    """
+    suffix = path.suffix.lower()
+    if suffix in TIFF_SUFFIXES:
+        write_tiff(path, [pixels])
+        return
+    allowed = (np.uint8,) if suffix in JPEG_SUFFIXES else (np.uint8, np.uint16)
+    if pixels.dtype not in allowed or pixels.shape[2] not in (1, 3, 4):
+        raise ValueError(
+            f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "
+            "give an OUTPUT that ends in .tif"
+        )
+    options = []
+    if suffix in JPEG_SUFFIXES:
+        sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+        options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
+        options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    # Written by Python, not by OpenCV, whose imwrite does not say why it fails.
+    try:
+        is_encoded, content = cv2.imencode(suffix, bgr_to_rgb(pixels), options)
+    except cv2.error:
+        is_encoded = False
+    if not is_encoded:  # a JPEG has at most 65500 pixels a side, OpenCV limits of its own for PNG
+        raise ValueError(
+            f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "
+            "give an OUTPUT that ends in .tif"
+        )
+    path.write_bytes(content)

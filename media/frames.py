@@ -1,0 +1,176 @@
+"""Frames in order of time, whatever they are stored in: one interface to read, one to write.
+
+A source has `count` frames of the same size and reads any of them by its index:
+
+    source = open_source("frames/")            a folder of PNG, JPEG or TIFF files
+    source = open_source("input.mp4")          a video, see media/video.py
+    source = open_source("scene.tif")          a multi-page TIFF or a GeoTIFF, see media/raster.py
+    pixels = source.read(0)                    (H, W, bands), in the type of the file
+
+A sink takes finished frames in order and keeps them, readable, in a folder for unfinished work;
+`join` makes the final file or folder of them. Bands are in RGB order. A pixel without data is
+masked in a numpy masked array; frames that cannot have such pixels are plain arrays.
+
+Damaged frames are noticed where the format allows it: PNG, compressed TIFF and most videos check
+their data; a JPEG that ends too early is noticed, one that is overwritten in the middle is not.
+"""
+
+import re
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
+
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *TIFF_SUFFIXES)
+
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+
+
+# Damaged files are named by their reader; OpenCV would add lines of its own.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+class FrameError(ValueError):
+    """One frame cannot be read; those around it may well be."""
+
+
+class Source(ABC):
+    """Frames of one size and type, read by index.
+
+    Attributes:
+        path: where they come from.
+        count: number of frames.
+        height, width: pixels of a frame.
+        bands: channels of a frame.
+        dtype: NumPy type of the values.
+        colour: the indices of the bands that are red, green and blue, or None if none are.
+        full_scale: whether the largest value of the type is white, as in 8 bits and in video; if
+            not, the values have to be looked at (12 bits are often kept in 16).
+        suffix: of the files when the frames are written to a folder.
+        times: seconds of every frame from the first one on, or None where frames carry no time.
+    """
+
+    path: Path
+    count: int
+    height: int
+    width: int
+    bands: int
+    dtype: np.dtype
+    colour: tuple[int, int, int] | None
+    full_scale: bool
+    suffix: str
+    times: list[Fraction] | None = None
+
+    @abstractmethod
+    def read(self, index: int) -> np.ndarray:
+        """Frame `index`, (H, W, bands), masked where the file has no data.
+
+        Raises:
+            FrameError: the frame is damaged, or differs from the others in size or type.
+        """
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call frame `index` in a message."""
+
+    def adopt(self, first: np.ndarray) -> None:
+        """Take size and type of all frames from the first one."""
+        self.height, self.width, self.bands = first.shape
+        self.dtype = first.dtype
+        self.colour = (0, 1, 2) if self.bands >= 3 else None
+        self.full_scale = first.dtype == np.uint8
+
+    def adopt_from(self, source: "Source") -> None:
+        """Be like another source, whose frames are passed on changed."""
+        for name in Source.__annotations__:
+            setattr(self, name, getattr(source, name))
+
+    def check(self, pixels: np.ndarray, index: int) -> np.ndarray:
+        """The pixels, if they are like those of the first frame."""
+        self.check_header(pixels.shape, pixels.dtype, index)
+        return pixels
+
+    def check_header(self, shape: tuple[int, int, int], dtype: np.dtype, index: int) -> None:
+        """The same before a frame is read: a damaged header may promise any number of pixels."""
+        expected = (self.height, self.width, self.bands)
+        if shape != expected or dtype != self.dtype:
+            raise FrameError(
+                f"{self.name(index)} is {describe(shape, dtype)}, the first frame "
+                f"{describe(expected, self.dtype)}; all must be alike"
+            )
+
+
+def describe(shape: tuple[int, int, int], dtype: np.dtype) -> str:
+    """Size and type of a frame in words: "640x480, 3 bands, uint16"."""
+    height, width, bands = shape
+    return f"{width}x{height}, {bands} band{'s' if bands > 1 else ''}, {np.dtype(dtype).name}"
+
+
+class Sink(ABC):
+    """Takes finished frames in order of time.
+
+    Arguments:
+        folder: for unfinished work; what is in it of an earlier run is gone on from.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @abstractmethod
+    def finished(self) -> int:
+        """How many frames, from the first one on, are complete on disk."""
+
+    @abstractmethod
+    def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
+        """Write the frames start, start + 1, ..., each (H, W, bands); later ones are replaced."""
+
+    @abstractmethod
+    def join(self, target: Path) -> None:
+        """Make the result of all frames; `target` does not exist and appears when complete."""
+
+
+def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """OpenCV's (H, W) or (H, W, BGR or BGRA) <-> (H, W, bands) in RGB order."""
+    if pixels.ndim == 2:
+        return pixels[..., None]
+    swapped = pixels.copy()  # one copy, which indexing with a list would make twice
+    swapped[..., :3] = pixels[..., 2::-1]
+    return swapped
+
+
+def free_of(path: Path, overwrite: bool) -> None:
+    """Make sure that a result may be put at `path`.
+
+    Raises:
+        ValueError: something is there and may not be replaced.
+    """
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise ValueError(f"{path} exists; choose another OUTPUT or add --overwrite")
+    if path.is_dir():
+        strange = [file.name for file in path.iterdir() if not re.match(r"\d{8}\.\w+$", file.name)]
+        if strange:
+            raise ValueError(
+                f"{path} holds files that are no frames of an earlier result ({strange[0]}, ...); "
+                "it is not overwritten, choose another OUTPUT"
+            )
+
+
+def remove(path: Path) -> None:
+    """Delete a file or folder, if there is one."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

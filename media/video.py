@@ -1,0 +1,336 @@
+"""Video files through PyAV (FFmpeg): decoding to RGB, encoding, and the times of frames.
+
+Reading: any codec of FFmpeg. Frames come upright (turned and mirrored as the file says) as RGB, 8
+bits as uint8, deeper ones as uint16 at full scale; every frame has the time its file gives it, so
+a variable frame rate survives. A damaged frame is named at its time, and so are those that build
+on it, up to the next key frame. The matrix (BT.601, BT.709, ...) and the range (limited or full)
+are those of the file; a file that does not say is taken as players take it: BT.709 from 720 lines
+or 1280 columns on, BT.601 below, limited range. Interlaced frames are taken as they are.
+
+Writing: 8 bits become H.264, deeper ones 10-bit H.265, both YUV 4:2:0 in limited range at a
+quality that leaves no visible loss: the one form that every player and hardware decoder takes.
+Colour at half resolution is no loss in a picture enlarged four times. The input's matrix is kept
+and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere. Sound
+is not carried over.
+
+A finished piece is a small Matroska file without B-frames, so pieces join by copying packets.
+"""
+
+import contextlib
+import itertools
+import math
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from media.decoder import Decoder, import_av
+from media.frames import FrameError, Sink, Source, remove
+
+CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no loss is visible
+LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1": 65535}
+KEPT = 8  # decoded frames at hand for reading a little backwards
+
+# AVColorSpace of a frame -> the matrix that swscale knows. Identity (RGB) needs none.
+UNSPECIFIED, RGB = 2, 0
+BT709, BT601 = 1, 6
+SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+LIMITED, FULL = 1, 2  # AVColorRange
+
+
+def exact_conversion() -> Any:
+    """The flags of swscale that round correctly; its defaults are up to 3 levels off."""
+    from av.video.reformatter import Interpolation
+
+    exact = Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+    full_chroma = Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+    return Interpolation.BICUBIC | exact | full_chroma
+
+
+def display_matrix(frame: Any) -> tuple[int, int, int, int]:
+    """a, b, c, d of a frame: its pixel (x, y) is shown at (ax + cy, bx + dy), but for a shift."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1, 0, 0, 1
+    values = np.frombuffer(bytes(data), np.int32)
+    return tuple(map(int, values[[0, 1, 3, 4]]))
+
+
+def is_sideways(a: int, b: int, c: int, d: int) -> bool:
+    """Whether a display matrix makes rows of columns."""
+    return abs(b) > abs(a)
+
+
+def upright(pixels: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
+    """Turn and mirror (H, W, bands) as a display matrix says, to the nearest right angle."""
+    if is_sideways(a, b, c, d):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+class VideoSource(Source):
+    """The frames of the first video stream of a file, decoded as they are asked for.
+
+    Reading forwards is cheap; reading further back than KEPT frames decodes from the start.
+
+    Raises:
+        ValueError: no video, a codec that FFmpeg cannot read, or no readable frame.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.suffix = path, ".png"
+        self.decoder = Decoder(path)
+        self.ticks, self.aspect = self.decoder.ticks, self.decoder.aspect
+        self.count = len(self.ticks)
+        if not self.count:
+            raise ValueError(f"{path} has a video stream without frames")
+        self.times = [(tick - self.ticks[0]) * self.decoder.time_base for tick in self.ticks]
+        self._rewind()
+        self._adopt_first()
+
+    def _adopt_first(self) -> None:
+        _, frame = self._next()
+        if frame is None:
+            raise ValueError(f"{self.path} has no frame that can be decoded")
+        self.depth = max(8, *(component.bits for component in frame.format.components))
+        self.grey = frame.format.name.startswith("gray")
+        matrix = frame.colorspace
+        if frame.format.is_rgb:
+            matrix = RGB
+        elif matrix not in SWSCALE_MATRIX:
+            matrix = BT709 if frame.height >= 720 or frame.width >= 1280 else BT601
+        self.matrix = matrix
+        self.full_range = frame.color_range == FULL or frame.format.name.startswith("yuvj")
+        self.primaries, self.transfer = frame.color_primaries, frame.color_trc
+        if self.aspect and is_sideways(*display_matrix(frame)):
+            self.aspect = 1 / self.aspect
+        self.adopt(self._pixels(frame))
+        self.full_scale = True
+        self._rewind()
+
+    def _rewind(self) -> None:
+        self._frames = self.decoder.frames()
+        self._position = 0  # index of the next frame to come
+        self._pending = None  # a decoded frame of a later time, and its tick
+        self._recent: deque[tuple[int, np.ndarray | None]] = deque(maxlen=KEPT)
+
+    def _next(self) -> tuple[int | None, Any]:
+        return next(self._frames, (None, None))
+
+    def read(self, index: int) -> np.ndarray:
+        if self._recent and index < self._recent[0][0]:
+            self._rewind()
+        while self._position <= index:
+            self._recent.append((self._position, self._advance()))
+            self._position += 1
+        pixels = dict(self._recent)[index]
+        if pixels is None:
+            raise FrameError(f"{self.name(index)} is damaged")
+        return self.check(pixels, index)
+
+    def _advance(self) -> np.ndarray | None:
+        """The next frame in order of time, or None where the file holds it but damaged."""
+        wanted = self.ticks[self._position]
+        tick, frame = self._pending or self._next()
+        while tick is not None and tick < wanted:  # hidden frames of some codecs
+            tick, frame = self._next()
+        if frame is None or (tick is not None and tick > wanted):
+            self._pending = (tick, frame) if frame is not None else None
+            return None
+        self._pending = None
+        return self._pixels(frame)
+
+    def _pixels(self, frame) -> np.ndarray:
+        deep = self.depth > 8
+        rgb = frame.reformat(
+            format="rgb48le" if deep else "rgb24",
+            src_colorspace=SWSCALE_MATRIX.get(self.matrix),
+            src_color_range=FULL if self.full_range or self.matrix == RGB else LIMITED,
+            dst_color_range=FULL,
+            interpolation=exact_conversion(),
+        ).to_ndarray()
+        if self.grey:
+            rgb = rgb[..., :1]
+        return np.ascontiguousarray(upright(rgb, *display_matrix(frame)))
+
+    def name(self, index: int) -> str:
+        return f"{self.path}: frame {index} (at {float(self.times[index]):.3f} s)"
+
+
+class VideoSink(Sink):
+    """Encodes frames in pieces, one file each, and joins them.
+
+    Arguments:
+        folder: see Sink.
+        height, width: of the frames.
+        times: seconds of all frames.
+        depth: bits per value of the frames, 8 or more.
+        matrix, primaries, transfer: of the colours, as FFmpeg numbers them.
+        aspect: width of a pixel by its height, or None if square.
+        suffix: of the final file; it decides the container.
+        lossless: see the module's text.
+
+    Raises:
+        ValueError: frames too large for the codec, or times that the container cannot hold.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        height: int,
+        width: int,
+        times: list[Fraction],
+        depth: int = 8,
+        matrix: int = BT709,
+        primaries: int = UNSPECIFIED,
+        transfer: int = UNSPECIFIED,
+        aspect: Fraction | None = None,
+        suffix: str = ".mp4",
+        lossless: bool = False,
+    ):
+        super().__init__(folder)
+        self.av = import_av()
+        self.height, self.width, self.times = height, width, times
+        self.depth, self.aspect, self.suffix = depth, aspect, suffix
+        self.primaries, self.transfer = primaries, transfer
+        self.matrix = BT709 if matrix == RGB else matrix
+        self.codec, self.pixel_format, self.options = encoder(depth, suffix, lossless)
+        limit = LARGEST_SIDE[self.codec]
+        if max(height, width) > limit:
+            raise ValueError(
+                f"{width}x{height} is too large for {self.codec}, which ends at {limit}; "
+                "give a folder or a .tif file as OUTPUT"
+            )
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        self.step = _common_step(gaps)
+        if suffix == ".avi" and len(set(gaps)) > 1:
+            raise ValueError("AVI has one fixed frame rate, this video has not; write .mp4 or .mkv")
+
+    def _pieces(self) -> list[Path]:
+        """The finished pieces in order, up to the first gap. Names: first frame, frame after."""
+        pieces, position = [], 0
+        found = {int(path.stem.split("-")[0]): path for path in self.folder.glob("*-*.*")}
+        while position in found:
+            pieces.append(found[position])
+            position = int(found[position].stem.split("-")[1])
+        return pieces
+
+    def finished(self) -> int:
+        pieces = self._pieces()
+        return int(pieces[-1].stem.split("-")[1]) if pieces else 0
+
+    def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
+        suffix = ".avi" if self.suffix == ".avi" else ".mkv"
+        partial = self.folder / f"{start:08d}.partial{suffix}"
+        count = 0
+        with self._writing(partial) as container:
+            stream = self._add_stream(container)
+            for count, pixels in enumerate(frames, 1):
+                frame = self._frame(np.ma.filled(pixels, 0))
+                frame.pts, frame.time_base = count - 1, stream.codec_context.time_base
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        os.replace(partial, self.folder / f"{start:08d}-{start + count:08d}{suffix}")
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[Any]:
+        """A container to write to; what FFmpeg fails with becomes an OSError that names it."""
+        try:
+            with self.av.open(str(path), "w") as container:
+                yield container
+        except self.av.error.FFmpegError as error:
+            raise OSError(
+                error.errno, f"writing video failed: {error.strerror}", str(path)
+            ) from error
+
+    def _add_stream(self, container):
+        seconds = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        rate = (1 / seconds).limit_denominator(1001)
+        stream = container.add_stream(self.codec, rate=rate, options=self.options)
+        stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixel_format
+        context = stream.codec_context
+        context.time_base = 1 / rate
+        context.max_b_frames = 0  # packets in order of time join without reordering
+        if self.aspect:
+            context.sample_aspect_ratio = self.aspect
+        if self._is_rgb():
+            context.colorspace, context.color_range = RGB, FULL
+        else:
+            context.colorspace, context.color_range = self.matrix, LIMITED
+        context.color_primaries, context.color_trc = self.primaries, self.transfer
+        return stream
+
+    def _is_rgb(self) -> bool:
+        return self.pixel_format.startswith(("gbr", "bgr", "rgb"))
+
+    def _frame(self, pixels: np.ndarray):
+        """(H, W, 1 or 3) uint8 or uint16 -> a frame in the encoder's format."""
+        if pixels.shape[2] == 1:
+            pixels = np.repeat(pixels, 3, axis=2)
+        source_format = "rgb24" if pixels.dtype == np.uint8 else "rgb48le"
+        frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), source_format)
+        return frame.reformat(
+            format=self.pixel_format,
+            dst_colorspace=None if self._is_rgb() else SWSCALE_MATRIX[self.matrix],
+            src_color_range=FULL,
+            dst_color_range=FULL if self._is_rgb() else LIMITED,
+            interpolation=exact_conversion(),
+        )
+
+    def join(self, target: Path) -> None:
+        """Copy the packets of all pieces into one file and give every frame its time."""
+        ticks = [int((time - self.times[0]) / self.step) for time in self.times]
+        ticks.append(2 * ticks[-1] - ticks[-2])  # the last frame stays as long as the one before
+        partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+        index, output = 0, None
+        with self._writing(partial) as container:
+            for piece in self._pieces():
+                with self.av.open(str(piece)) as source:
+                    if output is None:
+                        output = container.add_stream_from_template(source.streams.video[0])
+                        output.time_base = self.step
+                    for packet in source.demux(source.streams.video[0]):
+                        if not packet.size:
+                            continue
+                        packet.stream, packet.time_base = output, self.step
+                        packet.pts = packet.dts = ticks[index]
+                        packet.duration = ticks[index + 1] - ticks[index]
+                        index += 1
+                        container.mux(packet)
+        os.replace(partial, target)
+        remove(self.folder)
+
+
+def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
+    """Codec, pixel format and options for frames of a depth in a container.
+
+    Raises:
+        ValueError: no codec of this container keeps such frames.
+    """
+    if not lossless and depth == 8:
+        return "libx264", "yuv420p", {"crf": CRF["libx264"], "preset": "medium"}
+    if not lossless:
+        if suffix in (".avi", ".m4v"):
+            raise ValueError(
+                f"{suffix} cannot hold 10-bit H.265; give an OUTPUT that ends in .mp4, .mov or .mkv"
+            )
+        parameters = "log-level=none:bframes=0"
+        options = {"crf": CRF["libx265"], "preset": "medium", "x265-params": parameters}
+        return "libx265", "yuv420p10le", options
+    if suffix in (".mkv", ".avi"):
+        return "ffv1", "bgr0" if depth == 8 else "gbrp16le", {"level": "3"}
+    if depth > 8:
+        raise ValueError(f"lossless {depth}-bit video needs an OUTPUT that ends in .mkv (FFV1)")
+    return "libx264rgb", "rgb24", {"qp": "0", "preset": "medium"}
+
+
+def _common_step(gaps: list[Fraction]) -> Fraction:
+    """The longest time of which all gaps are multiples: the time base that keeps them exact."""
+    denominator = math.lcm(*(gap.denominator for gap in gaps))
+    return Fraction(math.gcd(*(int(gap * denominator) for gap in gaps)), denominator)

@@ -1,0 +1,396 @@
+"""Networks on disk: our released weights, training checkpoints, and those of the released code.
+
+    NAME.safetensors + NAME.json   weights, and beside them what they are: options of the network,
+                                   recipe, data and its licence, metrics, SHA-256 of the weights
+    *.pt                           a training checkpoint of main.py; its EMA weights are loaded
+    4x_*.pth                       a state dict of the released MSTT code, known by its names
+
+Only tensors and plain values are ever unpickled (`weights_only=True`): a file cannot run code.
+"""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from models.inference import FLOWS
+from models.mstt import MSTT
+from utils.files import file_sha256, write_atomically
+from utils.pickles import check_torch_file
+from utils.text import one_line
+
+CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
+
+
+# The weights in the box by their name, and which of them to take, best first.
+SHIPPED = {
+    "mstt": CHECKPOINTS / "mstt.safetensors",
+    "fast": CHECKPOINTS / "mstt_fast.safetensors",
+    "small": CHECKPOINTS / "mstt_small.safetensors",
+}
+
+
+PREFERRED = {"cuda": ("mstt", "fast", "small"), "cpu": ("fast", "small", "mstt")}
+
+
+FORMAT = "mstt-stvsr training checkpoint, version 1"
+
+
+# The parts of a training checkpoint and what they are.
+STATE = {
+    "step": int,
+    "network": dict,
+    "ema": dict,
+    "network_options": dict,
+    "optimiser": dict,
+    "random": dict,
+    "best_score": float,
+    "config": dict,
+    "versions": dict,
+}
+
+
+MOST_DESCRIBED = 2**24  # bytes of a JSON description; ours have some thousands
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+# The released code's module names, and ours.
+RELEASED_NAMES = (
+    (r"^conv_first\.", "extraction.conv_first."),
+    (r"^feature_extraction\.", "extraction.blocks."),
+    (r"^MSD_align\.", "interpolation.alignment."),
+    (r"^(fusion|blending)\.", r"interpolation.\1."),
+    (r"^MSST_former\.transformer\.0\.attention\.output_linear\.0\.", "ATTENTION.output_linear."),
+    (r"^MSST_former\.transformer\.0\.", "transformer.block."),
+    (r"^ATTENTION\.", "transformer.block.attention."),
+    (r"^MSST_former\.encoder\.", "transformer.encoder."),
+    (r"^MSST_former\.decoder\.0\.conv\.", "transformer.decoder.1."),
+    (r"^MSST_former\.decoder\.2\.", "transformer.decoder.3."),
+    (r"^MSST_former\.decoder\.4\.", "transformer.decoder.5."),
+    (r"^recon_trunk\.", "reconstruction.blocks."),
+    (r"^(upconv1|upconv2)\.", r"reconstruction.\1."),
+    (r"^HRconv\.", "reconstruction.conv_hr."),
+    (r"^conv_last\.", "reconstruction.conv_last."),
+)
+
+
+def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -> None:
+    """Write weights as PATH (.safetensors) and what they are as the JSON file beside it.
+
+    Arguments:
+        path: ends in .safetensors.
+        network: its parameters are written in the type they have.
+        information: anything JSON can hold; "network" (the options) and "sha256" are added.
+
+    Raises:
+        ValueError: another ending.
+        OSError: the disk is full or the folder not writable; nothing half-written is left.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights are saved as .safetensors, not as {path.name}")
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+
+    def write(partial: Path) -> None:
+        try:
+            save_file(weights, partial)
+        except SafetensorError as error:  # which hides the OSError of a full disk
+            raise OSError(f"could not write {path}: {one_line(str(error))}") from error
+
+    write_atomically(path, write)
+    information = information | {"network": network.options, "sha256": file_sha256(path)}
+    text = json.dumps(information, indent=2) + "\n"
+    write_atomically(path.with_suffix(".json"), lambda partial: partial.write_text(text))
+
+
+def load_network(
+    path: str | Path, device: str | torch.device = "cpu"
+) -> tuple[MSTT, dict[str, Any]]:
+    """Load a network from any of the three kinds of file.
+
+    Arguments:
+        path: a .safetensors file with its JSON, a training checkpoint, or a released state dict.
+        device: where the network goes.
+
+    Returns: the network in evaluation mode, float32, and what the file says about it.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no JSON beside the weights.
+        ValueError: the file is damaged, of another kind, or its weights do not fit the network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; train one with `python main.py`")
+    if path.suffix == ".safetensors":
+        weights, information = _read_safetensors(path)
+    else:
+        weights, information = _read_torch(path)
+    network = network_from(path, information["network"], weights)
+    return network.to(device).eval(), information
+
+
+def shipped_weights(device: torch.device) -> Path | None:
+    """The weights in the box that suit a device best; None where there are none."""
+    names = PREFERRED.get(device.type, PREFERRED["cpu"])
+    return next((SHIPPED[name] for name in names if SHIPPED[name].is_file()), None)
+
+
+def trained_flow(information: dict[str, Any]) -> str:
+    """The flow method a network was trained with, from load_network; the released code: PyFlow.
+
+    Raises:
+        ValueError: the file names no method that there is.
+    """
+    config = information.get("config", {})
+    config = config if isinstance(config, dict) else {"flow_method": config}
+    method = information.get("flow_method", config.get("flow_method", "pyflow"))
+    if not isinstance(method, str) or method not in FLOWS:
+        raise ValueError(
+            f"the checkpoint names an unknown flow method ({_shown(method)}); choose one of "
+            f"{', '.join(FLOWS)} with --flow-method"
+        )
+    return method
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        reason = one_line(str(error))
+        raise ValueError(f"{path} is no complete safetensors file ({reason})") from error
+    description = path.with_suffix(".json")
+    if not description.is_file():
+        raise FileNotFoundError(f"{path} needs {description.name} beside it, which is missing")
+    try:
+        if description.stat().st_size > MOST_DESCRIBED:
+            raise ValueError(f"larger than {MOST_DESCRIBED} bytes")
+        information = json.loads(description.read_text())
+        information["network"].items()
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        reason = one_line(repr(error))
+        raise ValueError(f"{description} does not describe a network ({reason})") from error
+    recorded = information.get("sha256")
+    if recorded is not None and recorded != file_sha256(path):
+        raise ValueError(
+            f"{path} is not the file that {description.name} describes (its SHA-256 differs): one "
+            "of the two was replaced or damaged"
+        )
+    return weights, information
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    content = load_torch_file(path)
+    if content.get("format") == FORMAT:
+        check_state(path, content)
+        return content["ema"], {
+            "network": content["network_options"],
+            "config": content["config"],
+            "step": content["step"],
+            "score": content["best_score"],
+            "versions": content["versions"],
+        }
+    if "conv_first.weight" in content:
+        check_weights(path, content)
+        weights = {_our_name(name): tensor for name, tensor in content.items()}
+        return weights, {"network": _released_options(path, content), "origin": "released code"}
+    some = one_line(", ".join(map(_shown, list(content)[:4])))
+    raise ValueError(
+        f"{path} is neither a training checkpoint of this project nor a state dict of the "
+        f"released MSTT code; it holds {some or 'nothing'}"
+    )
+
+
+def check_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Refuse a training checkpoint that lacks a part or has one of another kind.
+
+    Raises:
+        ValueError: names the parts.
+    """
+    wrong = [
+        f"{name} is {'missing' if name not in state else type(state[name]).__name__}"
+        for name, kind in STATE.items()
+        if not isinstance(state.get(name), kind)
+    ]
+    if wrong:
+        raise ValueError(f"{path} is no complete training checkpoint: {', '.join(wrong)}")
+
+
+def _shown(value: Any) -> str:
+    """A value from a file in a message: text as it is, of all else, which may be deep, the kind."""
+    return one_line(value) if isinstance(value, str) else type(value).__name__
+
+
+def load_torch_file(path: str | Path) -> dict[str, Any]:
+    """Read a dictionary that torch.save wrote, without running any code in it.
+
+    Raises:
+        ValueError: the file is truncated, is no such file, or holds more than plain values.
+    """
+    try:
+        check_torch_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an odd pickle, beside its refusal
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can raise anything at all
+        raise ValueError(
+            f"{path} cannot be loaded safely: it is damaged, no PyTorch file, or holds more than "
+            f"weights ({_reason(error)})"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """Why torch.load refused, without its advice to load the file unsafely."""
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    # What follows is advice: to allow the global, or to run whatever the file holds.
+    text = re.split(r" Please use `|In PyTorch 2\.6|This file can still|\n", text.strip())[0]
+    return one_line(text.strip()) or type(error).__name__
+
+
+def _our_name(released_name: str) -> str:
+    for pattern, replacement in RELEASED_NAMES:
+        released_name = re.sub(pattern, replacement, released_name)
+    return released_name
+
+
+def _released_options(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The options of a released network, read off the names and shapes of its weights."""
+
+    def blocks(prefix: str) -> int:
+        return len({name.split(".")[1] for name in weights if name.startswith(prefix)})
+
+    try:
+        channels = weights["conv_first.weight"].shape[0]
+        offset_channels = weights["MSD_align.dcnpack.conv_offset_mask.weight"].shape[0]
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"{path} lacks weights of the released MSTT code ({error})") from error
+    return {
+        "channels": channels,
+        "groups": offset_channels // 27,  # 3x3 taps, each with dy, dx and a mask
+        "front_blocks": blocks("feature_extraction."),
+        "back_blocks": blocks("recon_trunk."),
+    }
+
+
+def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, Tensor]) -> MSTT:
+    """A network with these options and weights, float32.
+
+    Arguments:
+        path: the file they came from, for messages.
+        options: of `MSTT`.
+        weights: its state dict, of any floating type.
+
+    Raises:
+        ValueError: options of no network, or weights that do not fit it, with the names.
+    """
+    check_weights(path, weights)
+    # A file may ask for anything, so nothing is built before it is known to match the weights:
+    # first the number of its blocks, then, without memory, its shapes.
+    try:
+        blocks = [int(options.get(name, 0)) for name in ("front_blocks", "back_blocks")]
+        if not all(0 <= count <= len(weights) for count in blocks):
+            raise ValueError(f"{blocks} blocks for {len(weights)} weights")
+        if int(options.get("channels", 1)) < 1:
+            raise ValueError(f"{options['channels']} channels")
+        with torch.device("meta"):
+            expected = MSTT(**options).state_dict()
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:
+        reason = one_line(str(error).partition("\n")[0])  # PyTorch adds a stack of calls
+        raise ValueError(f"{path} asks for a network that cannot be built: {reason}") from error
+    check_fit(path, expected, weights)
+    network = MSTT(**options)
+    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return network
+
+
+def check_weights(path: str | Path, weights: Any) -> None:
+    """Refuse what is not tensors by name, plain ones that hold all the numbers they claim.
+
+    A tensor of a few bytes can claim any size by strides of zero, and one of a sparse, nested or
+    `meta` kind does not even have the shape or the numbers that a network needs.
+
+    Arguments:
+        path: the file they came from, for messages.
+        weights: a state dict, or what a file has in the place of one.
+
+    Raises:
+        ValueError: with the names.
+    """
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise ValueError(f"{path} holds no weights by name")
+    problems, claimed, stored = [], 0, {}
+    for name, tensor in weights.items():
+        if (
+            tensor.layout != torch.strided
+            or tensor.device.type != "cpu"
+            or tensor.is_nested
+            or tensor.is_quantized
+            or tensor.dtype not in FLOATS
+        ):
+            kind = "nested" if tensor.is_nested else f"{tensor.layout} {tensor.dtype}"
+            problems.append(f"{name} is {kind} on {tensor.device.type}, no plain floating type")
+            continue
+        storage, size = tensor.untyped_storage(), tensor.numel() * tensor.element_size()
+        claimed += size
+        stored[storage.data_ptr()] = storage.nbytes()  # tensors may share one
+        if size > storage.nbytes():
+            problems.append(f"{name} claims {size} bytes and holds {storage.nbytes()}")
+    if not problems and claimed > sum(stored.values()):
+        problems.append(f"they claim {claimed} bytes and hold {sum(stored.values())}")
+    _refuse_weights(f"the weights of {path} are unusable", problems)
+
+
+def check_fit(path: str | Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
+    """Refuse weights, `check_weights` passed, whose names or shapes are not the expected ones.
+
+    Arguments:
+        path: the file they came from, for messages.
+        expected: the state dict of the network, whose tensors may be on `meta`.
+        weights: the state dict to load.
+
+    Raises:
+        ValueError: with the first names that differ.
+    """
+    problems = [f"{name} is missing" for name in expected if name not in weights]
+    problems += [f"{name} is unknown" for name in weights if name not in expected]
+    for name in (name for name in expected if name in weights):
+        shape, given = tuple(expected[name].shape), tuple(weights[name].shape)
+        if given != shape:
+            problems.append(f"{name} is {given} instead of {shape}")
+    _refuse_weights(f"the weights of {path} do not fit the network", problems)
+
+
+def _refuse_weights(what: str, problems: list[str]) -> None:
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{what}: {one_line('; '.join(problems[:3]))}{more}")
+
+
+def save_torch_file(path: str | Path, content: dict[str, Any]) -> None:
+    """torch.save that leaves either the old file or the complete new one.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; the old file is untouched.
+    """
+
+    def write(partial: Path) -> None:
+        try:
+            torch.save(content, partial)
+        except RuntimeError as error:  # torch's zip writer hides the OSError of a full disk
+            raise OSError(f"could not write {path}: {error}") from error
+
+    write_atomically(Path(path), write)

@@ -1,0 +1,1 @@
+"""What surrounds the loop of main.py: loss, optimisers, runs, processes, validation, release."""

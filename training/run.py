@@ -1,0 +1,310 @@
+"""A run on disk: its folder, and the training checkpoint from which it goes on exactly."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import torch
+from torch import Tensor
+
+from models import MSTT
+from models.checkpoint import FLOATS, FORMAT, check_state, load_torch_file
+from training.loop import Ema
+from training.muon import Muon
+from training.optimiser import Optimiser
+from utils.files import PARTIAL
+from utils.text import one_line
+
+# Constants that may differ between a run and its continuation. All but `steps` and
+# `minutes` leave alone what it learns; these move the end of its schedule.
+MAY_CHANGE = {
+    "resume",
+    "run",
+    "device",
+    "workers",
+    "patience",
+    "accumulate",
+    "compile",
+    "skip_nonfinite",
+    "validate_every",
+    "log_every",
+    "save_minutes",
+    "steps",
+    "minutes",
+}
+
+LOCK = ".lock"
+MOST_STEPS = 10**9  # of a run; beyond it is a mistake
+C = TypeVar("C")
+
+
+def open_run(
+    name: str, resume: bool, restarted: bool, stack: contextlib.ExitStack
+) -> tuple[Path, dict[str, Any] | None]:
+    """Choose the folder of a run, take it for this process alone, and read where it stopped.
+
+    Arguments:
+        name: the folder, or "auto": a new one under runs/, or to resume the newest there.
+        resume: whether the run goes on.
+        restarted: whether a launcher started the job again: then the run goes on from its last
+            checkpoint, or from its start where there is none yet.
+        stack: keeps the folder locked until it is closed.
+
+    Raises:
+        ValueError: the folder holds a run already or is in use, or there is none to resume.
+        FileNotFoundError: the run to resume has no checkpoint.
+    """
+    if resume and name != "auto" and not (Path(name) / "last.pt").is_file():
+        raise FileNotFoundError(
+            f"nothing to resume: no checkpoint at {Path(name) / 'last.pt'}; leave out --resume"
+        )
+    run = choose_run(name, resume or restarted)
+    stack.enter_context(lock_run(run))
+    for leftover in run.glob(f".*{PARTIAL}"):  # of a process that was killed while it saved
+        leftover.unlink()
+    if resume or (restarted and (run / "last.pt").is_file()):
+        return run, read_state(run / "last.pt")
+    return run, None
+
+
+def choose_run(name: str, resume: bool) -> Path:
+    """The folder of a run: a new one, or to resume one that is there; see `open_run`.
+
+    Raises:
+        ValueError: the folder holds a run already, or there is none to resume.
+    """
+    if name != "auto":
+        run = Path(name)
+    elif resume:
+        runs = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
+        if not runs:
+            raise ValueError("nothing to resume under runs/; leave out --resume")
+        return runs[-1].parent
+    else:
+        return _new_folder(Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    if not resume and run.exists() and not all(map(_before_first_save, run.iterdir())):
+        raise ValueError(f"{run} holds a run already; add --resume or choose another --run")
+    run.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def _before_first_save(path: Path) -> bool:
+    """Whether a file is one that a run writes before its first checkpoint, so none is lost."""
+    return path.name in (LOCK, "log.jsonl", "tensorboard") or path.name.endswith(PARTIAL)
+
+
+def _new_folder(path: Path) -> Path:
+    """Make a folder of this name, or with -2, -3 .. behind it where another process was first."""
+    for name in itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2))):
+        folder = path.with_name(name)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+
+
+@contextlib.contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Keep other trainings out of a run's folder for the time of the block.
+
+    The lock is the operating system's: it ends with the process however that ends, so that none
+    is ever left behind. The file .lock only says who holds it.
+
+    Raises:
+        ValueError: another training holds it.
+    """
+    with open(run / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read().strip() or "another training"
+            raise ValueError(f"{run} is in use by {owner}; choose another --run") from None
+        except OSError as error:  # a file system without locks
+            print(f"{run} cannot be locked ({error}): start no second training there", flush=True)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.asctime()}")
+        file.flush()
+        yield
+
+
+def _lock(file: TextIO) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(2**20)  # a locked byte cannot be read, so one far behind the owner's name
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        # Not flock: loader workers would inherit that lock and could outlive this process.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def training_state(
+    config: Any,
+    network: MSTT,
+    ema: Ema,
+    optimiser: Optimiser,
+    step: int,
+    best_score: float,
+    skipped: int = 0,
+    unvalidated: bool = False,
+    data: dict[str, str] | None = None,
+    seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Everything that a run needs to go on exactly, and that load_network needs.
+
+    The position in the data is step * batch: the sampler is a pure function of it. `unvalidated`
+    says that the validation that is due at this step has not been done; `data` is the fingerprint
+    of what it is trained on and validated with; `seconds` is the time that the run has used.
+    """
+    return {
+        "format": FORMAT,
+        "step": step,
+        "network": network.state_dict(),
+        "ema": ema.weights,
+        "network_options": network.options,
+        "optimiser": optimiser.state_dict(),
+        "random": random_states(),
+        "best_score": best_score,
+        "skipped": skipped,
+        "unvalidated": unvalidated,
+        "data": data,
+        "seconds": seconds,
+        "config": dataclasses.asdict(config),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+    }
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The training state in a checkpoint.
+
+    Raises:
+        ValueError: damaged, no training checkpoint, or one whose numbers no run can have.
+    """
+    state = load_torch_file(path)
+    if state.get("format") != FORMAT:
+        raise ValueError(f"{path} is no training checkpoint of this version")
+    check_state(path, state)
+    step, skipped, best_score = state["step"], state.get("skipped", 0), state["best_score"]
+    seconds = state.get("seconds", 0.0)
+    if type(step) is not int or not 0 <= step <= MOST_STEPS:
+        raise ValueError(f"{path} is of step {str(step)[:40]}, not of one up to {MOST_STEPS}")
+    if type(skipped) is not int or not 0 <= skipped <= step:
+        raise ValueError(f"{path} has left out {one_line(str(skipped))[:40]} of {step} steps")
+    if math.isnan(best_score) or best_score == math.inf:
+        raise ValueError(f"{path} has a best score of {best_score}")
+    if type(seconds) is not float or not 0 <= seconds < math.inf:
+        raise ValueError(f"{path} has used {one_line(str(seconds))[:40]} seconds")
+    return state
+
+
+def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
+    """Refuse to go on with constants that would make another run of it.
+
+    Raises:
+        ValueError: names every constant that differs from the recorded ones.
+    """
+    changed = [
+        f"{name} was {one_line(str(recorded[name]))}, is {now}"
+        for name, now in dataclasses.asdict(config).items()
+        if name in recorded and name not in MAY_CHANGE and now != recorded[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"a resumed run keeps its constants, but {'; '.join(changed)}. To train on with "
+            "others, start a new run with --weights"
+        )
+
+
+def keep_auto(config: C, recorded: dict[str, Any]) -> C:
+    """Take "auto" on the command line of a resumed run for what it meant when the run began.
+
+    A launcher that restarts a run repeats its command.
+    """
+    auto = [name for name, now in dataclasses.asdict(config).items() if now == "auto"]
+    auto = [name for name in auto if name in recorded and name not in MAY_CHANGE]
+    return dataclasses.replace(config, **{name: recorded[name] for name in auto})
+
+
+def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> tuple[int, float, int, bool]:
+    """Put the rest of a training state back in place, with the network already made from it.
+
+    Returns: its step, its best score, how many steps were skipped, and whether it is unvalidated.
+
+    Raises:
+        ValueError: the state is not of this network.
+    """
+    averages, moments = state["ema"], state["optimiser"]
+    if averages.keys() != ema.weights.keys() or not all(
+        _is_like(averages[name], average) for name, average in ema.weights.items()
+    ):
+        raise ValueError("the checkpoint's parts do not fit each other (ema and network)")
+    if moments.keys() != optimiser.parts.keys() or not all(
+        _are_moments(moments[name], part) for name, part in optimiser.parts.items()
+    ):
+        raise ValueError("the checkpoint's optimiser is not that of its network and its settings")
+    for name, average in ema.weights.items():
+        average.copy_(averages[name])
+    optimiser.load_state_dict(moments)
+    try:
+        restore_random_states(state["random"])
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = one_line(str(error).partition("\n")[0])
+        raise ValueError(f"the checkpoint's random state is none ({reason})") from error
+    done = (state["step"], state["best_score"], state.get("skipped", 0))
+    return *done, bool(state.get("unvalidated", False))
+
+
+def _is_like(value: Any, expected: Tensor) -> bool:
+    """Whether a value from a file is a plain tensor that can take another one's place."""
+    # A nested tensor has no shape to ask for.
+    return (
+        isinstance(value, Tensor)
+        and not value.is_nested
+        and value.layout == torch.strided
+        and not value.is_meta
+        and value.dtype in FLOATS
+        and value.shape == expected.shape
+    )
+
+
+def _are_moments(moments: Any, part: torch.optim.Optimizer) -> bool:
+    """Whether a value from a file is an optimiser's state: of a parameter all entries, or none."""
+    parameters = [p for group in part.param_groups for p in group["params"]]
+    names = {"momentum"} if isinstance(part, Muon) else {"exp_avg", "exp_avg_sq"}
+    steps = names - {"momentum"} and {"step"}
+    return isinstance(moments, dict) and all(
+        type(number) is int
+        and 0 <= number < len(parameters)
+        and isinstance(entries, dict)
+        and entries.keys() == names | steps
+        and all(_is_like(entries[n], torch.tensor(0.0)) and entries[n] >= 0 for n in steps)
+        and all(_is_like(entries[n], parameters[number]) for n in names)
+        for number, entries in moments.items()
+    )
+
+
+def random_states() -> dict[str, Tensor]:
+    """The states of PyTorch's random generators in use, for a checkpoint."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # the other GPUs are other processes', leave them alone
+        states[f"cuda:{torch.cuda.current_device()}"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_random_states(states: dict[str, Tensor]) -> None:
+    """The inverse of `random_states`; states of GPUs that are not here are left out."""
+    torch.set_rng_state(states["cpu"])
+    for index in range(torch.cuda.device_count()):
+        if f"cuda:{index}" in states:
+            torch.cuda.set_rng_state(states[f"cuda:{index}"], index)

@@ -1,0 +1,70 @@
+"""The score of a network on validation clips, shared out over the processes of a training."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.clips import Clip, read_clip
+from models.blocks import interleave, mean_of_neighbours
+from training.distributed import Team
+from training.signals import Stopped, StopSignals
+from utils.metrics import psnr
+
+Method = Callable[[np.ndarray], Iterable[np.ndarray]]
+
+
+def mean_psnr(
+    clips: list[Clip], method: Method, team: Team | None = None, stop: StopSignals | None = None
+) -> float:
+    """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips.
+
+    Every clip counts once, whatever the number of processes.
+
+    Arguments:
+        clips: the validation clips, the same in every process.
+        method: given frames (N, H, W, 3) uint8 to 2N - 1 frames (4H, 4W, 3).
+        team: the processes that share the clips out among them.
+        stop: a signal that it has received ends this after the clip in work.
+
+    Raises:
+        Stopped: in every process, where one of them has received a signal.
+        ValueError: the processes have different clips.
+    """
+    team = team or Team()
+    scores = {}
+    for number in range(team.rank, len(clips), team.world):
+        if stop and stop.received:
+            break
+        given, truth = read_clip(clips[number])
+        frames = zip(method(given), truth, strict=True)
+        scores[number] = float(np.mean([psnr(ours, true) for ours, true in frames]))
+    if stop and (number := int(team.largest(stop.received or 0))):
+        raise Stopped(number)
+    scores = {number: score for part in team.gather(scores) for number, score in part.items()}
+    if len(scores) != len(clips):
+        raise ValueError("the processes of this training see different validation clips")
+    return float(np.mean([scores[number] for number in range(len(clips))]))
+
+
+class FramesAlone(nn.Module):
+    """A network that only enlarges: each given frame by itself, and between them their warped mean.
+
+    What a training with one given frame is validated with.
+
+    Arguments:
+        network: an MSTT.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+        """As `MSTT.forward`."""
+        none = forward_flow[:, :0]
+        given = [self.network(frame, none, none) for frame in frames.split(1, dim=1)]
+        enlarged = torch.cat(given, dim=1)
+        between = mean_of_neighbours(enlarged, forward_flow, backward_flow, mode="bicubic")
+        return interleave(enlarged, between)
