@@ -21,27 +21,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from tqdm import tqdm
+from torch.utils.data import DataLoader
 
 from data.clips import Clip
 from data.loading import load_steps, one_opencv_thread, open_loader
 from models import MSTT, build_network
-from models.baselines import bicubic_blend, bicubic_flow
-from models.checkpoint import load_network, network_from, save_torch_file
-from models.inference import autocast, super_resolve
-from training.diagnosis import blame, largest_offset, mean_offset
+from models.baselines import bicubic_blend
+from models.checkpoint import load_network, network_from
+from models.inference import autocast
+from training.diagnosis import blame, largest_offset
 from training.distributed import Team, join_team
-from training.log import Meter, RunLog
-from training.loop import Clock, Ema, charbonnier, learning_rate, memory_in_use, move_batch
+from training.loop import Ema, charbonnier, learning_rate, move_batch
 from training.optimiser import Optimiser
-from training.release import save_half
-from training.run import MOST_STEPS, check_unchanged, keep_auto, open_run, restore, training_state
+from training.recorder import Recorder, validation_score
+from training.run import MOST_STEPS, Progress, check_unchanged, keep_auto, open_run, restore
 from training.settings import settle, settle_network
-from training.signals import Stopped, StopSignals
 from training.sources import check_same_data, find_validation, fingerprint, open_sources
-from training.validation import FramesAlone, mean_psnr
+from training.validation import mean_psnr
 from utils.config import describe_config, given_fields, parse_config, run_script
 
 
@@ -153,78 +151,30 @@ def train(
     optimiser = Optimiser(
         network, config.optimiser, config.rate, config.muon_rate, config.alignment_share
     )
-    step, best_score, skipped, unvalidated = 0, -math.inf, 0, False
-    if state:
-        step, best_score, skipped, unvalidated = restore(state, ema, optimiser)
-    clock = Clock(config.minutes, state.get("seconds", 0.0) if state else 0.0)
+    progress = restore(state, ema, optimiser) if state else Progress()
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
     if config.compile:
         print("compiling the network; the first steps take minutes", flush=True)
         model = torch.compile(model)
-
-    with team.first_goes_first():
-        sources = open_sources(config)
-        validation = find_validation(config)
-    data = fingerprint(sources, validation)
-    check_same_data(team.gather(data), state)
-    loader = open_loader(
-        sources,
-        batch=config.batch // (team.world * config.accumulate),
-        samples=range(step * config.batch, max(step, config.steps) * config.batch),
-        seed=config.seed,
-        workers=config.workers,
-        pin_memory=device.type == "cuda",
-        rank=team.rank,
-        world=team.world,
+    loader, validation, data = open_data(config, device, progress.step, state, team)
+    recorder = Recorder(
+        config, run, device, team, network, ema, optimiser, progress, validation, data
     )
-    baseline = mean_psnr(validation, bicubic_flow, team)
-    print(f"bicubic + flow on the validation clips: {baseline:.2f} dB", flush=True)
 
-    def save(name: str) -> None:
-        if team.first:
-            done = (step, best_score, skipped, unvalidated, data, clock.used)
-            save_torch_file(run / name, training_state(config, network, ema, optimiser, *done))
-        clock.saved()
-
-    def judge() -> None:
-        """Validate the averaged weights, and keep them if they are the best so far."""
-        nonlocal best_score, unvalidated
-        save("last.pt")  # a run that ends meanwhile begins with this validation when it resumes
-        average = ema.averaged(network)
-        with clock.validating():
-            score = validate(average, validation, config, device, team, stop)
-        log.write(step, psnr=score, gain_over_bicubic_flow=score - baseline)
-        bar.write(f"step {step}: {score:.2f} dB, {score - baseline:+.2f} over bicubic + flow")
-        unvalidated = False
-        if math.isfinite(score) and score > best_score:
-            best_score = score
-            save("best.pt")
-            if team.first:
-                save_half(run / "best.safetensors", average, config, step, score)
-        save("last.pt")
-
-    log = RunLog(run if team.first else None)
-    progress = partial(
-        tqdm, unit="step", smoothing=0.05, dynamic_ncols=True, disable=not team.first
-    )
-    meter = Meter()
-    with (
-        progress(total=None if config.minutes else config.steps, initial=step) as bar,
-        StopSignals(patient=team.launched) as stop,
-        stop.saving(partial(save, "last.pt")),
-        team.contact(),
-    ):
-        if unvalidated:
-            judge()
-        wish = partial(getattr, stop, "received")
-        elapsed = team.largest(clock.elapsed) if config.minutes else 0.0
+    with recorder.recording():
+        wish = recorder.stop_requested
         for parts in load_steps(loader, config.accumulate, config.patience, wish):
-            if elapsed >= 1 and step > 0:  # resumed: the loop itself ends behind its last step
-                bar.write(f"the {config.minutes:g} minutes of this run are used up")
-                judge()
+            if recorder.time_is_up:
+                recorder.bar.write(f"the {config.minutes:g} minutes of this run are used up")
+                recorder.validate()
                 break
             share = learning_rate(
-                step, config.steps, 1.0, config.warmup, config.final_share, elapsed
+                progress.step,
+                config.steps,
+                1.0,
+                config.warmup,
+                config.final_share,
+                recorder.elapsed,
             )
             optimiser.set_rate(share)
             optimiser.zero_grad()
@@ -241,61 +191,66 @@ def train(
             # One wait for a GPU instead of two.
             loss, norm = torch.stack((torch.stack(losses).mean(), norm)).tolist()
             loss = team.mean(loss)
-            if math.isfinite(loss) and math.isfinite(norm):
-                stop.sound = False  # until the step is counted: what fails meanwhile is not saved
-                optimiser.step()
-                ema.update(network, step + 1)
-            else:
-                offsets = partial(offsets_on, network, config, device)
-                problem = blame(team, step, norm, losses, parts, offsets)
-                if skipped == config.skip_nonfinite:
-                    raise FloatingPointError(f"{problem}. Lower --rate")
-                bar.write(f"left out: {problem}")
-                skipped += 1
-            step += 1
-            stop.sound = True
-            before, elapsed = elapsed, team.largest(clock.elapsed) if config.minutes else 0.0
-            ended = step == config.steps or elapsed >= 1
-
-            meter.add(loss, config.batch)
-            bar.update()
-            if step % config.log_every == 0 or ended:
-                log.write(
-                    step,
-                    loss=meter.loss,
-                    rate=share * config.rate,
-                    gradient=norm,
-                    offset=mean_offset(network),
-                    samples_per_second=meter.speed,
-                )
-                bar.set_postfix_str(
-                    f"loss {meter.loss:.4f}, best {best_score:.2f} dB, "
-                    f"{meter.speed:.1f} samples/s, {memory_in_use(device):.1f} GiB"
-                )
-                meter = Meter()
-            if config.validate_every:
-                unvalidated = step % config.validate_every == 0 or ended
-            else:  # ten times in the run's time, but never most of it
-                due = int(10 * elapsed) > int(10 * before) and clock.rested
-                unvalidated = due or ended
-            if unvalidated:
-                judge()
-                meter = Meter()
-            if number := int(team.largest(stop.received or 0)):
-                raise Stopped(number)
-            if ended:
+            is_finite = math.isfinite(loss) and math.isfinite(norm)
+            if not is_finite:
+                leave_out(recorder, norm, losses, parts)
+            with recorder.stepping():
+                if is_finite:
+                    optimiser.step()
+                    ema.update(network, progress.step + 1)
+            if recorder.after_step(loss, norm, share):
                 break
-            if clock.since_save > 60 * config.save_minutes:
-                save("last.pt")
-    log.close()
-    if stop.stopped:
-        print(f"stopped at step {step}; go on with: python main.py --resume --run {run}")
-        return 128 + stop.stopped
-    if best_score == -math.inf:
+    if recorder.stop.stopped:
+        print(f"stopped at step {progress.step}; go on with: python main.py --resume --run {run}")
+        return 128 + recorder.stop.stopped
+    if progress.best_score == -math.inf:
         raise FloatingPointError(f"no validation gave a finite PSNR; the weights are in {run}")
     if team.first:
-        report(run, baseline, validation, config, device)
+        report(run, recorder.baseline, validation, config, device)
     return 0
+
+
+def open_data(
+    config: Config, device: torch.device, step: int, state: dict[str, Any] | None, team: Team
+) -> tuple[DataLoader, list[Clip], dict[str, str]]:
+    """The batches from a step on, the validation clips, and the fingerprint of both.
+
+    Raises:
+        ValueError: no data, damaged data, or others than those of the run that is resumed.
+    """
+    with team.first_goes_first():
+        sources = open_sources(config)
+        validation = find_validation(config)
+    data = fingerprint(sources, validation)
+    check_same_data(team.gather(data), state)
+    loader = open_loader(
+        sources,
+        batch=config.batch // (team.world * config.accumulate),
+        samples=range(step * config.batch, max(step, config.steps) * config.batch),
+        seed=config.seed,
+        workers=config.workers,
+        pin_memory=device.type == "cuda",
+        rank=team.rank,
+        world=team.world,
+    )
+    return loader, validation, data
+
+
+def leave_out(
+    recorder: Recorder, norm: float, losses: list[Tensor], parts: list[dict[str, Any]]
+) -> None:
+    """A step without a finite loss or gradient: say what it was, and go on if that is allowed.
+
+    Raises:
+        FloatingPointError: more of them than `skip_nonfinite`.
+    """
+    config, progress = recorder.config, recorder.progress
+    offsets = partial(offsets_on, recorder.network, config, recorder.device)
+    problem = blame(recorder.team, progress.step, norm, losses, parts, offsets)
+    if progress.skipped == config.skip_nonfinite:
+        raise FloatingPointError(f"{problem}. Lower --rate")
+    recorder.bar.write(f"left out: {problem}")
+    progress.skipped += 1
 
 
 def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MSTT:
@@ -323,27 +278,6 @@ def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[s
         return largest_offset(network, inputs)
 
 
-def validate(
-    network: nn.Module,
-    clips: list[Clip],
-    config: Config,
-    device: torch.device,
-    team: Team,
-    stop: StopSignals | None = None,
-) -> float:
-    """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
-    if config.given_frames == 1:  # its interpolation has not been trained
-        network = FramesAlone(network)
-    method = partial(
-        super_resolve,
-        network,
-        flow_method=config.flow_method,
-        device=device,
-        precision=config.precision,
-    )
-    return mean_psnr(clips, method, team, stop)
-
-
 def report(
     run: Path, baseline: float, clips: list[Clip], config: Config, device: torch.device
 ) -> None:
@@ -351,7 +285,7 @@ def report(
     # A run that was carried here in parts has only last.pt.
     checkpoint = next(path for name in ("best.pt", "last.pt") if (path := run / name).is_file())
     network, information = load_network(checkpoint, device)
-    score = validate(network, clips, config, device, Team())
+    score = validation_score(network, clips, config, device, Team())
     print(f"\n{'method':<24}PSNR (dB, RGB, no border, {len(clips)} validation clips)")
     print(f"{'bicubic + blend':<24}{mean_psnr(clips, bicubic_blend):.2f}")
     print(f"{'bicubic + flow':<24}{baseline:.2f}")

@@ -50,7 +50,7 @@ from models.checkpoint import (
 )
 from training.loop import Ema
 from training.optimiser import Optimiser
-from training.run import check_unchanged, read_state, restore, training_state
+from training.run import Progress, check_unchanged, read_state, restore, training_state
 from utils.config import parse_config, run_script
 
 SLOW = 5.0  # seconds of the processor that no file of a few kilobytes may take
@@ -253,7 +253,7 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     config = Config()
-    state = training_state(config, network, Ema(network, 0.9), optimiser, 3, 30.0)
+    state = training_state(config, network, Ema(network, 0.9), optimiser, Progress(3, 30.0))
     state["config"] |= {"flow_method": "dis"}
     save_torch_file(folder / "last.pt", state)
     released = {
@@ -279,12 +279,12 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
         network = network_from(path, state["network_options"], state["network"])
         optimiser = Optimiser(network, "muon", *RATES)
         ema = Ema(network, 0.9)
-        step = restore(state, ema, optimiser)[0]
+        step = restore(state, ema, optimiser).step
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
         optimiser.step()
         ema.update(network, step + 1)
-        return training_state(config, network, ema, optimiser, step + 1, 30.0)
+        return training_state(config, network, ema, optimiser, Progress(step + 1, 30.0))
 
     vary = partial(vary_checkpoint, [state, state, released])
     yield Reader("checkpoint", checkpoints, ".pt", read_checkpoint, vary)

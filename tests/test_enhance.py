@@ -97,6 +97,20 @@ def test_the_ensemble_is_that_of_the_network_and_resumes_as_such(
     np.testing.assert_array_equal(resumed, whole)
 
 
+def test_the_network_makes_its_own_flow(tmp_path, checkpoint, network):
+    frames = make_frames(3)
+    given = write_frames(tmp_path / "in", frames)
+    flags = ("--flow-method", "enhanced")
+    whole = read_all(run(checkpoint, given, tmp_path / "whole", *flags))
+    expected = np.stack(list(super_resolve(network, frames, "enhanced")))
+    assert np.abs(whole.astype(int) - expected).max() <= 1
+    assert (whole != read_all(run(checkpoint, given, tmp_path / "dis"))).mean() > 0.001
+    # A damaged frame is made before anything is enhanced, by another flow.
+    (given / sorted(path.name for path in given.iterdir())[1]).write_bytes(b"nothing")
+    bridged = read_all(run(checkpoint, given, tmp_path / "bridged", "--skip-bad", *flags))
+    assert bridged.shape == whole.shape
+
+
 def test_an_alpha_channel_stays(tmp_path, checkpoint):
     alpha = np.full((2, HEIGHT, WIDTH, 1), 200, np.uint8)
     rgba = np.concatenate([make_frames(2), alpha], axis=3)

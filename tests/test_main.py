@@ -23,7 +23,7 @@ from data.scenes.make import make_scenes
 from models.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
 from models.inference import super_resolve
 from models.mstt import SIZES
-from training import slim, sources
+from training import recorder, slim, sources
 from training.distributed import Team
 from training.loop import charbonnier, learning_rate
 from training.optimiser import Optimiser
@@ -163,7 +163,7 @@ def test_a_stop_while_validating_is_prompt_and_exact(run_main, monkeypatch):
         return super_resolve(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(main, "super_resolve", stop_at_the_second_clip)
+        patch.setattr(recorder, "super_resolve", stop_at_the_second_clip)
         assert run_main(*flags, "runs/cut") == 128 + signal.SIGTERM
     assert clips == [3, 3]  # of three
     assert load_torch_file("runs/cut/last.pt")["unvalidated"]
@@ -186,12 +186,13 @@ def test_a_finished_run_is_not_trained_again(run_main, capsys):
 
 def test_a_score_that_is_no_number_is_never_best(run_main, monkeypatch):
     scores = iter([30.0, float("nan"), 29.0, float("inf"), 28.0])
-    monkeypatch.setattr(main, "validate", lambda *arguments: next(scores))
+    for module in (recorder, main):
+        monkeypatch.setattr(module, "validation_score", lambda *arguments: next(scores))
     assert run_main("--steps", "4", "--validate-every", "1", "--run", "a") == 0
     assert load_torch_file("a/best.pt")["step"] == 1
     assert load_torch_file("a/last.pt")["best_score"] == 30.0
     assert read_log("a")[3]["psnr"] is None  # JSON knows no NaN
-    monkeypatch.setattr(main, "validate", lambda *arguments: float("nan"))
+    monkeypatch.setattr(recorder, "validation_score", lambda *arguments: float("nan"))
     with pytest.raises(FloatingPointError, match="no validation gave a finite PSNR"):
         run_main("--steps", "1", "--run", "b")
     assert not Path("b/best.pt").exists()
@@ -352,7 +353,7 @@ def test_a_run_is_saved_from_time_to_time(run_main, monkeypatch):
         saved.append((path.name, content["step"]))
         save_torch_file(path, content)
 
-    monkeypatch.setattr(main, "save_torch_file", save)
+    monkeypatch.setattr(recorder, "save_torch_file", save)
     flags = ("--steps", "3", "--validate-every", "3", "--run")
     assert run_main(*flags, "seldom") == 0
     seldom, saved[:] = list(saved), []

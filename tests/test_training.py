@@ -19,7 +19,7 @@ from training.distributed import Team
 from training.log import RunLog
 from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch, moving_pixels
 from training.optimiser import OPTIMISERS, Optimiser
-from training.run import restore, training_state
+from training.run import Progress, restore, training_state
 from training.signals import StopSignals
 from utils.metrics import moving_mask
 
@@ -122,14 +122,14 @@ def trained(request):
     class NoConstants:
         """A Config."""
 
-    state = training_state(NoConstants(), network, Ema(network, 0.9), optimiser, 1, 20.0)
+    state = training_state(NoConstants(), network, Ema(network, 0.9), optimiser, Progress(1, 20.0))
     return state, network, request.param
 
 
 def test_a_state_restores_the_moments(trained):
     state, network, kind = trained
     optimiser = make_optimiser(network, kind)
-    assert restore(state, Ema(network, 0.9), optimiser) == (1, 20.0, 0, False)
+    assert restore(state, Ema(network, 0.9), optimiser) == Progress(1, 20.0)
     moments = optimiser.state_dict()
     assert moments.keys() == state["optimiser"].keys()
     for part, entries in moments.items():

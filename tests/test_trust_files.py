@@ -25,7 +25,7 @@ from models import MSTT
 from models.checkpoint import load_network, load_torch_file, network_from, save_torch_file
 from training.loop import Ema
 from training.optimiser import Optimiser
-from training.run import lock_run, open_run, read_state, restore, training_state
+from training.run import Progress, lock_run, open_run, read_state, restore, training_state
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -230,7 +230,7 @@ def state():
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
-    return training_state(NoConstants(), network, Ema(network, 0.9), optimiser, 1, 20.0)
+    return training_state(NoConstants(), network, Ema(network, 0.9), optimiser, Progress(1, 20.0))
 
 
 def test_an_incomplete_training_checkpoint_names_what_differs(tmp_path, state):

@@ -8,6 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -149,37 +150,39 @@ def _lock(file: TextIO) -> None:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@dataclass
+class Progress:
+    """How far a run is."""
+
+    step: int = 0  # optimiser steps, left-out ones included
+    best_score: float = -math.inf  # dB, on the validation clips
+    skipped: int = 0  # steps left out for a loss or gradient that was not finite
+    unvalidated: bool = False  # whether a validation is due at this step
+    seconds: float = 0.0  # that the run has used
+
+
 def training_state(
     config: Any,
     network: MSTT,
     ema: Ema,
     optimiser: Optimiser,
-    step: int,
-    best_score: float,
-    skipped: int = 0,
-    unvalidated: bool = False,
+    progress: Progress,
     data: dict[str, str] | None = None,
-    seconds: float = 0.0,
 ) -> dict[str, Any]:
     """Everything that a run needs to go on exactly, and that load_network needs.
 
-    The position in the data is step * batch: the sampler is a pure function of it. `unvalidated`
-    says that the validation that is due at this step has not been done; `data` is the fingerprint
-    of what it is trained on and validated with; `seconds` is the time that the run has used.
+    The position in the data is step * batch: the sampler is a pure function of it. `data` is the
+    fingerprint of what it is trained on and validated with.
     """
     return {
         "format": FORMAT,
-        "step": step,
+        **dataclasses.asdict(progress),
         "network": network.state_dict(),
         "ema": ema.weights,
         "network_options": network.options,
         "optimiser": optimiser.state_dict(),
         "random": random_states(),
-        "best_score": best_score,
-        "skipped": skipped,
-        "unvalidated": unvalidated,
         "data": data,
-        "seconds": seconds,
         "config": dataclasses.asdict(config),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
     }
@@ -236,10 +239,10 @@ def keep_auto(config: C, recorded: dict[str, Any]) -> C:
     return dataclasses.replace(config, **{name: recorded[name] for name in auto})
 
 
-def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> tuple[int, float, int, bool]:
+def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> Progress:
     """Put the rest of a training state back in place, with the network already made from it.
 
-    Returns: its step, its best score, how many steps were skipped, and whether it is unvalidated.
+    Returns: how far the run was.
 
     Raises:
         ValueError: the state is not of this network.
@@ -261,8 +264,13 @@ def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> tuple[int,
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = one_line(str(error).partition("\n")[0])
         raise ValueError(f"the checkpoint's random state is none ({reason})") from error
-    done = (state["step"], state["best_score"], state.get("skipped", 0))
-    return *done, bool(state.get("unvalidated", False))
+    return Progress(
+        state["step"],
+        state["best_score"],
+        state.get("skipped", 0),
+        bool(state.get("unvalidated", False)),
+        state.get("seconds", 0.0),
+    )
 
 
 def _is_like(value: Any, expected: Tensor) -> bool:

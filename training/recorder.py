@@ -1,0 +1,201 @@
+"""What a training keeps while it runs: checkpoints, the best weights, the log, the progress bar."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from data.clips import Clip
+from models import MSTT, super_resolve
+from models.baselines import bicubic_flow
+from models.checkpoint import save_torch_file
+from training.diagnosis import mean_offset
+from training.distributed import Team
+from training.log import Meter, RunLog
+from training.loop import Clock, Ema, memory_in_use
+from training.optimiser import Optimiser
+from training.release import save_half
+from training.run import Progress, training_state
+from training.signals import Stopped, StopSignals
+from training.validation import FramesAlone, mean_psnr
+
+
+class Recorder:
+    """Counts the steps of a run, and saves, validates and logs it when that is due.
+
+    Use as a context around the loop: a run that stops or fails is saved on its way out.
+
+    Arguments:
+        config: of the run, with nothing left to decide.
+        run: its folder; only the first process writes there.
+        device: where this process trains.
+        team: the processes that train together.
+        network, ema, optimiser: what is saved.
+        progress: where the run begins; kept up to date.
+        validation: the clips that it is judged on.
+        data: fingerprint of what it learns from.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        run: Path,
+        device: torch.device,
+        team: Team,
+        network: MSTT,
+        ema: Ema,
+        optimiser: Optimiser,
+        progress: Progress,
+        validation: list[Clip],
+        data: dict[str, str],
+    ):
+        self.config, self.run, self.device, self.team = config, run, device, team
+        self.network, self.ema, self.optimiser = network, ema, optimiser
+        self.progress, self.validation, self.data = progress, validation, data
+        self.baseline = mean_psnr(validation, bicubic_flow, team)
+        print(f"bicubic + flow on the validation clips: {self.baseline:.2f} dB", flush=True)
+        self.clock = Clock(config.minutes, progress.seconds)
+        self.stop = StopSignals(patient=team.launched)
+        self.log = RunLog(run if team.first else None)
+        self.meter = Meter()
+        self.elapsed = 0.0
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """The context of the loop; begins with the validation that a resumed run still owes."""
+        bar = partial(tqdm, unit="step", smoothing=0.05, dynamic_ncols=True)
+        steps = None if self.config.minutes else self.config.steps
+        with (
+            bar(total=steps, initial=self.progress.step, disable=not self.team.first) as self.bar,
+            self.stop,
+            self.stop.saving(partial(self.save, "last.pt")),
+            self.team.contact(),
+        ):
+            if self.progress.unvalidated:
+                self.validate()
+            self._look_at_the_clock()
+            yield
+        self.log.close()
+
+    def stop_requested(self) -> int | None:
+        """The number of the signal that this process has received, if it has."""
+        return self.stop.received
+
+    @property
+    def time_is_up(self) -> bool:
+        """Whether the minutes of a resumed run were used up before; else its last step ends it."""
+        return self.elapsed >= 1 and self.progress.step > 0
+
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Around an optimiser step: what fails in it leaves nothing that may be saved."""
+        self.stop.sound = False
+        yield
+        self.progress.step += 1
+        self.stop.sound = True
+
+    def after_step(self, loss: float, norm: float, share: float) -> bool:
+        """Log, validate and save what is due now.
+
+        Arguments:
+            loss, norm: of the step and its gradient.
+            share: of the peak rate.
+
+        Returns: whether that was the last step.
+
+        Raises:
+            Stopped: in every process, where one of them has received a signal.
+        """
+        config, step, before = self.config, self.progress.step, self.elapsed
+        self._look_at_the_clock()
+        is_last = step == config.steps or self.elapsed >= 1
+        self.meter.add(loss, config.batch)
+        self.bar.update()
+        if step % config.log_every == 0 or is_last:
+            self._write_log(norm, share * config.rate)
+        if config.validate_every:
+            is_due = step % config.validate_every == 0
+        else:  # ten times in the run's time, but never most of it
+            is_due = int(10 * self.elapsed) > int(10 * before) and self.clock.rested
+        self.progress.unvalidated = is_due or is_last
+        if self.progress.unvalidated:
+            self.validate()
+            self.meter = Meter()
+        if number := int(self.team.largest(self.stop.received or 0)):
+            raise Stopped(number)
+        if not is_last and self.clock.since_save > 60 * config.save_minutes:
+            self.save("last.pt")
+        return is_last
+
+    def save(self, name: str) -> None:
+        """Write the whole state of the run as a file of this name."""
+        self.progress.seconds = self.clock.used
+        if self.team.first:
+            parts = (self.network, self.ema, self.optimiser, self.progress, self.data)
+            save_torch_file(self.run / name, training_state(self.config, *parts))
+        self.clock.saved()
+
+    def validate(self) -> None:
+        """Measure the averaged weights, and keep them if they are the best so far."""
+        self.save("last.pt")  # a run that ends meanwhile begins with this validation on resume
+        average = self.ema.averaged(self.network)
+        with self.clock.validating():
+            score = validation_score(
+                average, self.validation, self.config, self.device, self.team, self.stop
+            )
+        step, gain = self.progress.step, score - self.baseline
+        self.log.write(step, psnr=score, gain_over_bicubic_flow=gain)
+        self.bar.write(f"step {step}: {score:.2f} dB, {gain:+.2f} over bicubic + flow")
+        self.progress.unvalidated = False
+        if math.isfinite(score) and score > self.progress.best_score:
+            self.progress.best_score = score
+            self.save("best.pt")
+            if self.team.first:
+                save_half(self.run / "best.safetensors", average, self.config, step, score)
+        self.save("last.pt")
+
+    def _look_at_the_clock(self) -> None:
+        # The slowest process counts for all, so that all of them end at the same step.
+        self.elapsed = self.team.largest(self.clock.elapsed) if self.config.minutes else 0.0
+
+    def _write_log(self, norm: float, rate: float) -> None:
+        self.log.write(
+            self.progress.step,
+            loss=self.meter.loss,
+            rate=rate,
+            gradient=norm,
+            offset=mean_offset(self.network),
+            samples_per_second=self.meter.speed,
+        )
+        self.bar.set_postfix_str(
+            f"loss {self.meter.loss:.4f}, best {self.progress.best_score:.2f} dB, "
+            f"{self.meter.speed:.1f} samples/s, {memory_in_use(self.device):.1f} GiB"
+        )
+        self.meter = Meter()
+
+
+def validation_score(
+    network: nn.Module,
+    clips: list[Clip],
+    config: Any,
+    device: torch.device,
+    team: Team,
+    stop: StopSignals | None = None,
+) -> float:
+    """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
+    if config.given_frames == 1:  # its interpolation has not been trained
+        network = FramesAlone(network)
+    method = partial(
+        super_resolve,
+        network,
+        flow_method=config.flow_method,
+        device=device,
+        precision=config.precision,
+    )
+    return mean_psnr(clips, method, team, stop)
