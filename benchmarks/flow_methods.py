@@ -1,10 +1,11 @@
 """Which flow serves interpolation best, above all where traffic moves.
 
-    python -m benchmarks.flow_methods DIR
+    python -m benchmarks.flow_methods DIR                      of the bicubic + flow skip
+    python -m benchmarks.flow_methods DIR --checkpoint FILE    of a network, its own flow too
 
-For every flow method: the bicubic + flow skip of the network on the test clips of DIR (PSNR in dB,
-RGB, no border cut; moving pixels as in utils/metrics.py), and the time of the flow per LR pixel,
-as a ratio to "dis", in one process on one thread.
+For every flow method: the frames on the test clips of DIR (PSNR in dB, RGB, no border cut; moving
+pixels as in utils/metrics.py), and the time of the flow alone, or of the network with its flow, as
+a ratio to that with "dis", in one process on one thread.
 """
 
 import time
@@ -17,8 +18,9 @@ from tqdm import tqdm
 
 from data.clips import find_clips, read_clip
 from flow import estimate_flow
+from models import load_network, super_resolve
 from models.blocks import bicubic_flow_baseline
-from models.inference import super_resolve
+from models.inference import ENHANCED
 from utils.config import parse_config, run_script
 from utils.metrics import clip_metrics, mean_metrics
 
@@ -28,30 +30,31 @@ METHODS = ("dis", "dis2x", "dis4x", "pyflow")
 @dataclass(frozen=True)
 class Config:
     data: str  # folder of test clips
-
-
-def flow_seconds(given: np.ndarray, method: str) -> float:
-    """Seconds per LR pixel and pair of frames."""
-    start = time.perf_counter()
-    estimate_flow(given, method, threads=1)
-    pairs = 2 * (len(given) - 1)
-    return (time.perf_counter() - start) / (pairs * given.shape[1] * given.shape[2])
+    checkpoint: str | None = None  # the network that interpolates; none: bicubic + flow
 
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("data",))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    figures = {method: [] for method in METHODS}
-    seconds = {method: [] for method in METHODS}
+    methods, network = METHODS, bicubic_flow_baseline
+    if config.checkpoint:
+        network, _ = load_network(config.checkpoint)
+        methods = (*METHODS, ENHANCED)
+    figures = {method: [] for method in methods}
+    seconds = {method: [] for method in methods}
     for clip in tqdm(find_clips(config.data), unit="clip"):
         given, truth = read_clip(clip)
-        for method in METHODS:
-            output = np.stack(list(super_resolve(bicubic_flow_baseline, given, method)))
+        for method in methods:
+            start = time.perf_counter()
+            output = np.stack(list(super_resolve(network, given, method)))
+            if not config.checkpoint:
+                start = time.perf_counter()
+                estimate_flow(given, method, threads=1)
+            seconds[method].append(time.perf_counter() - start)
             figures[method].append(clip_metrics(output, truth))
-            seconds[method] += [flow_seconds(given, method) for _ in range(3)]
     print(f"{'flow':<10}{'all':>8}{'interpolated':>14}{'moving':>8}{'time':>8}")
-    for method in METHODS:
+    for method in methods:
         mean = mean_metrics(figures[method])
         ratio = np.median(np.divide(seconds[method], seconds["dis"]))
         print(

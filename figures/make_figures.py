@@ -27,8 +27,10 @@ from flow import estimate_flow
 from models import MSTT
 from models.baselines import bicubic_flow
 from models.checkpoint import load_network, trained_flow
-from models.inference import super_resolve, to_tensor
+from models.enhanced_flow import EnhancedFlow
+from models.inference import ENHANCED, super_resolve
 from utils.config import parse_config, run_script
+from utils.images import to_tensor
 from utils.plots import comparison_figure
 
 HEAD = 2  # the attention head that is shown: patches of 10 at half of the low resolution
@@ -54,7 +56,7 @@ def look_inside(network: MSTT, given: np.ndarray, flow_method: str) -> dict[str,
     Arguments:
         network: in evaluation mode.
         given: (4, h, w, 3) uint8 RGB.
-        flow_method: see flow.estimate_flow.
+        flow_method: one of models.inference.FLOWS.
 
     Returns: forward_flow (3, 2, h, w); offsets (gaps, 2, h, w), the mean over groups and taps;
         query and key (7, d, h/2, w/2) of the head that is shown.
@@ -66,9 +68,15 @@ def look_inside(network: MSTT, given: np.ndarray, flow_method: str) -> dict[str,
     }
     seen: dict[str, list[Tensor]] = {name: [] for name in modules}
     hooks = [capture(module, seen[name]) for name, module in modules.items()]
-    flows = estimate_flow(given, method=flow_method)
+    frames = to_tensor(given)[None]
     with torch.inference_mode():
-        network(to_tensor(given)[None], *(torch.from_numpy(flow)[None] for flow in flows))
+        if flow_method == ENHANCED:
+            flows = EnhancedFlow(network).between(frames)
+        else:
+            flows = [torch.from_numpy(x)[None] for x in estimate_flow(given, method=flow_method)]
+        for maps in seen.values():
+            maps.clear()
+        network(frames, *flows)
     for hook in hooks:
         hook.remove()
     offsets = seen["offsets"][0]
@@ -77,7 +85,7 @@ def look_inside(network: MSTT, given: np.ndarray, flow_method: str) -> dict[str,
         offsets[:, : 2 * taps].unflatten(1, (-1, 2)).mean(dim=1).flip(1)
     )  # (dy, dx) -> (dx, dy)
     heads = {name: seen[name][0].chunk(4, dim=1)[HEAD].numpy() for name in ("query", "key")}
-    return {"forward_flow": flows[0], "offsets": offsets.numpy(), **heads}
+    return {"forward_flow": flows[0][0].numpy(), "offsets": offsets.numpy(), **heads}
 
 
 def flow_colours(flow: np.ndarray, largest: float) -> np.ndarray:

@@ -39,7 +39,11 @@ class EnhancedFlow(nn.Module):
 
     def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
         """As `MSTT.forward`, the given flows left aside."""
-        none = forward_flow[:, :0]
+        return self.network(frames, *self.between(frames))
+
+    def between(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """The flows between frames (B, N, 3, H, W), each (B, N - 1, 2, H, W), LR pixels."""
+        none = frames.new_zeros(len(frames), 0, 2, *frames.shape[-2:])
         alone = [self.network(frame, none, none) for frame in frames.split(1, dim=1)]
         enlarged = torch.cat(alone, dim=1)
         flows = [flow_between_enlarged(to_uint8(stretched(clip)), SCALE) for clip in enlarged]
@@ -47,4 +51,4 @@ class EnhancedFlow(nn.Module):
             torch.stack([torch.from_numpy(flow) for flow in side]).to(frames.device)
             for side in zip(*flows, strict=True)
         )
-        return self.network(frames, forward_flow, backward_flow)
+        return forward_flow, backward_flow

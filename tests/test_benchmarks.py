@@ -162,7 +162,7 @@ def test_parity(run, capsys):
     assert all(float(row.split()[-2]) < 1e-6 for row in rows)
 
 
-def test_flow_methods(run, tmp_path, capsys):
+def test_flow_methods(run, tmp_path, folder, capsys):
     (tmp_path / "clip" / "truth").mkdir(parents=True)
     texture = np.random.default_rng(0).integers(0, 256, (112, 130, 3), dtype=np.uint8)
     for shift in range(3):
@@ -171,6 +171,8 @@ def test_flow_methods(run, tmp_path, capsys):
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[-4:]] == [
         *("dis", "dis2x", "dis4x", "pyflow")
     ]
+    run(benchmarks.flow_methods, tmp_path, "--checkpoint", folder / "net.safetensors")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("enhanced")
 
 
 def test_loader(run, folder, monkeypatch, capsys):
