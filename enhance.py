@@ -49,7 +49,8 @@ from media.frames import (
     free_of,
 )
 from media.open import open_source
-from media.raster import GeoTiffSink, GeoTiffSource
+from media.raster import GeoTiffSource
+from media.raster_sink import GeoTiffSink
 from media.stack import TiffStackSink
 from media.video import VideoSink, VideoSource, import_av
 from models.blocks import SCALE

@@ -70,6 +70,7 @@ class Config:
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
+    frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
 
     # Optimisation
     steps: int | None = None  # optimiser steps; none: the paper's 132,350 on a GPU, 300 on a CPU
@@ -146,6 +147,7 @@ def train(
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # shapes stay the same
     network = make_network(config, run, state)
+    freeze(network, config.frozen)
     network = network.to(device, memory_format=torch.channels_last).train()
     ema = Ema(network, config.ema)
     optimiser = Optimiser(
@@ -269,6 +271,20 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
     network, information = load_network(config.weights)
     print(f"starting from {config.weights}: {information['network']}")
     return network
+
+
+def freeze(network: MSTT, stage: str | None) -> None:
+    """Let a stage of the network keep its weights.
+
+    Raises:
+        ValueError: the network has no stage of that name.
+    """
+    stages = [name for name, part in network.named_children() if list(part.parameters())]
+    if stage is None:
+        return
+    if stage not in stages:
+        raise ValueError(f"frozen is {stage!r}; the network has {', '.join(stages)}")
+    network.get_submodule(stage).requires_grad_(False)
 
 
 def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[str, Any]) -> float:

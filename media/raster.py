@@ -15,20 +15,20 @@ values, and a mask, unless the frames are pages of one file: GDAL reads no masks
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from media.folder import ImageSink
-from media.frames import FrameError, Source, remove
+from media.frames import FrameError, Source
 from media.georeference import Georeference, georeference_of
 from media.tiff import count_pages, has_mask_page
 from utils.text import natural_key
 
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
+
+
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
 
 
@@ -131,7 +131,7 @@ class GeoTiffSource(Source):
             raise failure
         if self.dtype.kind == "c":
             raise ValueError(f"{self.name(index)} holds complex numbers, which are no picture")
-        names = _names(reference.colours)
+        names = band_names(reference.colours)
         rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
         self.colour = tuple(rgb) if len(rgb) == 3 else None
 
@@ -193,223 +193,17 @@ class GeoTiffSource(Source):
         """Whether a mask alone, neither nodata nor an alpha band, says where data is missing."""
         for name in {name for name, _ in self.frames}:
             with contextlib.suppress(FrameError), self._open(name) as dataset:
-                if _has_mask(dataset) and dataset.nodata is None:
+                if has_mask(dataset) and dataset.nodata is None:
                     return True
         return False
 
 
-class GeoTiffSink(ImageSink):
-    """GeoTIFF frames, in the layout of their source: files, pages, or bands of one file.
-
-    Arguments:
-        folder: see Sink.
-        source: the given frames.
-        times: output frames for one step from a given frame to the next.
-        single: make one file of all frames.
-
-    Raises:
-        ValueError: a single file cannot keep the masks of the source.
-    """
-
-    def __init__(self, folder: Path, source: GeoTiffSource, times: int, single: bool):
-        super().__init__(folder, ".tif")
-        self.rasterio = import_rasterio()
-        self.source, self.times, self.single = source, times, single
-        # A mask belongs to a whole file; pages have none that GDAL would read.
-        self.masks = not single or source.layout == "bands"
-        if not self.masks and source.dtype.kind != "f" and source.is_only_masked():
-            raise ValueError(
-                f"{source.path} marks missing data by a mask, which pages of one file cannot "
-                "have; name a folder as OUTPUT, or give the input a nodata value"
-            )
-
-    def write_frame(self, path: Path, index: int, pixels: np.ndarray) -> None:
-        before, step = divmod(index, self.times)
-        after = min(before + 1, self.source.count - 1)
-        reference = self.source.georeference(before)
-        reference = reference.enlarged(self.source.georeference(after), step / self.times)
-        height, width, bands = pixels.shape
-        profile = creation(pixels.dtype, pixels.size) | {
-            "height": height,
-            "width": width,
-            "count": bands,
-            "dtype": pixels.dtype,
-            "crs": reference.crs,
-            "transform": reference.transform,
-            "nodata": reference.nodata,
-        }
-        with self._writing(path):
-            with self.rasterio.open(path, "w", **profile) as dataset:
-                self._describe(dataset, reference)
-                for window, values, valid in _strips(pixels, reference, self.masks):
-                    dataset.write(values, window=window)
-                    if valid is not None:
-                        dataset.write_mask(valid, window=window)
-            with self.rasterio.open(path) as dataset:
-                for window, values, valid in _strips(pixels, reference, self.masks):
-                    self._compare(dataset.read(window=window), values)
-                    if valid is not None:
-                        self._compare(dataset.read_masks(1, window=window) > 0, valid)
-
-    @contextlib.contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
-        """All that rasterio may raise while it writes to `path` is an OSError of one line."""
-        path.unlink(missing_ok=True)  # GDAL reads what is there, and fails if it is damaged
-        try:
-            # Older versions of GDAL put masks into a second file, which nobody would rename.
-            with self.rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-                yield
-        except failures(self.rasterio) as error:
-            reason = error.__cause__ or error
-            raise OSError(f"{path} cannot be written, is the disk full? ({reason})") from error
-
-    def _compare(self, read: np.ndarray, written: np.ndarray) -> None:
-        """Make sure that a file holds what was written: GDAL is silent about a full disk.
-
-        It writes the last tiles and the directory when it closes a file, and does not raise then;
-        tiles that are not there read as zeros.
-        """
-        if read.tobytes() != written.tobytes():
-            raise self.rasterio.errors.RasterioIOError("it reads back with other values")
-
-    def _describe(self, dataset: Any, reference: Georeference) -> None:
-        dataset.update_tags(**reference.tags)
-        dataset.descriptions = reference.descriptions
-        for band, tags in enumerate(reference.band_tags, 1):
-            dataset.update_tags(band, **tags)
-        dataset.colorinterp = reference.colours
-        dataset.scales, dataset.offsets = reference.scales, reference.offsets
-        dataset.units = reference.units
-        if reference.points[0]:
-            dataset.gcps = reference.points
-        if reference.rpcs is not None:
-            dataset.rpcs = reference.rpcs
-
-    def join(self, target: Path) -> None:
-        if not self.single:
-            super().join(target)
-            return
-        partial = target.with_name(f"{target.stem}.partial{target.suffix}")
-        files = [self.path(index) for index in range(self.finished())]
-        with self._writing(partial):
-            if self.source.layout == "bands":
-                self._join_bands(partial, files)
-            else:
-                self._join_pages(partial, files)
-        os.replace(partial, target)
-        remove(self.folder)
-
-    def _join_pages(self, target: Path, files: list[Path]) -> None:
-        with self.rasterio.open(files[0]) as first:
-            values = len(files) * first.count * first.height * first.width
-            options = creation(first.dtypes[0], values)
-        for number, file in enumerate(files):
-            appended = {"APPEND_SUBDATASET": "YES"} if number else {}
-            self.rasterio.shutil.copy(file, target, **options, **appended)
-        for number, file in enumerate(files, 1):
-            with self.rasterio.open(f"GTIFF_DIR:{number}:{target}") as page:
-                self._compare_file(page, page.indexes, file)
-
-    def _join_bands(self, target: Path, files: list[Path]) -> None:
-        references, has_masks = [], False
-        for file in files:
-            with self.rasterio.open(file) as frame:
-                profile, per_frame = frame.profile, frame.count
-                references.append(georeference_of(frame))
-                has_masks |= _has_mask(frame)
-        count = per_frame * len(files)
-        profile |= creation(profile["dtype"], count * profile["height"] * profile["width"])
-        profile |= {"count": count, "interleave": "band"}
-        profile |= {"crs": references[0].crs, "transform": references[0].transform}
-        with self.rasterio.open(target, "w", **profile) as dataset:
-            self._describe(dataset, references[0].with_bands_of(references))
-            for number, file in enumerate(files):
-                with self.rasterio.open(file) as frame:
-                    bands = [number * per_frame + band for band in frame.indexes]
-                    for window in _windows(frame.height, frame.width):
-                        dataset.write(frame.read(window=window), bands, window=window)
-            if has_masks:
-                for window in _windows(dataset.height, dataset.width):
-                    dataset.write_mask(self._valid_anywhere(files, window), window=window)
-        with self.rasterio.open(target) as dataset:
-            for number, file in enumerate(files):
-                bands = [number * per_frame + band for band in range(1, per_frame + 1)]
-                self._compare_file(dataset, bands, file)
-            if has_masks:
-                for window in _windows(dataset.height, dataset.width):
-                    valid = self._valid_anywhere(files, window)
-                    self._compare(dataset.read_masks(1, window=window) > 0, valid)
-
-    def _valid_anywhere(self, files: list[Path], window: Any) -> np.ndarray:
-        """Where any frame has data; floating values say by NaN where only some have none."""
-        valid = False
-        for file in files:
-            with self.rasterio.open(file) as frame:
-                valid = valid | (frame.read_masks(1, window=window) > 0)
-        return valid
-
-    def _compare_file(self, dataset: Any, bands: list[int], file: Path) -> None:
-        with self.rasterio.open(file) as frame:
-            for window in _windows(frame.height, frame.width):
-                self._compare(dataset.read(bands, window=window), frame.read(window=window))
-
-
-def _names(colours: tuple[Any, ...]) -> list[str]:
+def band_names(colours: tuple[Any, ...]) -> list[str]:
     """What bands show: "red", "alpha", "undefined", ..."""
     return [colour.name for colour in colours]
 
 
-def _has_mask(dataset: Any) -> bool:
+def has_mask(dataset: Any) -> bool:
     """Whether a file has a mask of its own, neither nodata nor an alpha band."""
     flags = {flag.name for flag in dataset.mask_flag_enums[0]}
     return flags == {"per_dataset"}
-
-
-def _windows(height: int, width: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
-    """Strips of one row of tiles, so that no second copy of a frame is needed."""
-    for top in range(0, height, TILE):
-        yield (top, min(top + TILE, height)), (0, width)
-
-
-def _strips(
-    pixels: np.ndarray, reference: Georeference, masks: bool
-) -> Iterator[tuple[Any, np.ndarray, np.ndarray | None]]:
-    """What a file holds of a frame: window, values (bands, rows, width), mask (rows, width).
-
-    The mask is where there is data; None if nodata or an alpha band says it, or if all is there.
-    """
-    missing = np.ma.getmask(pixels)
-    names = _names(reference.colours)
-    nodata = reference.nodata
-    is_marked = nodata is not None or "alpha" in names
-    has_mask = masks and missing is not np.ma.nomask and not is_marked
-    if pixels.dtype.kind == "f" and not is_marked:
-        nodata = np.nan  # as in the input, if it has no mask: the mask alone is one for all bands
-    for window in _windows(*pixels.shape[:2]):
-        rows = slice(*window[0])
-        bands = []
-        for band, name in enumerate(names):
-            hole = None
-            if missing is not np.ma.nomask:
-                hole = missing[rows].any(axis=2) if name == "alpha" else missing[rows, :, band]
-            values = np.ma.getdata(pixels)[rows, :, band]
-            bands.append(_with_nodata(values, hole, nodata))
-        yield window, np.stack(bands), ~missing[rows].all(axis=2) if has_mask else None
-
-
-def _with_nodata(values: np.ndarray, missing: np.ndarray | None, nodata: float | None):
-    """Put the nodata value where data is missing, and only there.
-
-    A value that happens to be the nodata value moves to the nearest other one, as in GDAL.
-    """
-    if nodata is None:
-        return values if missing is None else np.where(missing, values.dtype.type(0), values)
-    if np.isnan(nodata):
-        return values if missing is None else np.where(missing, values.dtype.type(nodata), values)
-    marker = values.dtype.type(nodata)
-    if values.dtype.kind == "f":
-        neighbour = np.nextafter(marker, values.dtype.type(np.inf))
-    else:
-        neighbour = marker + 1 if marker < np.iinfo(values.dtype).max else marker - 1
-    values = np.where(values == marker, values.dtype.type(neighbour), values)
-    return values if missing is None else np.where(missing, marker, values)

@@ -12,7 +12,7 @@ from media import raster, tiff
 from media.folder import read_image_file, write_image_file
 from media.frames import FrameError, bgr_to_rgb
 from media.open import open_source
-from media.raster import GeoTiffSink
+from media.raster_sink import GeoTiffSink
 from media.stack import TiffStackSink
 from media.tiff import needs_rasterio, write_tiff
 

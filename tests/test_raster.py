@@ -15,7 +15,7 @@ from rasterio.shutil import copy as copy_raster  # noqa: E402
 from rasterio.transform import Affine  # noqa: E402
 
 from media.open import open_source  # noqa: E402
-from media.raster import _with_nodata  # noqa: E402
+from media.raster_sink import _with_nodata  # noqa: E402
 
 PLACE = Affine(0.9, 0, 500_000, 0, -0.9, 4_000_000)
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)

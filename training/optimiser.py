@@ -31,7 +31,7 @@ class Optimiser:
     def __init__(
         self, network: MSTT, kind: str, rate: float, muon_rate: float, alignment_share: float
     ):
-        named = dict(network.named_parameters())
+        named = {name: p for name, p in network.named_parameters() if p.requires_grad}
         muon = [name for name in named if kind == "muon" and _is_inside(name, named[name])]
         alignment = [name for name in named if name.startswith(ALIGNMENT)]
         others = [name for name in named if name not in {*muon, *alignment}]
