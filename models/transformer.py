@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import channels_last, frame_by_frame
+from models.cpu.attention import attend
 from models.layers import Conv
 
 PATCH_SIZES = (40, 20, 10, 5)  # one per head, at half of the low resolution
 SLOPE = 0.2  # of the leaky ReLUs
-SCORES = 2**22  # products of queries and keys that are held at once without gradients
 
 
 class MultiScaleAttention(nn.Module):
@@ -69,28 +69,12 @@ def patch_attention(query: Tensor, key: Tensor, value: Tensor, patch: int, frame
         query, key, value = (F.pad(part, grow) for part in (query, key, value))
     rows = query.shape[-2] // patch
     query, key, value = (_to_tokens(part, patch, frames) for part in (query, key, value))
-    attended = _attend(query, key, value)
+    attended = attend(query, key, value)
     attended = _from_tokens(attended, patch, frames, rows)[:, :, :height, :width]
     if padded:
         weight = attended[:, channels:].clamp_min(torch.finfo(attended.dtype).tiny)
         attended = attended[:, :channels] / weight
     return attended
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention over (B, tokens, size); the values may be larger than queries and keys."""
-    # Tokens of up to 102400 numbers are too large for the blocks that PyTorch's fused attention
-    # works in; plain matrix products are up to six times faster.
-    if torch.is_grad_enabled():
-        return _attend_at_once(query, key, value)
-    blocks = query.split(max(SCORES // (len(key) * key.shape[1]), 64), dim=1)
-    return torch.cat([_attend_at_once(block, key, value) for block in blocks], dim=1)
-
-
-def _attend_at_once(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    exact = torch.promote_types(query.dtype, torch.float32)
-    scores = torch.bmm(query, key.transpose(1, 2)).to(exact) * query.shape[-1] ** -0.5
-    return torch.bmm(torch.softmax(scores, dim=-1).to(value.dtype), value)
 
 
 def _to_tokens(x: Tensor, patch: int, frames: int) -> Tensor:

@@ -4,13 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import models.reconstruction
+import models.cpu.attention
+import models.cpu.enlargement
 import models.transformer
 from benchmarks.obvious import obvious
 from models import MSTT
 from models.blocks import channels_last, frame_by_frame
 from models.cpu.convolution import convolve
-from models.reconstruction import Reconstruction, paired_convolution, shuffled_convolution
+from models.cpu.enlargement import paired_convolution, shuffled_convolution
+from models.reconstruction import Reconstruction
 from models.transformer import patch_attention
 
 
@@ -73,7 +75,7 @@ def test_gradients_equal_those_of_the_obvious_formulation(options):
 
 @pytest.mark.parametrize("size", [(17, 40), (33, 12)])
 def test_enlarging_in_tiles_changes_nothing(size, monkeypatch):
-    monkeypatch.setattr(models.reconstruction, "TILE", 10)
+    monkeypatch.setattr(models.cpu.enlargement, "TILE", 10)
     torch.manual_seed(0)
     stage = Reconstruction(8, 1)
     features = torch.randn(1, 2, 8, *size)
@@ -136,7 +138,7 @@ def test_convolution_with_its_activation_equals_the_two(slope, precision):
 
 @pytest.mark.parametrize("size", [(20, 30), (13, 17)])
 def test_attention_in_blocks_equals_fused_attention(size, monkeypatch):
-    monkeypatch.setattr(models.transformer, "SCORES", 1)  # blocks of 64 queries
+    monkeypatch.setattr(models.cpu.attention, "SCORES", 1)  # blocks of 64 queries
     parts = torch.randn(3, 6, 4, *size, generator=torch.Generator().manual_seed(0))
 
     def fused(query, key, value):
@@ -146,7 +148,7 @@ def test_attention_in_blocks_equals_fused_attention(size, monkeypatch):
         blocks = patch_attention(*parts, patch=2, frames=3)
     leaves = [part.requires_grad_() for part in parts.unbind()]
     at_once = patch_attention(*leaves, patch=2, frames=3)
-    monkeypatch.setattr(models.transformer, "_attend", fused)
+    monkeypatch.setattr(models.transformer, "attend", fused)
     slow = patch_attention(*leaves, patch=2, frames=3)
     torch.testing.assert_close(blocks, slow.detach(), atol=1e-6, rtol=1e-5)
     gradients = [torch.autograd.grad(y.square().sum(), leaves) for y in (at_once, slow)]

@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import models.reconstruction
+import models.cpu.enlargement
 from models import MSTT
 from models.blocks import channels_last
 from models.cpu import winograd
-from models.reconstruction import Reconstruction, shuffled_convolution
+from models.cpu.enlargement import shuffled_convolution
+from models.reconstruction import Reconstruction
 from utils.native import NativeBuildError
 
 
@@ -101,7 +102,7 @@ def test_enlarging_in_tiles_changes_nothing(monkeypatch):
     features = random(1, 2, 16, 17, 40)
     with torch.no_grad():
         whole = stage(features)
-        monkeypatch.setattr(models.reconstruction, "TILE", 10)
+        monkeypatch.setattr(models.cpu.enlargement, "TILE", 10)
         tiled = stage(features)
     torch.testing.assert_close(tiled, whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(tiled, stage(features).detach(), atol=1e-6, rtol=1e-5)
