@@ -41,7 +41,7 @@ from utils.config import parse_config, run_script
 CPU = torch.device("cpu")
 SHIPPED_OPTIONS = {
     "small": {"midpoint_flow": True, "global_skip": "bicubic"},
-    "fast": {"midpoint_flow": True, "global_skip": "enhanced", "skip_refinement": True},
+    "fast": {"midpoint_flow": True, "global_skip": "neighbours", "skip_refinement": True},
 }
 OTHERS = tuple(size for size in SIZES if size != "mstt")  # beside the paper's
 

@@ -164,7 +164,9 @@ def draw_training(path: Path, information: dict[str, Any]) -> None:
     for stage in information["curve"]:
         samples, scores = zip(*stage["points"], strict=True)
         axes.plot(samples, scores, marker="o", ms=3, label=stage["name"])
-    axes.axhline(information["curve_baseline"], color="grey", ls="--", lw=1, label="bicubic + flow")
+    others = {"bicubic + flow": information["curve_baseline"]} | information.get("curve_others", {})
+    for number, (name, score) in enumerate(others.items()):
+        axes.axhline(score, color=f"C{9 - number}", ls="--", lw=1, label=name)
     axes.set_xlabel("training samples")
     axes.set_ylabel("validation PSNR (dB, RGB)")
     axes.grid(alpha=0.3)

@@ -90,6 +90,17 @@ def test_weights_and_description(released):
     assert all("run" not in stage["settings"] for stage in information["recipe"])
 
 
+def test_what_it_began_with_and_is_compared_with(released):
+    run, _, _ = released
+    assert run()[1]["curve_others"] == {}
+    others = ("--others", "IMDN + flow:31.99,DAT: light:32.19")
+    information = run("--started-from", "SPAN, Apache 2.0", *others)[1]
+    assert information["started_from"] == "SPAN, Apache 2.0"
+    assert information["curve_others"] == {"IMDN + flow": 31.99, "DAT: light": 32.19}
+    with pytest.raises(ValueError, match="others has 'IMDN'; give NAME:dB"):
+        run("--others", "IMDN")
+
+
 def test_half_precision_halves_the_file(released):
     run, network, folder = released
     run()

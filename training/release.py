@@ -41,6 +41,7 @@ class Config:
     results: str  # results.json of test.py for that checkpoint
     imagery: str  # what it was trained on, and under which licence
     started_from: str | None = None  # weights of others it began with, and under which licence
+    others: str | None = None  # other methods on its validation clips, NAME:dB,NAME:dB
     half: bool = False  # write float16; check with test.py that the figures stay
 
 
@@ -102,6 +103,22 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_others(text: str | None) -> dict[str, float]:
+    """NAME:dB,NAME:dB as a dict.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    others = {}
+    for part in text.split(",") if text else ():
+        name, _, score = part.rpartition(":")
+        try:
+            others[name] = float(score)
+        except ValueError:
+            raise ValueError(f"others has {part!r}; give NAME:dB,NAME:dB") from None
+    return others
+
+
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("checkpoint", "out"))
     network, information = load_network(config.checkpoint)
@@ -128,6 +145,7 @@ def main() -> None:
         },
         "curve": [{"name": stage["name"], "points": stage["curve"]} for stage in stages],
         "curve_baseline": stages[-1]["baseline"],
+        "curve_others": read_others(config.others),
         "versions": information["versions"],
     }
     Path(config.out).parent.mkdir(parents=True, exist_ok=True)
