@@ -36,11 +36,11 @@ from training.distributed import Team, join_team
 from training.loop import Ema, charbonnier, learning_rate, move_batch
 from training.optimiser import Optimiser
 from training.recorder import Recorder, validation_score
-from training.run import MOST_STEPS, Progress, check_unchanged, keep_auto, open_run, restore
-from training.settings import settle, settle_network
+from training.run import MOST_STEPS, Progress, open_run, restore
+from training.settings import resolve
 from training.sources import check_same_data, find_validation, fingerprint, open_sources
 from training.validation import mean_psnr
-from utils.config import describe_config, given_fields, parse_config, run_script
+from utils.config import describe_config, parse_config, run_script
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def train(
     """The training loop.
 
     Arguments:
-        config: settled, see `settle`.
+        config: with nothing left to decide, see `resolve`.
         run: the folder of the run.
         device: where this process trains.
         state: the state of a run that is resumed.
@@ -327,15 +327,7 @@ def main() -> int:
                 "(--max-restarts of torchrun, --requeue of Slurm)"
             )
         run, state = team.from_first(lambda: open_run(config.run, config.resume, restarted, stack))
-        if state:
-            config = parse_config(Config, __doc__, defaults=state["config"])
-            config = keep_auto(config, state["config"])
-            check_unchanged(config, state["config"])
-        elif config.weights is not None:
-            given = given_fields(Config)
-            config = team.from_first(partial(settle_network, config, given))
-        device = team.device(config.device)
-        config = team.from_first(partial(settle, config, device, team))
+        config, device = resolve(config, state, team)
         print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")
         return train(config, run, device, state, team)
 

@@ -50,7 +50,8 @@ from models.checkpoint import (
 )
 from training.loop import Ema
 from training.optimiser import Optimiser
-from training.run import Progress, check_unchanged, read_state, restore, training_state
+from training.run import Progress, read_state, restore, training_state
+from training.settings import check_unchanged
 from utils.config import parse_config, run_script
 
 SLOW = 5.0  # seconds of the processor that no file of a few kilobytes may take

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from utils.config import describe_config, given_fields, parse_config, run_script
+from utils.config import check_kinds, describe_config, given_fields, parse_config, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -40,13 +40,6 @@ def test_defaults_and_flags():
     assert parse("in", "--no-resume") == Config("in")
 
 
-def test_other_defaults_take_the_place_of_the_classs_own():
-    config = parse_config(
-        Config, "", ("source",), ["in", "--steps", "9"], {"steps": 5, "rate": 0.5, "old": 1}
-    )
-    assert config == Config("in", steps=9, rate=0.5)
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -61,10 +54,11 @@ def test_other_defaults_take_the_place_of_the_classs_own():
         {"resume": "no\x1b[2J"},
     ],
 )
-def test_defaults_from_a_file_have_the_fields_types(wrong):
+def test_values_from_a_file_have_the_fields_types(wrong):
     (name,) = wrong
+    check_kinds(Config, {"steps": 5, "rate": 0.5, "old": 1})
     with pytest.raises(ValueError, match=f"^{name} is recorded as ") as caught:
-        parse_config(Config, "", ("source",), ["in"], wrong)
+        check_kinds(Config, wrong)
     assert str(caught.value).isprintable()
 
 

@@ -27,7 +27,7 @@ from training import recorder, slim, sources
 from training.distributed import Team
 from training.loop import charbonnier, learning_rate
 from training.optimiser import Optimiser
-from training.settings import check_maps, settle
+from training.settings import check_maps, fit_machine
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +122,9 @@ def test_parts_are_smaller_the_more_there_are():
     gpu = torch.device("cuda")
     for size, parts in (("mstt", 2), ("mstt", 4), ("fast", 1)):
         chosen = replace(config, size=size, accumulate=parts)
-        assert settle(chosen, gpu, Team()).batch == 16
+        assert fit_machine(chosen, gpu, Team()).batch == 16
     with pytest.raises(ValueError, match="raise --accumulate"):
-        settle(replace(config, size="mstt", patch=320), gpu, Team())
+        fit_machine(replace(config, size="mstt", patch=320), gpu, Team())
 
 
 def test_a_compiled_network_trains_alike(run_main, monkeypatch):

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -23,27 +23,8 @@ from training.optimiser import Optimiser
 from utils.files import PARTIAL
 from utils.text import one_line
 
-# Constants that may differ between a run and its continuation. All but `steps` and
-# `minutes` leave alone what it learns; these move the end of its schedule.
-MAY_CHANGE = {
-    "resume",
-    "run",
-    "device",
-    "workers",
-    "patience",
-    "accumulate",
-    "compile",
-    "skip_nonfinite",
-    "validate_every",
-    "log_every",
-    "save_minutes",
-    "steps",
-    "minutes",
-}
-
 LOCK = ".lock"
 MOST_STEPS = 10**9  # of a run; beyond it is a mistake
-C = TypeVar("C")
 
 
 def open_run(
@@ -209,34 +190,6 @@ def read_state(path: Path) -> dict[str, Any]:
     if type(seconds) is not float or not 0 <= seconds < math.inf:
         raise ValueError(f"{path} has used {one_line(str(seconds))[:40]} seconds")
     return state
-
-
-def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
-    """Refuse to go on with constants that would make another run of it.
-
-    Raises:
-        ValueError: names every constant that differs from the recorded ones.
-    """
-    changed = [
-        f"{name} was {one_line(str(recorded[name]))}, is {now}"
-        for name, now in dataclasses.asdict(config).items()
-        if name in recorded and name not in MAY_CHANGE and now != recorded[name]
-    ]
-    if changed:
-        raise ValueError(
-            f"a resumed run keeps its constants, but {'; '.join(changed)}. To train on with "
-            "others, start a new run with --weights"
-        )
-
-
-def keep_auto(config: C, recorded: dict[str, Any]) -> C:
-    """Take "auto" on the command line of a resumed run for what it meant when the run began.
-
-    A launcher that restarts a run repeats its command.
-    """
-    auto = [name for name, now in dataclasses.asdict(config).items() if now == "auto"]
-    auto = [name for name in auto if name in recorded and name not in MAY_CHANGE]
-    return dataclasses.replace(config, **{name: recorded[name] for name in auto})
 
 
 def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> Progress:

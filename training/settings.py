@@ -1,7 +1,8 @@
-"""What "auto" and "none" in a training's Config mean here, so that its run is on record."""
+"""From the Config of the command line to one with nothing left to decide, which is on record."""
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,8 @@ from models.inference import pick_precision
 from training.distributed import Team
 from training.run import MOST_STEPS
 from training.sources import find_data_root, find_list, find_validation_folder
+from utils.config import check_kinds, given_fields
+from utils.text import one_line
 
 C = TypeVar("C")
 
@@ -21,10 +24,99 @@ LARGEST_MAP = 2**31 - 1  # numbers in a map; beyond it 32-bit indices of CUDA ke
 PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 
 
+# Constants that may differ between a run and its continuation. All but `steps` and
+# `minutes` leave alone what it learns; these move the end of its schedule.
+MAY_CHANGE = {
+    "resume",
+    "run",
+    "device",
+    "workers",
+    "patience",
+    "accumulate",
+    "compile",
+    "skip_nonfinite",
+    "validate_every",
+    "log_every",
+    "save_minutes",
+    "steps",
+    "minutes",
+}
+
 NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement", "offset_limit")
 
 
-def settle_network(config: C, given: set[str]) -> C:
+def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device]:
+    """Decide all that the command line leaves open.
+
+    A resumed run keeps its own constants, weights bring the options of their network, and the rest
+    of "auto" and "none" depends on the machine.
+
+    Arguments:
+        config: as the command line has it.
+        state: of the run that is resumed.
+        team: the processes of the training; the first one decides for all.
+
+    Returns: the Config, and the device of this process.
+
+    Raises:
+        ValueError: constants that contradict the run or the weights, or that the machine cannot
+            have.
+    """
+    given = given_fields(type(config))
+    if state:
+        config = of_resumed_run(config, given, state["config"])
+    elif config.weights is not None:
+        config = team.from_first(partial(with_network_of_weights, config, given))
+    device = team.device(config.device)
+    return team.from_first(partial(fit_machine, config, device, team)), device
+
+
+def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
+    """The constants of a run, and those that its continuation may have others of.
+
+    "auto" on the command line stands for what it meant when the run began: a launcher that
+    restarts a run repeats its command.
+
+    Arguments:
+        config: of the continuation.
+        given: names of the constants that its command line gives.
+        recorded: the constants of the run, from its checkpoint.
+
+    Raises:
+        ValueError: names the constants that would make another run of it, or that are recorded
+            with values they cannot have.
+    """
+    check_kinds(type(config), recorded)
+    now = dataclasses.asdict(config)
+    kept = {
+        name: recorded[name]
+        for name in now.keys() & recorded.keys()
+        if name not in given or (now[name] == "auto" and name not in MAY_CHANGE)
+    }
+    config = dataclasses.replace(config, **kept)
+    check_unchanged(config, recorded)
+    return config
+
+
+def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
+    """Refuse to go on with constants that would make another run of it.
+
+    Raises:
+        ValueError: names every constant that differs from the recorded ones.
+    """
+    changed = [
+        f"{name} was {one_line(str(recorded[name]))}, is {now}"
+        for name, now in dataclasses.asdict(config).items()
+        if name in recorded and name not in MAY_CHANGE and now != recorded[name]
+    ]
+    if changed:
+        raise ValueError(
+            f"a resumed run keeps its constants, but {'; '.join(changed)}. To train on with "
+            "others, start a new run with --weights"
+        )
+
+
+def with_network_of_weights(config: C, given: set[str]) -> C:
     """Put the options of the network in a Config's weights on record in place of its own.
 
     Arguments:
@@ -76,7 +168,7 @@ def check_maps(config: Any, part: int) -> None:
         )
 
 
-def settle(config: C, device: torch.device, team: Team) -> C:
+def fit_machine(config: C, device: torch.device, team: Team) -> C:
     """Replace "auto" and "none" by what they mean on this machine, so that a run is on record."""
     gpu = device.type == "cuda"
     batch = config.batch or max(GPU_BATCH if gpu else 1, config.accumulate) * team.world

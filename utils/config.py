@@ -36,7 +36,6 @@ def parse_config(
     description: str | None,
     positional: Sequence[str] = (),
     argv: Sequence[str] | None = None,
-    defaults: Mapping[str, Any] | None = None,
 ) -> C:
     """Make the command line of a script from its Config and read it.
 
@@ -46,17 +45,14 @@ def parse_config(
         description: the script's docstring, printed by --help.
         positional: names of the fields that are given by position instead of by flag.
         argv: the arguments, by default those of the process.
-        defaults: values that take the place of the class's own, such as those of a run that is
-            resumed.
 
     Returns: an instance of config_class.
 
     Raises:
         SystemExit: status 2 for an unknown flag or a value of the wrong type, with the usage.
-        ValueError: from the Config's own checks in __post_init__, or defaults of another type.
+        ValueError: from the Config's own checks in __post_init__.
     """
-    _check_kinds(typing.get_type_hints(config_class), defaults or {})
-    parser = _make_parser(config_class, description, positional, defaults or {})
+    parser = _make_parser(config_class, description, positional, {})
     return config_class(**vars(parser.parse_args(argv)))
 
 
@@ -95,8 +91,13 @@ def _make_parser(
     return parser
 
 
-def _check_kinds(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Refuse values, which may come from any file, that are not of their field's type."""
+def check_kinds(config_class: type, values: Mapping[str, Any]) -> None:
+    """Refuse values of a Config, which may come from any file, of another type than their field's.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    hints = typing.get_type_hints(config_class)
     for name in hints.keys() & values.keys():
         if not _is_kind(values[name], hints[name]):
             raise ValueError(
