@@ -90,7 +90,9 @@ class Config:
     ema: float = 0.999  # newer: averaging of the weights that are validated and saved as best
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where it is native
     compile: bool = False  # newer: torch.compile; first steps take minutes, no log of offsets
-    skip_nonfinite: int = 0  # steps of a run that may be left out for a loss that is no number
+    skip_nonfinite: int = (
+        0  # steps of a run that may be left out for a loss or gradient that is NaN or Inf
+    )
     seed: int = 123  # of weights, crops and augmentation (paper: 123)
 
     # Run
@@ -164,8 +166,8 @@ def train(
     )
 
     with recorder.recording():
-        wish = recorder.stop_requested
-        for parts in load_steps(loader, config.accumulate, config.patience, wish):
+        stop_requested = recorder.stop_requested
+        for parts in load_steps(loader, config.accumulate, config.patience, stop_requested):
             if recorder.time_is_up:
                 recorder.bar.write(f"the {config.minutes:g} minutes of this run are used up")
                 recorder.validate()

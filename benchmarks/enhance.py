@@ -66,7 +66,9 @@ def main() -> None:
         "interrupt": interrupt,
     }
     if config.what not in benchmarks:
-        raise ValueError(f"{config.what!r} is no benchmark; choose one of {', '.join(benchmarks)}")
+        raise ValueError(
+            f"{config.what!r} is not a benchmark; choose one of {', '.join(benchmarks)}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         benchmarks[config.what](config, Path(folder))
 

@@ -345,7 +345,7 @@ def main() -> None:
         return
     for folder in (config.stills, config.testset):
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"{folder} is no folder")
+            raise FileNotFoundError(f"{folder} is not a folder")
     out = Path(config.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already and not empty; give a new folder")

@@ -62,7 +62,7 @@ def main() -> None:
     measures = {"compare": compare, "stages": stages, "growth": growth}
     if config.what not in measures:
         known = ", ".join(measures)
-        raise ValueError(f"{config.what!r} is no benchmark; choose one of {known}")
+        raise ValueError(f"{config.what!r} is not a benchmark; choose one of {known}")
     torch.set_num_threads(config.threads)
     store(config.what, measures[config.what](config))
 

@@ -72,7 +72,7 @@ def _check_clip(folder, root):
         )
     if given is None and any(side % 4 for side in size):
         warnings.warn(
-            f"{truth_folder}: {size[1]}x{size[0]} is no multiple of 4; cut to "
+            f"{truth_folder}: {size[1]}x{size[0]} is not a multiple of 4; cut to "
             f"{size[1] // 4 * 4}x{size[0] // 4 * 4} from the top left",
             stacklevel=3,
         )

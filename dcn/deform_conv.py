@@ -82,7 +82,7 @@ def _pick(device: str, forced: str) -> str:
 def _problem(name: str, device: str) -> str | None:
     """Why a backend cannot be used on a device; None where it can."""
     if name not in BACKENDS:
-        return f"is no backend (there are {', '.join(BACKENDS)})"
+        return f"is not a backend (there are {', '.join(BACKENDS)})"
     if name == "native":
         return _native_problem() if device == "cpu" else "runs on the CPU only"
     if name == "triton":

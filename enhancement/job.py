@@ -66,14 +66,14 @@ class Job:
         self._save()
 
     def _check_foreign(self) -> None:
-        """Refuse to replace what has the name of our folder, but is none of our making."""
+        """Refuse to replace what has the name of our folder, but was not made by us."""
         exists = self.folder.exists() or self.folder.is_symlink()
         if exists and (
             not self.folder.is_dir()
             or {path.name for path in self.folder.iterdir()} - {self._partial_record().name}
         ):
             raise ValueError(
-                f"{self.folder} is no unfinished work (it has no job.json) and is not touched; "
+                f"{self.folder} is not unfinished work (it has no job.json) and is left alone; "
                 "move it away, or choose another OUTPUT"
             )
 

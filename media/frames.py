@@ -163,7 +163,7 @@ def free_of(path: Path, overwrite: bool) -> None:
         strange = [file.name for file in path.iterdir() if not re.match(r"\d{8}\.\w+$", file.name)]
         if strange:
             raise ValueError(
-                f"{path} holds files that are no frames of an earlier result ({strange[0]}, ...); "
+                f"{path} holds files that are not frames of an earlier result ({strange[0]}, ...); "
                 "it is not overwritten, choose another OUTPUT"
             )
 

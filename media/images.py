@@ -124,7 +124,7 @@ def _read_size(path, file):
 
 
 def check_regular(path, max_bytes=MAX_BYTES):
-    """Refuse to open what is no regular file or too large to read.
+    """Refuse to open what is not a regular file or too large to read.
 
     Arguments:
         path: the file.

@@ -130,7 +130,7 @@ class GeoTiffSource(Source):
         else:
             raise failure
         if self.dtype.kind == "c":
-            raise ValueError(f"{self.name(index)} holds complex numbers, which are no picture")
+            raise ValueError(f"{self.name(index)} holds complex numbers, which are not pixels")
         names = band_names(reference.colours)
         rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
         self.colour = tuple(rgb) if len(rgb) == 3 else None

@@ -113,7 +113,7 @@ def count_pages(path: Path) -> int:
     """Number of pages of a TIFF file.
 
     Raises:
-        ValueError: it is no TIFF file, or it ends before its last page.
+        ValueError: it is not a TIFF file, or it ends before its last page.
     """
     try:
         with tifffile.TiffFile(path) as file:

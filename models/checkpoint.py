@@ -165,7 +165,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         weights = load_file(path)
     except (SafetensorError, OSError) as error:
         reason = one_line(str(error))
-        raise ValueError(f"{path} is no complete safetensors file ({reason})") from error
+        raise ValueError(f"{path} is not a complete safetensors file ({reason})") from error
     description = path.with_suffix(".json")
     if not description.is_file():
         raise FileNotFoundError(f"{path} needs {description.name} beside it, which is missing")
@@ -220,7 +220,7 @@ def check_state(path: str | Path, state: dict[str, Any]) -> None:
         if not isinstance(state.get(name), kind)
     ]
     if wrong:
-        raise ValueError(f"{path} is no complete training checkpoint: {', '.join(wrong)}")
+        raise ValueError(f"{path} is not a complete training checkpoint: {', '.join(wrong)}")
 
 
 def _shown(value: Any) -> str:
@@ -232,7 +232,7 @@ def load_torch_file(path: str | Path) -> dict[str, Any]:
     """Read a dictionary that torch.save wrote, without running any code in it.
 
     Raises:
-        ValueError: the file is truncated, is no such file, or holds more than plain values.
+        ValueError: the file is truncated, is not such a file, or holds more than plain values.
     """
     try:
         check_torch_file(path)

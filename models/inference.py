@@ -20,7 +20,7 @@ WINDOW = 4  # given frames that the network sees at once
 ENHANCED = "enhanced"  # flow between frames that the network has enlarged, see `EnhancedFlow`
 FLOWS = (*FLOW_METHODS, ENHANCED)
 PRECISIONS = ("auto", "bfloat16", "float32")
-NOT_FINITE = "the network's output is not finite; its weights are of no use"
+NOT_FINITE = "the network produced NaN or Inf; the checkpoint is corrupt or its training diverged"
 
 
 def windows(count: int, length: int = WINDOW) -> list[tuple[int, int, int]]:

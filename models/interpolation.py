@@ -2,7 +2,7 @@
 
 The features of a frame that was not given are made from its two neighbours twice: warped along
 the optical flow, which follows large motion, and aligned by a multi-scale deformable convolution
-(MSD), which mends what flow misses. 1x1 convolutions couple the two.
+(MSD), which corrects what flow misses. 1x1 convolutions couple the two.
 """
 
 import torch

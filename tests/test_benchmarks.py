@@ -252,7 +252,7 @@ def test_gpu_refusals(run, folder, tmp_path, monkeypatch):
     places = (folder / "stills", folder / "clips", tmp_path / "out")
     with pytest.raises(ValueError, match="no GPU here; --rehearse"):
         run(benchmarks.gpu, *places)
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         run(benchmarks.gpu, "nowhere", *places[1:], "--rehearse")
     with pytest.raises(ValueError, match="not empty"):
         run(benchmarks.gpu, *places[:2], folder / "stills", "--rehearse")

@@ -257,7 +257,7 @@ def test_backend_can_be_forced(monkeypatch):
 
 def test_unknown_backend_lists_what_there_is(monkeypatch):
     monkeypatch.setenv(deform_conv.BACKEND_VARIABLE, "fast")
-    with pytest.raises(ValueError, match=r"fast is no backend .*usable on cpu: reference"):
+    with pytest.raises(ValueError, match=r"fast is not a backend .*usable on cpu: reference"):
         dcn.backend(torch.zeros(1))
 
 

@@ -200,7 +200,7 @@ def test_outputs_are_never_overwritten(tmp_path, checkpoint):
         run(checkpoint, given, output)
     np.testing.assert_array_equal(before, read_all(run(checkpoint, given, output, "--overwrite")))
     (output / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds files that are no frames.*notes.txt"):
+    with pytest.raises(ValueError, match=r"holds files that are not frames.*notes.txt"):
         run(checkpoint, given, output, "--overwrite")
     with pytest.raises(ValueError, match="is in the input"):
         run(checkpoint, given, given, "--overwrite")
@@ -232,7 +232,7 @@ def test_a_foreign_folder_of_that_name_is_kept(tmp_path, checkpoint, flags):
     (tmp_path / "out.partial").mkdir()
     notes = tmp_path / "out.partial" / "notes.txt"
     notes.write_text("mine")
-    with pytest.raises(ValueError, match=r"out.partial is no unfinished work"):
+    with pytest.raises(ValueError, match=r"out.partial is not unfinished work"):
         run(checkpoint, given, tmp_path / "out", *flags)
     assert notes.read_text() == "mine"
 
@@ -333,7 +333,7 @@ def test_weights_of_no_use_are_found_out(tmp_path):
         network.reconstruction.conv_last.bias.fill_(torch.nan)
     save_network(tmp_path / "nan.safetensors", network, {})
     given = write_frames(tmp_path / "in", make_frames(2))
-    with pytest.raises(ValueError, match="output is not finite"):
+    with pytest.raises(ValueError, match="produced NaN or Inf"):
         run(tmp_path / "nan.safetensors", given, tmp_path / "out")
 
 

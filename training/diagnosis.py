@@ -50,7 +50,7 @@ def blame(
 def largest_offset(network: nn.Module, inputs: Sequence[Tensor]) -> float:
     """The largest |offset| in pixels of the network's deformable convolutions on these inputs.
 
-    A runaway offset is the usual cause of a loss that is no number. The pass is repeated with a
+    A runaway offset is the usual cause of a loss that is NaN. The pass is repeated with a
     look at the offsets, because looking at them in every step would cost time.
     """
     sizes = []

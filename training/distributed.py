@@ -5,7 +5,7 @@ variables; so does any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_A
 MASTER_PORT. Without them a process is a team of its own, and everything here does nothing.
 
 Gradients travel by DDP over NCCL on GPUs and over gloo on CPUs. Everything else (losses, scores,
-the wish to stop) travels over gloo, which notices at once when a process is gone; NCCL may wait
+the request to stop) travels over gloo, which notices at once when a process is gone; NCCL may wait
 for PATIENCE before it does, unless a launcher such as torchrun ends the others first.
 """
 

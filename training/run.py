@@ -177,7 +177,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """
     state = load_torch_file(path)
     if state.get("format") != FORMAT:
-        raise ValueError(f"{path} is no training checkpoint of this version")
+        raise ValueError(f"{path} is not a training checkpoint of this version")
     check_state(path, state)
     step, skipped, best_score = state["step"], state.get("skipped", 0), state["best_score"]
     seconds = state.get("seconds", 0.0)
@@ -216,7 +216,7 @@ def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> Progress:
         restore_random_states(state["random"])
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = one_line(str(error).partition("\n")[0])
-        raise ValueError(f"the checkpoint's random state is none ({reason})") from error
+        raise ValueError(f"the checkpoint's random state cannot be restored ({reason})") from error
     return Progress(
         state["step"],
         state["best_score"],

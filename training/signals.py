@@ -17,7 +17,7 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """Ctrl-C and SIGTERM as a wish: the loop finishes its step, saves, and then leaves.
+    """Ctrl-C and SIGTERM as a request: the loop finishes its step, saves, and then leaves.
 
     Use as a context. `received` is the signal's number, or None; a second Ctrl-C acts at once.
     `stopped` is the number of the signal that the loop was left for, see `saving`. `sound` is

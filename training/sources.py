@@ -29,7 +29,7 @@ def find_data_root(config: Any) -> str | None:
         return str(SEPTUPLETS)
     print(
         f"NO TRAINING DATA in {SEPTUPLETS}: training on the built-in scenes, which are drawn, not "
-        "filmed.\nThe result shows that everything works; it is no network for real video. Give "
+        "filmed.\nThe result shows that everything works; it is of no use for real video. Give "
         "--data-root or --stills.",
         flush=True,
     )

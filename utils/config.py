@@ -111,7 +111,7 @@ def _is_kind(value: Any, hint: Any) -> bool:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return any(_is_kind(value, kind) for kind in typing.get_args(hint))
     kinds = (int, float) if hint is float else (hint,)
-    return type(value) in kinds  # not isinstance: True is no number here
+    return type(value) in kinds  # not isinstance: True does not count as a number
 
 
 def _comments(config_class: type) -> dict[str, str]:
@@ -151,7 +151,7 @@ def describe_config(config: Any) -> str:
 def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's main function and leave the process with its exit status.
 
-    A ValueError or OSError (a missing file, a full disk) is the user's to mend: it prints as one
+    A ValueError or OSError (a missing file, a full disk) is the user's to correct: it prints as one
     line and ends with status 2. A computation that went astray (FloatingPointError) ends with
     status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an error came from. Freed memory
     is kept for reuse, see `keep_freed_memory`.

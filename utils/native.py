@@ -40,7 +40,7 @@ class NativeBuildError(RuntimeError):
 def load_library(source: Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
     """Load the library of a C++ source, compiling it if this was not done before.
 
-    Args:
+    Arguments:
         source: one C++17 file that exports `extern "C"` functions. It may include system
             headers and, in quotes, headers of ours. It must compile without OpenMP too.
         flags: compiler flags added to the usual ones.
