@@ -90,9 +90,7 @@ class Config:
     ema: float = 0.999  # newer: averaging of the weights that are validated and saved as best
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where it is native
     compile: bool = False  # newer: torch.compile; first steps take minutes, no log of offsets
-    skip_nonfinite: int = (
-        0  # steps of a run that may be left out for a loss or gradient that is NaN or Inf
-    )
+    skip_nonfinite: int = 0  # steps of a run that may be left out for a loss of NaN or Inf
     seed: int = 123  # of weights, crops and augmentation (paper: 123)
 
     # Run

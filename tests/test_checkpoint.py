@@ -26,7 +26,7 @@ def test_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("keep", [0, 5, 100, 4000])
 def test_truncated_weights_are_refused(saved, keep):
     saved.write_bytes(saved.read_bytes()[:keep])
-    with pytest.raises(ValueError, match="no complete safetensors file"):
+    with pytest.raises(ValueError, match="not a complete safetensors file"):
         load_network(saved)
 
 

@@ -220,7 +220,7 @@ def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoin
     for change, message in (
         ({"--data": bad}, "00000001.png: damaged"),
         ({"--data": tmp_path / "missing"}, "missing: no such folder"),
-        ({"--checkpoint": truncated}, "truncated.safetensors is no complete"),
+        ({"--checkpoint": truncated}, "truncated.safetensors is not a complete"),
         ({"--checkpoint": tmp_path / "none.pt"}, "no checkpoint at"),
         ({"--out": clips / "results"}, "lies in the test data"),
         ({"--out": checkpoint}, "is a file"),

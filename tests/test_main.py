@@ -423,7 +423,7 @@ def test_a_hostile_record_is_refused_in_one_line(run_main):
         ("step", 10**30, "is of step 10+, not"),
         ("skipped", "no", "has left out no of 1 steps"),
         ("best_score", float("nan"), "best score of nan"),
-        ("random", {"cpu": torch.zeros(3)}, "random state is none"),
+        ("random", {"cpu": torch.zeros(3)}, "random state cannot be restored"),
     ):
         save_torch_file("r/last.pt", state | {part: wrong})
         with pytest.raises(ValueError, match=message) as caught:
