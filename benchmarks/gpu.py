@@ -53,9 +53,9 @@ NETWORK = {"global_skip": "enhanced", "skip_refinement": True, "offset_limit": 1
 LIMITS = {
     "versions": (20, 20),
     "tests": (90, 120),
-    "operators": (40, 30),
-    "inference": (60, 30),
-    "steps": (60, 30),
+    "operators": (40, 60),
+    "inference": (60, 60),
+    "steps": (60, 60),
     "evaluation": (60, 60),
 }
 TABLES = ("steps", "inference", "operators", "tests")  # in the order in which they are left out
