@@ -82,7 +82,7 @@ class Config:
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
-    flow_method: str = "auto"  # see flow/; auto: what the network was trained with
+    flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is built for it
     compare: bool = False  # also write a split-screen video (bicubic | enhanced), a sheet of crops

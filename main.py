@@ -33,7 +33,7 @@ from models.checkpoint import load_network, network_from
 from models.inference import autocast
 from training.diagnosis import blame, largest_offset
 from training.distributed import Team, join_team
-from training.loop import Ema, charbonnier, learning_rate, move_batch
+from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch
 from training.optimiser import Optimiser
 from training.recorder import Recorder, validation_score
 from training.run import MOST_STEPS, Progress, open_run, restore
@@ -66,7 +66,7 @@ class Config:
     size: Literal["auto", "mstt", "small", "fast"] = "auto"  # auto: mstt on a GPU, fast on a CPU
     coupling: Literal["released", "symmetric"] = "released"  # see models/interpolation.py
     midpoint_flow: bool = True  # warp features half-way; the released code warps them whole
-    global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = "enhanced"  # see MSTT
+    global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = "enhanced"  # newer
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
@@ -143,6 +143,9 @@ def train(
         team: the processes that train together; only the first one writes files.
 
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
+
+    Raises:
+        FloatingPointError: a loss, gradient or score of NaN or Inf, where it is not left out.
     """
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # shapes stay the same
@@ -154,16 +157,18 @@ def train(
         network, config.optimiser, config.rate, config.muon_rate, config.alignment_share
     )
     progress = restore(state, ema, optimiser) if state else Progress()
+    clock = Clock(config.minutes, progress.seconds)
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
     if config.compile:
         print("compiling the network; the first steps take minutes", flush=True)
         model = torch.compile(model)
     loader, validation, data = open_data(config, device, progress.step, state, team)
     recorder = Recorder(
-        config, run, device, team, network, ema, optimiser, progress, validation, data
+        config, run, device, team, network, ema, optimiser, progress, clock, validation, data
     )
 
     with recorder.recording():
+        recorder.catch_up()
         stop_requested = recorder.stop_requested
         for parts in load_steps(loader, config.accumulate, config.patience, stop_requested):
             if recorder.time_is_up:

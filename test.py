@@ -62,7 +62,7 @@ class Config:
     data: str = "auto"  # folder of test clips; auto: testset/, or else the built-in scenes
     checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
     out: str = "results"  # folder for results.json, frames and figures
-    flow_method: str = "auto"  # of the network, see flow/; auto: what it was trained with
+    flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
     baseline_flow_method: str = "dis"  # of the other methods; the same for all runs: a yardstick
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too

@@ -32,8 +32,9 @@ from media.open import open_source
 from models import SIZES, build_network
 from models.blocks import SCALE
 from models.checkpoint import load_network, save_network
-from models.inference import autocast, to_tensor
+from models.inference import autocast
 from utils.config import parse_config, run_script
+from utils.images import to_tensor
 from utils.resize import imresize
 
 ENHANCE = Path(__file__).parent.parent / "enhance.py"

@@ -3,9 +3,9 @@
     python -m benchmarks.flow_methods DIR                      of the bicubic + flow skip
     python -m benchmarks.flow_methods DIR --checkpoint FILE    of a network, its own flow too
 
-For every flow method: the frames on the test clips of DIR (PSNR in dB, RGB, no border cut; moving
-pixels as in utils/metrics.py), and the time of the flow alone, or of the network with its flow, as
-a ratio to that with "dis", in one process on one thread.
+For every flow method it prints how good the frames of the test clips of DIR are (PSNR in dB, RGB,
+no border cut; moving pixels as in utils/metrics.py) and the time as a ratio to that of "dis": of
+the flow alone, or of the network and its flow. One process, one thread.
 """
 
 import time

@@ -3,18 +3,10 @@
 from pathlib import Path
 
 FRAMES = 7
-
-
 LIST_NAME = "189_vime7_train.txt"
-
-
 LIST_NAMES = ("sep_trainlist.txt", LIST_NAME)
-
-
 # A list of Vimeo-90K's 64,612 clips has 0.7 MB; more than this is not a list.
 MAX_LIST_BYTES = 2**25
-
-
 MAX_NAMES = 2**19  # in a list: a folder is looked for in 0.1 ms
 
 

@@ -31,15 +31,10 @@ FRAME_NAMES = (
     tuple(f"{number:03d}.png" for number in range(FRAMES)),
 )
 
-
 # HR pixels around a patch that its LR pixels still depend on: 6.5 before and behind, in whole
 # LR pixels.
 LR_MARGIN = 2
-
-
 CHECKED_AT_ONCE = 4096  # clips that wait for the threads
-
-
 # The smallest LR frame that the network takes, in pixels.
 MIN_LR_SIZE = 16
 

@@ -13,6 +13,7 @@ from enhancement.levels import Levels, band_groups, fill_missing, missing_pixels
 from media.frames import Sink, Source
 from models import MSTT
 from models.blocks import SCALE
+from models.enhanced_flow import EnhancedFlow
 from models.inference import NOT_FINITE, autocast, given_flow, windows, with_flow
 
 # Pixels; all pairs of smaller frames are worked on at the same time.
@@ -143,11 +144,17 @@ class Enhancer:
             flow = [both.to(self.device) for both in flow]
             height, width = (SCALE * side for side in unit.shape[1:3])
             result = np.empty((2 * len(frames) - 1, height, width, source.bands), np.float32)
+            network = self.network
+            if isinstance(network, EnhancedFlow):  # all bands move alike
+                colours = torch.from_numpy(unit[..., list(groups[0])]).movedim(-1, 1)[None]
+                with torch.no_grad(), autocast(self.device, self.precision):
+                    flow = network.between(colours.to(self.device))
+                network = network.network
             for group in groups:
                 inputs = torch.from_numpy(unit[..., list(group)]).movedim(-1, 1)[None]
                 # Not inference_mode: autocast would convert the weights for every frame in it.
                 with torch.no_grad(), autocast(self.device, self.precision):
-                    output = self.network(inputs.to(self.device), *flow)[0].float()
+                    output = network(inputs.to(self.device), *flow)[0].float()
                 if not torch.isfinite(output).all():
                     raise ValueError(NOT_FINITE)
                 if len(set(group)) == 1:

@@ -1,9 +1,4 @@
-"""From frames in a file to what the network takes, and back.
-
-A survey reads every frame once, before the long work starts: damaged frames are named at once,
-and the values of the whole sequence decide what becomes black and white, so that neither the
-enhancement nor the flow flickers. Next to the network that costs nothing.
-"""
+"""Sources that repair or thin out others: damaged frames bridged, denser times, LR files kept."""
 
 import itertools
 from collections.abc import Iterator

@@ -15,7 +15,13 @@ import numpy as np
 
 from flow.coarse2fine import coarse2fine_flow, plan_levels
 
-__all__ = ["FLOW_METHODS", "coarse2fine_flow", "estimate_flow", "flow_between_enlarged"]
+__all__ = [
+    "FLOW_METHODS",
+    "check_frames",
+    "coarse2fine_flow",
+    "estimate_flow",
+    "flow_between_enlarged",
+]
 
 FLOW_METHODS = ("pyflow", "dis", "dis2x", "dis4x", "pyflow-original")
 # alpha, ratio, minWidth, outer, inner and SOR iterations, colType of the released code
@@ -50,7 +56,7 @@ def estimate_flow(frames, method="pyflow", threads=None):
     """
     if method not in FLOW_METHODS:
         raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(FLOW_METHODS)}")
-    _check_frames(frames)
+    check_frames(frames)
     pairs = list(itertools.pairwise(frames))
     pairs += [(b, a) for a, b in pairs]
     if method == "dis":
@@ -80,14 +86,23 @@ def flow_between_enlarged(frames, factor):
     Raises:
         ValueError: frames of another shape or type, or too small.
     """
-    _check_frames(frames)
+    check_frames(frames, factor)
     pairs = list(itertools.pairwise(frames))
     pairs += [(b, a) for a, b in pairs]
     flows = np.stack(_enlarged_dis_flows(pairs, factor, enlarged=True))
     return flows[: len(frames) - 1], flows[len(frames) - 1 :]
 
 
-def _check_frames(frames):
+def check_frames(frames, factor=1):
+    """Refuse frames that no flow can be found between.
+
+    Arguments:
+        frames: see `estimate_flow`.
+        factor: by which they are enlarged.
+
+    Raises:
+        ValueError: another shape or type, too small, or not as many as two.
+    """
     if not isinstance(frames, np.ndarray):
         raise ValueError(f"frames must be a numpy array, not {type(frames).__name__}")
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
@@ -96,9 +111,11 @@ def _check_frames(frames):
         )
     if len(frames) < 2:
         raise ValueError(f"flow needs at least 2 frames, not {len(frames)}")
-    if min(frames.shape[1:3]) < MIN_SIDE:
+    sides = frames.shape[1:3]
+    if any(side % factor or side < factor * MIN_SIDE for side in sides):
+        multiple = f", and multiples of {factor}" if factor > 1 else ""
         raise ValueError(
-            f"frames must be at least {MIN_SIDE} pixels on each side, "
+            f"frames must be at least {factor * MIN_SIDE} pixels on each side{multiple}, "
             f"not {frames.shape[1]} x {frames.shape[2]} (height x width)"
         )
 

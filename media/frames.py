@@ -2,6 +2,7 @@
 
 A source has `count` frames of the same size and reads any of them by its index:
 
+    from media.open import open_source
     source = open_source("frames/")            a folder of PNG, JPEG or TIFF files
     source = open_source("input.mp4")          a video, see media/video.py
     source = open_source("scene.tif")          a multi-page TIFF or a GeoTIFF, see media/raster.py
@@ -26,14 +27,8 @@ import cv2
 import numpy as np
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
-
-
 TIFF_SUFFIXES = (".tif", ".tiff")
-
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *TIFF_SUFFIXES)
-
-
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 

@@ -27,8 +27,6 @@ from media.tiff import count_pages, has_mask_page
 from utils.text import natural_key
 
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
-
-
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
 
 

@@ -25,15 +25,9 @@ logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in reco
 
 
 CLASSIC_SIZE = 2**32 - 2**25  # bytes that a TIFF with 32-bit offsets holds, and some for its tags
-
-
 # TIFF tags of georeferenced files: pixel scale, tie points, transformation, keys; GDAL's own.
 GEO_TAGS = (33550, 33922, 34264, 34735, 42112, 42113)
-
-
 ORIENTATION = 274
-
-
 Photometric = tifffile.PHOTOMETRIC
 
 

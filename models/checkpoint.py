@@ -27,7 +27,6 @@ from utils.text import one_line
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 
-
 # The weights in the box by their name, and which of them to take, best first.
 SHIPPED = {
     "mstt": CHECKPOINTS / "mstt.safetensors",
@@ -35,12 +34,8 @@ SHIPPED = {
     "small": CHECKPOINTS / "mstt_small.safetensors",
 }
 
-
 PREFERRED = {"cuda": ("mstt", "fast", "small"), "cpu": ("fast", "small", "mstt")}
-
-
 FORMAT = "mstt-stvsr training checkpoint, version 1"
-
 
 # The parts of a training checkpoint and what they are.
 STATE = {
@@ -55,12 +50,8 @@ STATE = {
     "versions": dict,
 }
 
-
 MOST_DESCRIBED = 2**24  # bytes of a JSON description; ours have some thousands
-
-
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
 
 # The released code's module names, and ours.
 RELEASED_NAMES = (
@@ -144,7 +135,7 @@ def shipped_weights(device: torch.device) -> Path | None:
 
 
 def trained_flow(information: dict[str, Any]) -> str:
-    """The flow method a network was trained with, from load_network; the released code: PyFlow.
+    """The flow method that a file asks for, from load_network; the released code: PyFlow.
 
     Raises:
         ValueError: the file names no method that there is.

@@ -47,8 +47,10 @@ class SpanExtraction(FeatureExtraction):
 
     def __init__(self, channels: int, blocks: int):
         nn.Module.__init__(self)
+        if blocks < 1:
+            raise ValueError(f"front_blocks is {blocks}; the extraction span needs at least 1")
         self.conv_first = Conv(3, channels)
-        self.conv_first.weight.data.div_(LEVELS)  # starts as if the pictures were in [0, 1]
+        nn.init.normal_(self.conv_first.weight, std=1 / LEVELS)  # features of about 1
         self.blocks = nn.ModuleList(AttentionBlock(channels) for _ in range(blocks))
         self.conv_body = Conv(channels, channels)
         self.fusion = Conv(4 * channels, channels, kernel=1)
@@ -57,20 +59,21 @@ class SpanExtraction(FeatureExtraction):
 
     def extract(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, H, W)."""
-        first = x = self.conv_first((x - self.mean.to(x.dtype)) * LEVELS)
-        outputs = []
-        for block in self.blocks:
+        first = self.conv_first((x - self.mean.to(x.dtype)) * LEVELS)
+        x, inside = self.blocks[0](first)
+        after_one = x
+        for block in self.blocks[1:]:
             x, inside = block(x)
-            outputs.append(x)
         # Of the last block its first activation, as the published weights want it.
-        return self.fusion(torch.cat((first, self.conv_body(x), outputs[0], inside), dim=1))
+        return self.fusion(torch.cat((first, self.conv_body(x), after_one, inside), dim=1))
 
 
 class AttentionBlock(nn.Module):
     """Three convolutions; their result, squashed, is the attention on it and the input.
 
     There is nothing to learn in the attention: sigmoid - 1/2 is zero where the convolutions find
-    nothing, and keeps the sign.
+    nothing, and keeps the sign. The initial weights let them find enough for a block to keep the
+    size of its input: PyTorch's own would let it vanish within three blocks.
 
     Arguments:
         channels: C of input and output, (B, C, H, W).
@@ -81,12 +84,16 @@ class AttentionBlock(nn.Module):
         self.conv1 = Conv(channels, channels)
         self.conv2 = Conv(channels, channels)
         self.conv3 = Conv(channels, channels)
+        for conv, gain in ((self.conv1, 1), (self.conv2, 1), (self.conv3, 2)):
+            nn.init.kaiming_normal_(conv.weight)
+            conv.weight.data.mul_(gain)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, C, H, W) -> the result and the first activation, of the same shape."""
         inside = F.silu(self.conv1(x))
         found = self.conv3(F.silu(self.conv2(inside)))
-        return (found + x) * (torch.sigmoid(found) - 0.5), inside
+        # tanh(x / 2) / 2 is sigmoid(x) - 1/2, without its cancellation in bfloat16.
+        return (found + x) * (0.5 * torch.tanh(found / 2)), inside
 
 
 EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from flow import FLOW_METHODS, estimate_flow
+from flow import FLOW_METHODS, check_frames, estimate_flow
 from models.enhanced_flow import EnhancedFlow
 from utils.images import to_tensor, to_uint8
 
@@ -115,6 +115,7 @@ def given_flow(frames: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]
     """
     if method != ENHANCED:
         return estimate_flow(frames, method)
+    check_frames(frames)
     none = np.zeros((len(frames) - 1, 2, *frames.shape[1:3]), np.float32)
     return none, none
 

@@ -155,7 +155,7 @@ class MSTT(nn.Module):
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
         features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)
         if self.global_skip == "neighbours":
-            given = self.reconstruction(features[:, ::2])  #                   (B, N, 3, sH, sW)
+            given = self.reconstruction(features[:, ::2]).float()  #           (B, N, 3, sH, sW)
             return self._put_between(given, features, forward_flow, backward_flow)
         output = self.reconstruction(features)  #                              (B, T, 3, sH, sW)
         if self.global_skip == "bicubic":

@@ -167,6 +167,11 @@ def test_a_stop_while_validating_is_prompt_and_exact(run_main, monkeypatch):
         assert run_main(*flags, "runs/cut") == 128 + signal.SIGTERM
     assert clips == [3, 3]  # of three
     assert load_torch_file("runs/cut/last.pt")["unvalidated"]
+    clips.clear()
+    with monkeypatch.context() as patch:  # and once more in the validation that it owes
+        patch.setattr(recorder, "super_resolve", stop_at_the_second_clip)
+        assert run_main("--resume", "--run", "runs/cut") == 128 + signal.SIGTERM
+    assert load_torch_file("runs/cut/last.pt")["unvalidated"]
     assert run_main("--resume", "--run", "runs/cut") == 0
     assert same_training(*(load_torch_file(f"runs/{name}/last.pt") for name in ("whole", "cut")))
     scored = [

@@ -237,6 +237,8 @@ def test_unknown_names_are_refused():
         MSTT(8, 2, 1, 1, global_skip="bicubic", skip_refinement=True)
     with pytest.raises(ValueError, match="neighbours needs skip_refinement"):
         MSTT(8, 2, 1, 1, global_skip="neighbours")
+    with pytest.raises(ValueError, match="front_blocks is 0"):
+        MSTT(8, 2, 0, 1, extraction="span")
     with pytest.raises(ValueError, match="extraction is 'vgg'; choose one of released, span"):
         MSTT(8, 2, 1, 1, extraction="vgg")
     with pytest.raises(ValueError, match="offset_limit is -1"):

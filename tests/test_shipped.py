@@ -51,7 +51,7 @@ def test_the_output_is_the_one_that_was_shipped(name):
 
 @pytest.mark.parametrize("change", ["padding", "kernel", "place"])
 def test_a_small_change_would_show(monkeypatch, change):
-    name = next(iter(THERE))
+    name = "small"  # whose skip enlarges and warps bicubic frames
     if change == "padding":
         monkeypatch.setattr(
             "models.blocks.flow_warp", lambda x, flow, padding="zeros", **o: flow_warp(x, flow, **o)

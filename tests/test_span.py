@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from models.blocks import mean_of_neighbours
 from models.checkpoint import load_network
-from models.extraction import MEAN
+from models.extraction import MEAN, SpanExtraction
 from tests.test_mstt import random_inputs
 from training.span import read_ncnn, start_from_span
 
@@ -104,6 +104,20 @@ def test_what_the_wider_network_has_more_can_learn(tmp_path):
         assert weight.grad.abs().max() > 0
 
 
+def test_from_scratch_every_block_learns():
+    """SPAN's attention is nearly zero where its convolutions find little."""
+    torch.manual_seed(0)
+    extraction = SpanExtraction(64, 6)
+    sizes = []
+    for block in extraction.blocks:
+        block.register_forward_hook(lambda block, inputs, outputs: sizes.append(outputs[0].std()))
+    frames = torch.rand(1, 1, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    extraction(frames).square().mean().backward()
+    assert all(0.2 < size < 20 for size in sizes), sizes
+    gradients = [weight.grad.norm() for weight in extraction.parameters() if weight.ndim == 4]
+    assert min(gradients) > 1e-3 * max(gradients)
+
+
 def test_the_command_writes_weights_that_load(tmp_path):
     write_ncnn(tmp_path / "span.param")
     command = [
@@ -133,6 +147,9 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.param").write_text(text.replace("block_6", "block_7"))
     with pytest.raises(ValueError, match="not a SPAN of 6 blocks"):
         start_from_span(tmp_path / "a.param", seed=0)
+    (tmp_path / "a.param").write_text(text + "Convolution a\n")
+    with pytest.raises(ValueError, match=r"its \.bin"):
+        read_ncnn(tmp_path / "a.param")
     (tmp_path / "a.param").write_text("hello\n")
     with pytest.raises(ValueError, match="not a network of ncnn"):
         read_ncnn(tmp_path / "a.param")

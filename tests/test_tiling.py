@@ -18,7 +18,7 @@ from media.folder import ImageSink
 from media.open import open_source
 from models import MSTT
 from models.blocks import SCALE
-from models.inference import to_tensor
+from utils.images import to_tensor
 from utils.resize import imresize
 
 SIZES = [(100, 80, 32), (81, 80, 32), (160, 80, 32), (333, 160, 32), (80, 80, 32), (30, 80, 32)]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from models import MSTT
-from models.inference import autocast, pick_device, pick_precision, to_tensor, to_uint8, windows
+from models.inference import autocast, pick_device, pick_precision, windows
 from training.diagnosis import blame
 from training.distributed import Team
 from training.log import RunLog
@@ -21,6 +21,7 @@ from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch, mo
 from training.optimiser import OPTIMISERS, Optimiser
 from training.run import Progress, restore, training_state
 from training.signals import StopSignals
+from utils.images import to_tensor, to_uint8
 from utils.metrics import moving_mask
 
 

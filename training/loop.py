@@ -1,4 +1,4 @@
-"""The parts of training that main.py's loop is made of: schedule, loss, EMA, log, stop signals."""
+"""What the training loop of main.py is made of: schedule, loss, clock, averaged weights."""
 
 import contextlib
 import math
@@ -44,13 +44,15 @@ def charbonnier(output: Tensor, truth: Tensor, moving_weight: float = 1.0) -> Te
     the gradient), and a loss and a gradient norm that do not depend on the patch.
 
     Arguments:
-        output, truth: same shape, (B, T, 3, 4H, 4W) where something is weighted, any range;
-            computed in float32.
+        output, truth: same shape, any range; computed in float32. Where something is weighted
+            (B, T, 3, 4H, 4W), T odd, the truth in [0, 1].
         moving_weight: of the pixels of interpolated frames where something moves, about 1 % of
             all: what corrects the flow learns from nothing else.
+
+    Returns: the loss, a number.
     """
     error = torch.sqrt((output.float() - truth.float()).square() + 1e-6)
-    if moving_weight == 1 or error.ndim != 5 or error.shape[1] == 1:
+    if moving_weight == 1 or error.shape[1] == 1:
         return error.mean()
     weight = 1 + (moving_weight - 1) * moving_pixels(truth.float()).float()
     return (error[:, ::2].sum() + (weight * error[:, 1::2]).sum()) / error.numel()

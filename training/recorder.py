@@ -38,6 +38,7 @@ class Recorder:
         team: the processes that train together.
         network, ema, optimiser: what is saved.
         progress: where the run begins; kept up to date.
+        clock: of its time, which began with the process.
         validation: the clips that it is judged on.
         data: fingerprint of what it learns from.
     """
@@ -52,15 +53,16 @@ class Recorder:
         ema: Ema,
         optimiser: Optimiser,
         progress: Progress,
+        clock: Clock,
         validation: list[Clip],
         data: dict[str, str],
     ):
         self.config, self.run, self.device, self.team = config, run, device, team
         self.network, self.ema, self.optimiser = network, ema, optimiser
-        self.progress, self.validation, self.data = progress, validation, data
+        self.progress, self.clock = progress, clock
+        self.validation, self.data = validation, data
         self.baseline = mean_psnr(validation, bicubic_flow, team)
         print(f"bicubic + flow on the validation clips: {self.baseline:.2f} dB", flush=True)
-        self.clock = Clock(config.minutes, progress.seconds)
         self.stop = StopSignals(patient=team.launched)
         self.log = RunLog(run if team.first else None)
         self.meter = Meter()
@@ -68,7 +70,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """The context of the loop; begins with the validation that a resumed run still owes."""
+        """The context of the loop, which begins with `catch_up`."""
         bar = partial(tqdm, unit="step", smoothing=0.05, dynamic_ncols=True)
         steps = None if self.config.minutes else self.config.steps
         with (
@@ -77,11 +79,18 @@ class Recorder:
             self.stop.saving(partial(self.save, "last.pt")),
             self.team.contact(),
         ):
-            if self.progress.unvalidated:
-                self.validate()
-            self._look_at_the_clock()
             yield
         self.log.close()
+
+    def catch_up(self) -> None:
+        """Do the validation that a resumed run still owes.
+
+        Raises:
+            Stopped: see `after_step`.
+        """
+        if self.progress.unvalidated:
+            self.validate()
+        self._look_at_the_clock()
 
     def stop_requested(self) -> int | None:
         """The number of the signal that this process has received, if it has."""

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,10 @@ def read_others(text: str | None) -> dict[str, float]:
     """
     others = {}
     for part in text.split(",") if text else ():
-        name, _, score = part.rpartition(":")
-        try:
-            others[name] = float(score)
-        except ValueError:
-            raise ValueError(f"others has {part!r}; give NAME:dB,NAME:dB") from None
+        match = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", part)
+        if not match:
+            raise ValueError(f"others has {part!r}; give NAME:dB,NAME:dB")
+        others[match[1]] = float(match[2])
     return others
 
 

@@ -18,11 +18,9 @@ from utils.config import check_kinds, given_fields
 from utils.text import one_line
 
 C = TypeVar("C")
-
 GPU_BATCH = 16  # samples that a GPU takes at once: one alone waits for the launch of its kernels
 LARGEST_MAP = 2**31 - 1  # numbers in a map; beyond it 32-bit indices of CUDA kernels overflow
 PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
-
 
 # Constants that may differ between a run and its continuation. All but `steps` and
 # `minutes` leave alone what it learns; these move the end of its schedule.
@@ -117,11 +115,13 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
 
 
 def with_network_of_weights(config: C, given: set[str]) -> C:
-    """Put the options of the network in a Config's weights on record in place of its own.
+    """Record the network options of the weights instead of the Config's own.
 
     Arguments:
         config: with weights.
         given: names of the constants that the command line itself gives.
+
+    Returns: the Config of the network that is trained on.
 
     Raises:
         ValueError: names those of them that the weights do not have.
@@ -169,7 +169,18 @@ def check_maps(config: Any, part: int) -> None:
 
 
 def fit_machine(config: C, device: torch.device, team: Team) -> C:
-    """Replace "auto" and "none" by what they mean on this machine, so that a run is on record."""
+    """Replace "auto" and "none" by what they mean on this machine, so that a run is on record.
+
+    Arguments:
+        config: of the training.
+        device: where this process trains.
+        team: all processes.
+
+    Returns: the Config without them.
+
+    Raises:
+        ValueError: a batch that the processes cannot share, or maps too large for the kernels.
+    """
     gpu = device.type == "cuda"
     batch = config.batch or max(GPU_BATCH if gpu else 1, config.accumulate) * team.world
     if batch % (team.world * config.accumulate):

