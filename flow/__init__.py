@@ -57,8 +57,7 @@ def estimate_flow(frames, method="pyflow", threads=None):
     if method not in FLOW_METHODS:
         raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(FLOW_METHODS)}")
     check_frames(frames)
-    pairs = list(itertools.pairwise(frames))
-    pairs += [(b, a) for a, b in pairs]
+    pairs = _pairs_both_ways(frames)
     if method == "dis":
         flows = _dis_flows(pairs)
     elif method in ENLARGEMENTS:
@@ -70,8 +69,7 @@ def estimate_flow(frames, method="pyflow", threads=None):
         plan_levels(*frames.shape[1:3])  # the original crashes the process instead
         compute = _original_pyflow()
         flows = [_pyflow_flow(pair, compute) for pair in pairs]
-    flows = np.stack(flows)
-    return flows[: len(frames) - 1], flows[len(frames) - 1 :]
+    return _forward_and_backward(flows)
 
 
 def flow_between_enlarged(frames, factor):
@@ -87,10 +85,19 @@ def flow_between_enlarged(frames, factor):
         ValueError: frames of another shape or type, or too small.
     """
     check_frames(frames, factor)
+    flows = _enlarged_dis_flows(_pairs_both_ways(frames), factor, enlarged=True)
+    return _forward_and_backward(flows)
+
+
+def _pairs_both_ways(frames):
+    """Neighbouring frames in order of time, then the same pairs the other way round."""
     pairs = list(itertools.pairwise(frames))
-    pairs += [(b, a) for a, b in pairs]
-    flows = np.stack(_enlarged_dis_flows(pairs, factor, enlarged=True))
-    return flows[: len(frames) - 1], flows[len(frames) - 1 :]
+    return pairs + [(b, a) for a, b in pairs]
+
+
+def _forward_and_backward(flows):
+    """The flows of `_pairs_both_ways` as two arrays (N - 1, 2, H, W)."""
+    return tuple(np.split(np.stack(flows), 2))
 
 
 def check_frames(frames, factor=1):

@@ -156,32 +156,31 @@ class MSTT(nn.Module):
         features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)
         if self.global_skip == "neighbours":
             given = self.reconstruction(features[:, ::2]).float()  #           (B, N, 3, sH, sW)
-            return self._put_between(given, features, forward_flow, backward_flow)
+            between = self._warped(given, features, forward_flow, backward_flow)
+            return interleave(given, between)
         output = self.reconstruction(features)  #                              (B, T, 3, sH, sW)
         if self.global_skip == "bicubic":
             output = output + bicubic_flow_baseline(frames, forward_flow, backward_flow)
         elif self.global_skip == "enhanced":
             given = output[:, ::2] + bicubic(frames)  #                        (B, N, 3, sH, sW)
-            warped = self._put_between(given, features, forward_flow, backward_flow)
+            warped = self._warped(given, features, forward_flow, backward_flow)
             residual = output[:, 1::2]  #                                      (B, N-1, 3, sH, sW)
-            output = interleave(given, warped[:, 1::2] + residual)
+            output = interleave(given, warped + residual)
         return output
 
-    def _put_between(
+    def _warped(
         self, given: Tensor, features: Tensor, forward_flow: Tensor, backward_flow: Tensor
     ) -> Tensor:
-        """Frames between enhanced given ones, from these: (B, N, 3, sH, sW) -> (B, T, 3, sH, sW).
+        """Frames between enhanced given ones: (B, N, 3, sH, sW) -> (B, N - 1, 3, sH, sW).
 
         features: of all T times; the flows as given.
         """
         if given.shape[1] == 1:
-            return given
+            return given[:, :0]
         if self.skip_refinement is None:
-            between = mean_of_neighbours(given, forward_flow, backward_flow, mode="bicubic")
-        else:
-            features = features[:, 1::2]  #                                    (B, N-1, C, H, W)
-            between = self.skip_refinement(features, given, forward_flow, backward_flow)
-        return interleave(given, between)
+            return mean_of_neighbours(given, forward_flow, backward_flow, mode="bicubic")
+        features = features[:, 1::2]  #                                        (B, N-1, C, H, W)
+        return self.skip_refinement(features, given, forward_flow, backward_flow)
 
 
 def build_network(size: str = "mstt", **options) -> MSTT:
