@@ -21,6 +21,9 @@ are reduced to their size again, and the next pass starts from the denser sequen
 space is 4, the only one the network is trained for. media/video.py, media/raster.py and
 media/frames.py say what is kept of each kind of file: frame rate, colours, depth, coordinates,
 missing data. Sound is not carried over.
+
+Weights: --model real is trained for footage that went through noise and lossy compression, the
+others for clean frames. By default lossy video and JPEG get the first, everything else the others.
 """
 
 import sys
@@ -71,7 +74,9 @@ NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "over
 class Config:
     input: str  # a video, a folder of frames, or a TIFF
     output: str  # a video, a .tif, or any other name: a folder of frames of the input's kind
-    model: str = "auto"  # mstt, fast, small, or a checkpoint; auto: the best that suits the device
+    # real is for compressed and noisy footage; auto: real for lossy video and JPEG, else the
+    # weights for clean frames, those that suit the device.
+    model: str = "auto"  # auto, real, mstt, fast, small, or a checkpoint
     times: int = 2  # frames per given frame: 2, or 4 and 8 in two and three passes
     scale: int = 4  # enlargement in space; the network has no other
     slow_motion: bool = False  # keep the input's frame rate, so that the video gets longer
@@ -123,6 +128,29 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"out of memory{finished if folder.exists() else ''}") from error
 
 
+def pick_weights(model: str, given: Source, device: torch.device) -> Path:
+    """The checkpoint that a name stands for; "auto" looks at the footage and says what it takes.
+
+    Raises:
+        FileNotFoundError: real, and there are none in the box.
+    """
+    if model not in ("auto", "real"):
+        return SHIPPED.get(model, Path(model))
+    real = shipped_weights(device, real=True)
+    if model == "real":
+        if real is None:
+            raise FileNotFoundError("no weights for real footage in checkpoints/; give a file")
+        return real
+    clean = shipped_weights(device)
+    if given.lossy and real:
+        print(f"{given.path} is compressed with loss: weights {real.stem} (--model real)")
+        return real
+    if clean is None:
+        raise FileNotFoundError("no weights in checkpoints/; give a checkpoint with --model FILE")
+    print(f"{given.path} is no lossy format: weights {clean.stem} (--model real: against noise)")
+    return clean
+
+
 def work(config: Config, output: Path) -> None:
     """Do what the config says: check it as far as possible, enhance, compare."""
     given = open_source(config.input, config.bands_per_frame)
@@ -133,8 +161,7 @@ def work(config: Config, output: Path) -> None:
     extras = check_outputs(config, output)
     device = pick_device(config.device)
     precision = say_precision(device, config.precision)
-    checkpoint = shipped_weights(device) if config.model == "auto" else None
-    checkpoint = checkpoint or SHIPPED.get(config.model, Path(config.model))
+    checkpoint = pick_weights(config.model, given, device)
     network, information = load_network(checkpoint, device)
     network = Ensemble(network) if config.ensemble else network
     if config.flow_method == "auto":

@@ -31,6 +31,7 @@ from models import MSTT, build_network
 from models.baselines import bicubic_blend
 from models.checkpoint import load_network, network_from
 from models.inference import autocast
+from models.mstt import with_frame_fusion
 from training.diagnosis import blame, largest_offset
 from training.distributed import Team, join_team
 from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch
@@ -59,6 +60,7 @@ class Config:
     blur_max: float = 1.5  # pixels; largest sigma; so soft they measure like satellite video
     fast_share: float = 0.5  # share of animated clips with traffic whose traffic is fast
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
+    degrade: Literal["none", "real"] = "none"  # newer; real: blur, noise and codecs of real footage
     flow_method: str = "dis2x"  # newer: follows vehicles; pyflow (paper); see flow/__init__.py
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
@@ -68,6 +70,7 @@ class Config:
     midpoint_flow: bool = True  # warp features half-way; the released code warps them whole
     global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = "enhanced"  # newer
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
+    frame_fusion: bool = False  # newer: neighbours clean each given frame; for --degrade real
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
     frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
@@ -272,10 +275,11 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
             global_skip=config.global_skip,
             skip_refinement=config.skip_refinement,
             offset_limit=config.offset_limit,
+            frame_fusion=config.frame_fusion,
         )
     network, information = load_network(config.weights)
     print(f"starting from {config.weights}: {information['network']}")
-    return network
+    return with_frame_fusion(network) if config.frame_fusion else network
 
 
 def freeze(network: MSTT, stage: str | None) -> None:

@@ -4,6 +4,7 @@
     python test.py --data DIR --checkpoint FILE --out DIR
     python test.py --checkpoint none                       the baselines alone
     python test.py --no-save-frames --no-figures           only the table and results.json
+    python test.py --degrade all                           given frames as real footage has them
 
 A test clip is a folder with truth/ (HR frames) and perhaps input4/ (LR frames); where there is
 none, LR is MATLAB's bicubic reduction of the truth. DIR holds such folders, or is one. Frames of
@@ -14,6 +15,10 @@ any number: the network runs over windows of four given frames.
     bicubic+flow    given frames enlarged by bicubic; between them both neighbours, warped half-way
                     along the flow between the enlarged frames, and averaged
     bicubic+blend   the same without flow: the mean of both neighbours
+
+--degrade makes the given frames of the truth's own LR frames, all of a clip as one video:
+clean, crf18, crf23, crf28 (H.264), noise (3 levels), noise+crf23; real: to each clip a draw of
+what `main.py --degrade real` sees; all: the six, one after the other, each in OUT/NAME.
 
 OUT then holds results.json (the figures of every frame, clip and method), METHOD/CLIP/*.png and
 figures/CLIP.png. Nothing is written before all input has been read and found good; after that,
@@ -34,7 +39,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.clips import Clip, find_clips, read_clip
+from data.clips import Clip, degraded, find_clips, read_clip
+from data.degrade import CONDITIONS
 from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
 from media.images import write_image
@@ -46,7 +52,7 @@ from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
 from utils.plots import comparison_figure
-from utils.report import table, versions, write_results
+from utils.report import conditions_table, table, versions, write_results
 
 RUNS = Path("runs")  # where main.py keeps its runs,
 SCENES = Path("trainset/scenes")  # and the built-in scenes
@@ -64,6 +70,7 @@ class Config:
     out: str = "results"  # folder for results.json, frames and figures
     flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
     baseline_flow_method: str = "dis"  # of the other methods; the same for all runs: a yardstick
+    degrade: str = "none"  # what the given frames went through: one of the names above; none
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
@@ -147,6 +154,21 @@ def open_methods(
     return config, methods
 
 
+def open_conditions(config: Config, clips: list[Clip]) -> dict[str, list[Clip]]:
+    """The clips under every condition that is asked for, by its name; "none" leaves them alone.
+
+    Raises:
+        ValueError: an unknown condition, or a codec that is not there.
+    """
+    if config.degrade == "none":
+        return {"none": clips}
+    if config.degrade not in (*CONDITIONS, "real", "all"):
+        known = ", ".join(("none", *CONDITIONS, "real", "all"))
+        raise ValueError(f"unknown condition {config.degrade!r}; choose one of {known}")
+    names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
+    return {name: degraded(clips, name) for name in names}
+
+
 def check_out(out: Path, data: Path) -> None:
     """Refuse an OUT that is a file or lies among the test clips."""
     if out.exists() and not out.is_dir():
@@ -194,6 +216,7 @@ def main() -> None:
 
     data, out = find_data(config), Path(config.out)
     clips = find_clips(data)
+    conditions = open_conditions(config, clips)
     check_out(out, data)
     for clip in clips:
         read_clip(clip)  # a damaged frame must show before the first file is written
@@ -201,6 +224,12 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
     print(f"{len(clips)} clips of {data}; {what}")
+    measured = {}
+    for name, clips in conditions.items():
+        folder = out / name if len(conditions) > 1 else out
+        measured[name] = evaluate(clips, methods, folder, config)
+        title = "" if name == "none" else f"\ngiven frames: {name}\n"
+        print(f"{title}{table(measured[name])}", flush=True)
     results = {
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "checkpoint_sha256": None if checkpoint is None else file_sha256(checkpoint),
@@ -208,10 +237,13 @@ def main() -> None:
         "command": f"python {shlex.join(sys.argv)}",
         "versions": versions(),
         "settings": dataclasses.asdict(config) | {"device": str(device)},
-        "methods": evaluate(clips, methods, out, config),
     }
+    if len(conditions) > 1:
+        results["conditions"] = measured
+        print(f"\nMean of {len(clips)} clips:\n{conditions_table(measured)}")
+    else:
+        results["methods"] = measured[config.degrade]
     write_results(out / "results.json", results)
-    print(table(results["methods"]))
     print(f"Everything is in {out}: results.json, frames by method, figures.")
 
 

@@ -11,12 +11,13 @@ one server core gave 37, a third of its time in the flow and a quarter in the wa
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 
-from data import animation, degrade, traffic
+from data import animation, degrade, look, traffic
 from data.animation import StillsDataset
 from utils.config import parse_config, run_script
 
@@ -27,16 +28,18 @@ class Config:
     patch: int = 80  # side of the given frames in pixels
     samples: int = 200  # samples to time
     flow_method: str = "dis"  # one of flow.FLOW_METHODS
+    degrade: Literal["none", "real"] = "none"  # what the given frames went through
 
 
 STAGES = {
-    "tone": (degrade, "tone"),
-    "blur": (degrade, "blur"),
+    "tone": (look, "tone"),
+    "blur": (look, "blur"),
     "camera (7 bicubic warps)": (cv2, "warpAffine"),
     "traffic: roads and vehicles": (traffic, "plan_vehicles"),
     "traffic: drawing": (traffic, "draw_vehicles"),
     "brightness, to 8 bits": (cv2, "addWeighted"),
-    "reduction by 4": (animation, "imresize"),
+    "reduction by 4": (degrade, "imresize"),
+    "blur, noise, codecs": (degrade.Degradation, "apply"),
     "flow (6 pairs)": (animation, "estimate_flow"),
     "to tensors": (animation, "to_tensor"),
 }

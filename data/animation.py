@@ -21,12 +21,12 @@ import torch
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data import degrade, traffic
+from data import look, traffic
+from data.degrade import CLEAN, draw_degradation, reduced
+from data.flow_cache import flow_of
 from data.stills import Stills
-from flow import estimate_flow
 from media.images import write_image
 from utils.config import parse_config, run_script
-from utils.resize import imresize
 
 FRAMES = 7
 LEAST = 64  # smallest side of a clip in pixels, 16 of the given frames
@@ -55,10 +55,6 @@ class Animation:
     speed_split: float = 1.2  # slow vehicles drive up to this, fast ones from it, pixels per frame
     speed_max: float = 3.0  # speed of the fastest vehicle in pixels per frame
     aircraft_share: float = 0.05  # share of clips with an aircraft
-    noise_share: float = 0.0  # share of clips with noise on the given frames
-    noise_max: float = 4.0  # largest sigma of that noise in levels
-    compression_share: float = 0.0  # share of clips whose given frames went through JPEG
-    quality_min: int = 60  # least quality of that JPEG
 
     def __post_init__(self):
         if not 0 <= self.blur_min <= self.blur_max:
@@ -152,7 +148,7 @@ def animate(
     """
     camera, reduction = draw_camera(rng, still.shape[:2], size, animation)
     sigma = rng.uniform(animation.blur_min, animation.blur_max)
-    saturation = degrade.draw_saturation(rng, animation.grey_share)
+    saturation = look.draw_saturation(rng, animation.grey_share)
 
     # Only the part of the still that the clip sees, with a border for the blur and the kernel.
     corners = np.array([[0, 0, 1], [size[1], 0, 1], [0, size[0], 1], [size[1], size[0], 1]])
@@ -160,10 +156,10 @@ def animate(
     border = 3 + math.ceil(3 * sigma * reduction)
     low = np.maximum(np.floor(seen.min(0)).astype(int) - border, 0)
     high = np.ceil(seen.max(0)).astype(int) + border
-    scene = degrade.tone(
+    scene = look.tone(
         still[low[1] : high[1], low[0] : high[0]], rng, saturation, animation.stretch_share
     )
-    scene = degrade.blur(scene, sigma * reduction)
+    scene = look.blur(scene, sigma * reduction)
     local = camera - np.concatenate([np.zeros((2, 2)), low[:, None]], axis=1)
 
     def film(t: int) -> np.ndarray:
@@ -179,7 +175,7 @@ def animate(
     middle = frames[FRAMES // 2] if count > FRAMES // 2 else film(FRAMES // 2)
     _add_traffic(frames, middle, camera, rng, sigma, saturation, animation)
 
-    gain, offset = degrade.brightness_drift(rng, FRAMES)
+    gain, offset = look.brightness_drift(rng, FRAMES)
     clip = np.empty((count, *size, 3), np.uint8)
     for t, frame in enumerate(frames):
         cv2.addWeighted(frame, gain[t], frame, 0, offset[t], dst=clip[t], dtype=cv2.CV_8U)
@@ -222,7 +218,8 @@ class StillsDataset(Dataset):
     """Septuplets made on the fly from a folder of satellite or aerial stills.
 
     `dataset[(epoch, index)]`, or `dataset[index]` for epoch 0, is a dict:
-        frames (N, 3, h, w): the given frames, truth reduced by 4 and rounded to 8 bits
+        frames (N, 3, h, w): the given frames, truth reduced by 4, rounded to 8 bits, and perhaps
+            degraded
         truth (T, 3, 4h, 4w): all frames, T = 2N - 1
         forward_flow, backward_flow (N - 1, 2, h, w): between neighbouring given frames
         name: file and index
@@ -238,6 +235,7 @@ class StillsDataset(Dataset):
         animation: how the clips move and look, by default Animation().
         cache_bytes: limit of the decoded stills in memory; those beyond it are read every time.
         given_frames: N, 1 to 4; fewer are the first ones of the same clip. One has no flow.
+        degrade: whether the given frames are degraded as real footage is, see data/degrade.py.
 
     Raises:
         FileNotFoundError: no stills under root.
@@ -253,8 +251,10 @@ class StillsDataset(Dataset):
         animation: Animation | None = None,
         cache_bytes: int = CACHE_BYTES,
         given_frames: int = 4,
+        degrade: bool = False,
     ):
         self.root = Path(root)
+        self.degrade = degrade
         self.given_frames = given_frames
         self.size = (4 * patch, 4 * patch)
         self.flow_method = flow_method
@@ -276,8 +276,13 @@ class StillsDataset(Dataset):
         number = int(self._still_of[index])
         rng = np.random.default_rng((self.seed, epoch, index))
         frames = 2 * self.given_frames - 1
-        truth = animate(self.stills[number], self.size, rng, self.animation, frames)
-        given = degrade_given(imresize(truth[::2], 1 / 4), rng, self.animation)
+        # From a stream of its own: the clips stay those of a training without it.
+        noise = np.random.default_rng((self.seed, epoch, index, 1))
+        degradation = draw_degradation(noise) if self.degrade else CLEAN
+        filmed = FRAMES if degradation.codec else frames
+        clip = animate(self.stills[number], self.size, rng, self.animation, filmed)
+        given = reduced(clip, degradation, noise)[: self.given_frames]
+        truth = clip[:frames]
         forward, backward = flow_of(given, self.flow_method)
         return {
             "frames": to_tensor(given),
@@ -286,27 +291,6 @@ class StillsDataset(Dataset):
             "backward_flow": torch.from_numpy(backward),
             "name": f"{self.stills.paths[number].relative_to(self.root)}:{index}",
         }
-
-
-def flow_of(given: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """`flow.estimate_flow` of a sample's given frames (N, h, w, 3); a single frame has none."""
-    if len(given) == 1:
-        none = np.zeros((0, 2, *given.shape[1:3]), np.float32)
-        return none, none.copy()
-    return estimate_flow(given, method, threads=1)
-
-
-def degrade_given(given: np.ndarray, rng: np.random.Generator, animation: Animation) -> np.ndarray:
-    """Noise and compression of some clips' given frames, (N, h, w, 3) uint8 in and out."""
-    # All choices come before the noise, so that fewer frames see the same.
-    noise = rng.uniform(0, animation.noise_max) if rng.random() < animation.noise_share else 0.0
-    compressed = rng.random() < animation.compression_share
-    quality = int(rng.integers(animation.quality_min, 96))
-    if noise:
-        given = degrade.add_noise(given, noise, rng)
-    if compressed:
-        given = np.stack([degrade.compress(frame, quality) for frame in given])
-    return given
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:

@@ -1,17 +1,19 @@
 """Test clips: folders with `truth/` (HR frames) and, where LR frames are given, `input4/`."""
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from data.degrade import CLEAN, CONDITIONS, Degradation, draw_degradation, reduced
+from media.codec import check_codec
 from media.files import check_frames, list_folders, list_images, raise_problems
 from media.images import read_image
-from utils.resize import imresize
 
 # The network takes LR frames from 16x16 on.
 MIN_LR_SIZE = 16
+DRAWS = 0  # seed of what clips go through under the condition "real", the same for all trainings
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,15 @@ class Clip:
         name: the clip's folder name.
         truth: T paths of HR frames, T odd.
         given: N paths of LR frames at the even times, or None: LR is made from the truth.
+        degradation: what LR frames that are made from the truth go through.
+        seed: of its noise.
     """
 
     name: str
     truth: tuple[Path, ...]
     given: tuple[Path, ...] | None
+    degradation: Degradation = CLEAN
+    seed: int = 0
 
 
 def _is_clip(folder):
@@ -121,7 +127,8 @@ def read_clip(clip):
 
     Returns:
         (given, truth): uint8 RGB (N, h, w, 3) at times 0, 2, .. and (2N-1, 4h, 4w, 3). Without
-        given frames the truth is cut to a multiple of 4 and `imresize(truth, 1/4)` is given.
+        given frames the truth is cut to a multiple of 4, and `imresize(truth, 1/4)` is given,
+        degraded as the clip says.
 
     Raises:
         ValueError: a damaged file.
@@ -132,4 +139,27 @@ def read_clip(clip):
         return np.stack([read_image(path) for path in clip.given]), truth
     height, width = (side // 4 * 4 for side in truth.shape[1:3])
     truth = truth[:, :height, :width]
-    return imresize(truth[::2], 1 / 4), truth
+    return reduced(truth, clip.degradation, np.random.default_rng(clip.seed)), truth
+
+
+def degraded(clips, name):
+    """The same clips, their given frames made from the truth and degraded.
+
+    Arguments:
+        clips: list of Clip.
+        name: one of CONDITIONS, the same for all of them, or "real": to each its own draw of what
+            a training sees.
+
+    Raises:
+        ValueError: an unknown name, or a codec that is not there.
+    """
+    if name != "real" and name not in CONDITIONS:
+        raise ValueError(f"unknown condition {name!r}; choose one of {', '.join(CONDITIONS)}, real")
+    found = []
+    for number, clip in enumerate(clips):
+        rng = np.random.default_rng((DRAWS, number))
+        degradation = draw_degradation(rng) if name == "real" else CONDITIONS[name]
+        if degradation.codec:
+            check_codec(degradation.codec, degradation.strength)
+        found.append(replace(clip, given=None, degradation=degradation, seed=number))
+    return found

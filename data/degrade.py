@@ -1,74 +1,155 @@
-"""What lies between the ground and the file: tone, optics, and the noise of a camera.
+"""What real footage has gone through before it is given: a sensor's optics, its noise, a codec.
 
-Values are levels 0..255 throughout, float32 until the last step.
+The low-resolution frames of a whole clip are degraded as one video, in the order of a camera:
+blur, noise, rounding to 8 bits, compression. The given ones are taken out of it afterwards.
+`draw_degradation` gives a training its variety, CONDITIONS are what test.py measures.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from media.codec import CODECS, check_codec
+from utils.resize import imresize
 
-def blur(image: np.ndarray, sigma: float) -> np.ndarray:
-    """Gaussian blur, cut off at three sigmas. image: (H, W, 3) float32; sigma in its pixels."""
-    size = 2 * math.ceil(3 * sigma) + 1
-    return cv2.GaussianBlur(image, (size, size), sigma)
-
-
-def draw_saturation(rng: np.random.Generator, grey_share: float) -> float:
-    """Factor on the colour of one clip: satellite video is often nearly grey."""
-    return rng.uniform(0.1, 0.4) if rng.random() < grey_share else rng.uniform(0.4, 1.1)
+BLUR_MAX = 2.0  # LR pixels; more is no optics
+NOISE_MAX = 50.0  # levels
 
 
-def tone(
-    image: np.ndarray, rng: np.random.Generator, saturation: float, stretch_share: float
-) -> np.ndarray:
-    """One clip's gamma, contrast, brightness, haze and colour cast, drawn from rng.
+@dataclass(frozen=True)
+class Degradation:
+    """What happens to the low-resolution frames of one clip; nothing by default.
+
+    Raises:
+        ValueError: an unknown codec, or a strength outside its range.
+    """
+
+    blur: tuple[float, float] = (0.0, 0.0)  # Gaussian sigma along two axes, LR pixels
+    blur_angle: float = 0.0  # radians, of the first axis
+    noise: float = 0.0  # standard deviation in levels, the same in light and shadow
+    shot_noise: float = 0.0  # the same at white; it grows with the root of the signal
+    codec: str | None = None  # one of media.codec.CODECS
+    strength: int = 0  # CRF of H.264 and H.265, quality of JPEG
+    backwards: bool = False  # the codec gets the last frame first, which is its key frame then
+
+    def __post_init__(self):
+        for name, largest, values in (
+            ("blur", BLUR_MAX, self.blur),
+            ("noise", NOISE_MAX, (self.noise, self.shot_noise)),
+        ):
+            if not all(0 <= value <= largest for value in values):
+                raise ValueError(f"{name} is {values}; it must be from 0 to {largest}")
+        if self.codec is not None:
+            check_codec(self.codec, self.strength)
+
+    def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Degrade the frames of a clip.
+
+        Arguments:
+            frames: (T, H, W, 3) uint8 RGB, low resolution, all of the clip.
+            rng: source of the noise.
+
+        Returns: as frames.
+        """
+        if any(self.blur) or self.noise or self.shot_noise:
+            kernel = blur_kernel(self.blur, self.blur_angle)
+            frames = np.stack([self._film(frame, kernel, rng) for frame in frames])
+        if self.codec is None:
+            return frames
+        order = -1 if self.backwards else 1
+        return CODECS[self.codec].apply(frames[::order], self.strength)[::order]
+
+    def _film(self, frame: np.ndarray, kernel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        signal = frame.astype(np.float32)
+        if kernel.size > 1:
+            signal = cv2.filter2D(signal, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+        variance = self.noise**2 + self.shot_noise**2 * np.maximum(signal, 0) / 255
+        signal = signal + np.sqrt(variance) * rng.standard_normal(signal.shape, dtype=np.float32)
+        return np.clip(np.rint(signal), 0, 255).astype(np.uint8)
+
+
+CLEAN = Degradation()
+CONDITIONS = {
+    "clean": CLEAN,
+    "crf18": Degradation(codec="h264", strength=18),
+    "crf23": Degradation(codec="h264", strength=23),
+    "crf28": Degradation(codec="h264", strength=28),
+    "noise": Degradation(noise=3.0),
+    "noise+crf23": Degradation(noise=3.0, codec="h264", strength=23),
+}
+
+# What a training sees. Shares of the clips, those of blur, noise and codec of the ones not clean.
+CLEAN_SHARE = 0.15
+BLUR_SHARE, BLUR_RANGE = 0.25, (0.2, 0.8)  # LR pixels, each axis for itself
+NOISE_SHARE, NOISE_RANGE = 0.5, (0.0, 5.0)  # levels, of constant and of shot noise
+CODEC_SHARE = 0.75
+CODEC_RANGES = {  # share of the codec among the compressed clips, range of its strength
+    "h264": (0.6, (15, 32)),
+    "hevc": (0.2, (15, 32)),
+    "jpeg": (0.2, (50, 95)),
+}
+
+
+def draw_degradation(rng: np.random.Generator) -> Degradation:
+    """The degradation of one clip of a training: a variety of real footage, some of it clean."""
+    if rng.random() < CLEAN_SHARE:
+        return CLEAN
+    blur, angle, noise, shot_noise, codec, strength = (0.0, 0.0), 0.0, 0.0, 0.0, None, 0
+    if rng.random() < BLUR_SHARE:
+        blur, angle = tuple(rng.uniform(*BLUR_RANGE, 2).tolist()), rng.uniform(0, math.pi)
+    if rng.random() < NOISE_SHARE:
+        noise, shot_noise = rng.uniform(*NOISE_RANGE, 2).tolist()
+    if rng.random() < CODEC_SHARE:
+        shares = [share for share, _ in CODEC_RANGES.values()]
+        codec = str(rng.choice(list(CODEC_RANGES), p=shares))
+        low, high = CODEC_RANGES[codec][1]
+        strength = int(rng.integers(low, high + 1))
+    backwards = bool(rng.random() < 0.5)  # so that first frames are not always key frames
+    return Degradation(blur, angle, noise, shot_noise, codec, strength, backwards)
+
+
+def blur_kernel(sigmas: tuple[float, float], angle: float) -> np.ndarray:
+    """A Gaussian of two widths, turned.
 
     Arguments:
-        image: (H, W, 3) uint8.
-        saturation: 0 is grey, 1 keeps the colours.
-        stretch_share: share of clips whose contrast is stretched to nearly the full range, as
-            providers of satellite video do; the others vary around the still's own.
+        sigmas: along its two axes, pixels; 0 is no blur along that axis.
+        angle: from the x axis to the first one, radians.
 
-    Returns: (H, W, 3) float32, levels that may leave 0..255 a little.
+    Returns: (size, size) float32, size odd, of sum 1.
     """
-    gamma = math.exp(rng.uniform(-0.25, 0.25))
-    contrast, brightness = rng.uniform(0.75, 1.2), rng.uniform(-20.0, 20.0)
-    haze = rng.uniform(0.0, 0.3) if rng.random() < 0.3 else 0.0
-    cast = rng.normal(0.0, 0.02, 3)
-    levels = 255 * np.linspace(0, 1, 256) ** gamma
-    if rng.random() < stretch_share:
-        low, high = levels[np.percentile(image[::8, ::8, 1], [1, 99]).astype(int)]
-        black, white = rng.uniform(10, 50), rng.uniform(215, 255)
-        # Flat scenes, fields and water, are not blown up without bound.
-        contrast = min((white - black) / max(high - low, 1), 2.0)
-        levels = (black + white) / 2 + contrast * (levels - (low + high) / 2)
-    else:
-        levels = 110 + contrast * (levels - 110) + brightness
-        levels += haze * (200 - levels)
-    # Rows mix each channel with the luma (BT.601), then weigh it.
-    luma = np.array([0.299, 0.587, 0.114])
-    mix = saturation * np.eye(3) + (1 - saturation) * luma
-    mix *= (1 + cast)[:, None]
-    return cv2.transform(cv2.LUT(image, levels.astype(np.float32)), mix.astype(np.float32))
+    radius = math.ceil(3 * max(sigmas))
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    along = x * math.cos(angle) + y * math.sin(angle)
+    across = y * math.cos(angle) - x * math.sin(angle)
+    first, second = (max(sigma, 1e-3) for sigma in sigmas)
+    kernel = np.exp(-((along / first) ** 2 + (across / second) ** 2) / 2)
+    return (kernel / kernel.sum()).astype(np.float32)
 
 
-def brightness_drift(rng: np.random.Generator, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gain and offset in levels of every frame: a slow trend and a little flicker."""
-    time = np.arange(frames) - (frames - 1) / 2
-    gain = 1 + rng.normal(0, 0.002) * time + rng.normal(0, 0.001, frames)
-    offset = rng.normal(0, 0.2) * time
-    return gain, offset
+def quarter(frames: np.ndarray) -> np.ndarray:
+    """The low-resolution frames of HR frames (T, H, W, 3) uint8: MATLAB's bicubic reduction."""
+    return imresize(frames, 1 / 4)
 
 
-def add_noise(image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """White Gaussian noise of sigma levels. image: (..., 3) uint8, and so is the result."""
-    noise = rng.standard_normal(image.shape, dtype=np.float32) * sigma
-    return np.clip(np.rint(image + noise), 0, 255).astype(np.uint8)
+def reduced(
+    truth: np.ndarray,
+    degradation: Degradation,
+    rng: np.random.Generator,
+    reduce: Callable[[np.ndarray], np.ndarray] = quarter,
+) -> np.ndarray:
+    """The given frames of a clip: at its even times, of low resolution, degraded.
 
+    Arguments:
+        truth: (T, H, W, 3) uint8, all frames of the clip.
+        degradation: what its low-resolution frames go through.
+        rng: source of the noise.
+        reduce: from HR frames to LR frames.
 
-def compress(image: np.ndarray, quality: int) -> np.ndarray:
-    """JPEG and back. image: (H, W, 3) uint8 RGB; quality 1..100."""
-    _, code = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(code, cv2.IMREAD_COLOR)
+    Returns: (N, h, w, 3) uint8.
+    """
+    if degradation.codec is None:  # frames are degraded one by one
+        return degradation.apply(reduce(truth[::2]), rng)
+    return degradation.apply(reduce(truth), rng)[::2]

@@ -99,3 +99,11 @@ class FlowCache:
             flows = np.stack(estimate_flow(make_frames(), self.method, threads=1))
             self._store(path, flows)
         return flows[0], flows[1]
+
+
+def flow_of(given: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """`flow.estimate_flow` of a sample's given frames (N, h, w, 3); a single frame has none."""
+    if len(given) == 1:
+        none = np.zeros((0, 2, *given.shape[1:3]), np.float32)
+        return none, none.copy()
+    return estimate_flow(given, method, threads=1)

@@ -11,6 +11,7 @@ released loader makes all four from the last one).
 
 import numbers
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ import torch
 
 from data import cut
 from data.augment import Augmentation, augment_flows, augment_frames, draw_augmentation
-from data.flow_cache import FlowCache
+from data.degrade import CLEAN, draw_degradation, reduced
+from data.flow_cache import FlowCache, flow_of
 from data.lists import FRAMES, LIST_NAME, LIST_NAMES, read_list
 from flow import FLOW_METHODS
 from media.files import check_frames, list_folders, raise_problems
@@ -165,6 +167,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
         flow_cache: folder to keep flows in; None computes them for every sample.
         seed: of the augmentation.
         given_frames: N, 1 to 4; fewer are the first ones of the same sample. One has no flow.
+        degrade: whether the patches are degraded as real footage is, see data/degrade.py; their
+            flow is computed on them, for each sample anew.
 
     Raises:
         FileNotFoundError: no such root or list.
@@ -181,6 +185,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         flow_cache=None,
         seed=123,
         given_frames=4,
+        degrade=False,
     ):
         root = Path(root)
         if not root.is_dir():
@@ -196,7 +201,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         self.paths = [paths for paths, *_ in checks]
         self.sizes = [size for _, size, _ in checks]
         self.patch, self.augment, self.seed = patch, augment, seed
-        self.given_frames = given_frames
+        self.given_frames, self.degrade = given_frames, degrade
         self.flow_cache = FlowCache(flow_cache, flow_method)
 
     def __len__(self):
@@ -219,20 +224,20 @@ class SeptupletDataset(torch.utils.data.Dataset):
         paths = self.paths[index]
         contents = [path.read_bytes() for path in paths]
         truth = [decode_image(path, content) for path, content in zip(paths, contents, strict=True)]
-        if self.given_frames == 1:  # which has none
-            height, width = (side // 4 for side in truth[0].shape[:2])
-            forward = backward = np.zeros((0, 2, height, width), np.float32)
+        a = self.augmentation(epoch, index)
+        noise = np.random.default_rng([self.seed, epoch, index, 1])  # the crops stay as without it
+        degradation = draw_degradation(noise) if self.degrade else CLEAN
+        frames = reduced(truth, degradation, noise, partial(reduce_patch, augmentation=a))
+        if self.degrade or self.given_frames == 1:  # nothing that could be kept
+            alone = self.given_frames == 1
+            forward, backward = flow_of(frames[:1] if alone else frames, self.flow_cache.method)
         else:
             forward, backward = self.flow_cache.flows(
                 contents[::2], lambda: imresize(np.stack(truth[::2]), 1 / 4)
             )
-
-        a = self.augmentation(epoch, index)
-        frames = reduce_patch(truth[::2], a)
-        rows, columns = slice(a.top, a.top + a.height), slice(a.left, a.left + a.width)
-        forward, backward = augment_flows(
-            forward[..., rows, columns], backward[..., rows, columns], a
-        )
+            rows, columns = slice(a.top, a.top + a.height), slice(a.left, a.left + a.width)
+            forward, backward = forward[..., rows, columns], backward[..., rows, columns]
+        forward, backward = augment_flows(forward, backward, a)
         rows = slice(4 * a.top, 4 * (a.top + a.height))
         columns = slice(4 * a.left, 4 * (a.left + a.width))
         truth = np.stack([frame[rows, columns] for frame in truth])

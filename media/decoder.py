@@ -30,6 +30,7 @@ class Decoder:
         ticks: presentation times of all frames in ascending order, in units of `time_base`.
         time_base: seconds.
         aspect: width of a pixel by its height, or None if the file does not say.
+        lossy: whether the codec is one that loses something; H.264 and others need not.
         timed: whether the ticks are the file's own.
 
     Raises:
@@ -43,6 +44,7 @@ class Decoder:
             self.ticks = self._scan(container, stream)
             self.time_base = stream.time_base or Fraction(1, 25)
             self.aspect = stream.sample_aspect_ratio
+            self.lossy = stream.codec_context.codec.lossy
 
     def frames(self) -> Iterator[tuple[int | None, Any]]:
         """Decode from the start: the sound frames in order of time, with their ticks.

@@ -28,6 +28,7 @@ class ImageFolder(Source):
         self.path, self.files, self.count = path, files, len(files)
         suffix = files[0].suffix.lower()
         self.suffix = ".tif" if suffix in TIFF_SUFFIXES else suffix
+        self.lossy = any(file.suffix.lower() in JPEG_SUFFIXES for file in files)
         self.adopt(_first_readable(read_image_file, files))
 
     def read(self, index: int) -> np.ndarray:

@@ -53,6 +53,7 @@ class Source(ABC):
         full_scale: whether the largest value of the type is white, as in 8 bits and in video; if
             not, the values have to be looked at (12 bits are often kept in 16).
         suffix: of the files when the frames are written to a folder.
+        lossy: whether the frames went through lossy compression, as far as the file tells.
         times: seconds of every frame from the first one on, or None where frames carry no time.
     """
 
@@ -65,6 +66,7 @@ class Source(ABC):
     colour: tuple[int, int, int] | None
     full_scale: bool
     suffix: str
+    lossy: bool = False
     times: list[Fraction] | None = None
 
     @abstractmethod

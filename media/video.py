@@ -110,6 +110,8 @@ class VideoSource(Source):
             self.aspect = 1 / self.aspect
         self.adopt(self._pixels(frame))
         self.full_scale = True
+        # H.264 on RGB is written where nothing may be lost, by this program too.
+        self.lossy = self.decoder.lossy and not frame.format.is_rgb
         self._rewind()
 
     def _rewind(self) -> None:

@@ -32,6 +32,8 @@ SHIPPED = {
     "mstt": CHECKPOINTS / "mstt.safetensors",
     "fast": CHECKPOINTS / "mstt_fast.safetensors",
     "small": CHECKPOINTS / "mstt_small.safetensors",
+    # Trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
+    "fast_real": CHECKPOINTS / "mstt_fast_real.safetensors",
 }
 
 PREFERRED = {"cuda": ("mstt", "fast", "small"), "cpu": ("fast", "small", "mstt")}
@@ -128,10 +130,16 @@ def load_network(
     return network.to(device).eval(), information
 
 
-def shipped_weights(device: torch.device) -> Path | None:
-    """The weights in the box that suit a device best; None where there are none."""
+def shipped_weights(device: torch.device, real: bool = False) -> Path | None:
+    """The weights in the box that suit a device best; None where there are none.
+
+    Arguments:
+        device: where they run.
+        real: those for compressed and noisy footage.
+    """
     names = PREFERRED.get(device.type, PREFERRED["cpu"])
-    return next((SHIPPED[name] for name in names if SHIPPED[name].is_file()), None)
+    paths = [SHIPPED.get(f"{name}_real" if real else name) for name in names]
+    return next((path for path in paths if path and path.is_file()), None)
 
 
 def trained_flow(information: dict[str, Any]) -> str:

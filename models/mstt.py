@@ -25,6 +25,7 @@ from models.blocks import (
     mean_of_neighbours,
 )
 from models.extraction import EXTRACTIONS
+from models.fusion import FrameFusion
 from models.interpolation import FeatureInterpolation
 from models.reconstruction import DirectReconstruction, Reconstruction
 from models.refinement import SkipRefinement
@@ -77,6 +78,8 @@ class MSTT(nn.Module):
         attention_channels: channels of the maps that the attention works on; None: 4C.
         enlargement: "released", two pixel shuffles of 2 with convolutions at every resolution, or
             "direct", one convolution and one pixel shuffle of 4.
+        frame_fusion: clean each given frame with its neighbours first, see `FrameFusion`; for
+            footage with noise and coding errors.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class MSTT(nn.Module):
         offset_limit: float | None = None,
         attention_channels: int | None = None,
         enlargement: str = "released",
+        frame_fusion: bool = False,
     ):
         super().__init__()
         if isinstance(global_skip, bool):
@@ -121,8 +125,10 @@ class MSTT(nn.Module):
             "offset_limit": offset_limit,
             "attention_channels": attention_channels,
             "enlargement": enlargement,
+            "frame_fusion": frame_fusion,
         }
         self.global_skip = global_skip
+        self.frame_fusion = FrameFusion() if frame_fusion else None
         self.extraction = EXTRACTIONS[extraction](channels, front_blocks)
         self.interpolation = FeatureInterpolation(
             channels, groups, coupling, midpoint_flow, offset_channels or channels, offset_limit
@@ -150,6 +156,8 @@ class MSTT(nn.Module):
             ValueError: shapes that do not fit each other or are too small.
         """
         _check_shapes(frames, forward_flow, backward_flow)
+        if self.frame_fusion is not None:
+            frames = self.frame_fusion(frames, forward_flow, backward_flow)
         features = self.extraction(frames)  #                                  (B, N, C, H, W)
         features = self.interpolation(features, forward_flow, backward_flow)  # (B, T, C, H, W)
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
@@ -194,6 +202,17 @@ def build_network(size: str = "mstt", **options) -> MSTT:
     return MSTT(**(SIZES[size] | options))
 
 
+def with_frame_fusion(network: MSTT) -> MSTT:
+    """The same network with a `FrameFusion` that has learned nothing yet, or the one it has."""
+    if network.frame_fusion is not None:
+        return network
+    wider = MSTT(**(network.options | {"frame_fusion": True}))
+    wider.load_state_dict(
+        network.state_dict() | wider.frame_fusion.state_dict(prefix="frame_fusion.")
+    )
+    return wider
+
+
 def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
     if value not in choices:
         raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
@@ -216,4 +235,4 @@ def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -
             raise ValueError(f"{name} is {tuple(flow.shape)}; these frames need {expected}")
 
 
-__all__ = ["MSTT", "SCALE", "SIZES", "build_network"]
+__all__ = ["MSTT", "SCALE", "SIZES", "build_network", "with_frame_fusion"]

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 import torch
 
 import models.checkpoint
+from data.clips import degraded, find_clips, read_clip
+from data.degrade import CONDITIONS
 from media.images import read_image, write_image
 from models import MSTT, baselines
 from models.checkpoint import SHIPPED, save_network
@@ -26,6 +29,8 @@ KEYS = {f"{figure}_{colour}" for figure in ("psnr", "ssim") for colour in ("rgb"
 CLIP_KEYS = {key + part for key in KEYS for part in ("", "_given", "_interpolated")} | {
     "psnr_rgb_moving",
     "moving_fraction",
+    "flicker",
+    "flicker_truth",
 }
 
 # By path: `import test` may find the standard library's package of that name.
@@ -131,6 +136,45 @@ def test_baselines_alone_write_only_the_table(tmp_path, monkeypatch, clips):
     assert results["checkpoint_sha256"] is None
     assert list(results["methods"]) == ["bicubic+flow", "bicubic+blend"]
     assert [path.name for path in out.iterdir()] == ["results.json"]
+
+
+def test_every_method_is_given_the_same_degraded_frames(tmp_path, monkeypatch, capsys, clips):
+    pytest.importorskip("av")
+    seen = {}
+
+    def watched(name):
+        def method(given, flow_method=None):
+            seen.setdefault(name, []).append(given)
+            return baselines.bicubic_blend(given)
+
+        return method
+
+    for name in ("bicubic_flow", "bicubic_blend"):
+        blend = baselines.bicubic_blend
+        monkeypatch.setattr(evaluation, name, watched(name) if name != "bicubic_blend" else blend)
+    flags = ("--data", clips, "--checkpoint", "none", "--no-figures", "--out", tmp_path)
+    run(monkeypatch, *flags, "--degrade", "all")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["conditions"]) == list(CONDITIONS)
+    for number, name in enumerate(CONDITIONS):
+        methods = results["conditions"][name]
+        for clip_number, clip in enumerate(degraded(find_clips(clips), name)):
+            given, truth = read_clip(clip)
+            assert np.array_equal(seen["bicubic_flow"][2 * number + clip_number], given)
+            output = np.stack(list(baselines.bicubic_blend(given)))
+            figures = clip_metrics(output, truth)
+            assert methods["bicubic+blend"]["clips"][clip.name]["psnr_rgb"] == figures["psnr_rgb"]
+            frame = read_image(tmp_path / name / "bicubic+blend" / clip.name / "00000001.png")
+            assert np.array_equal(frame, output[1])
+    printed = capsys.readouterr().out
+    assert "given frames: noise+crf23" in printed
+    assert re.search(r"method +figure +clean +crf18 +crf23 +crf28 +noise +noise\+crf23", printed)
+
+    run(monkeypatch, *flags, "--degrade", "crf28")
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["methods"] == results["conditions"]["crf28"]
+    with pytest.raises(ValueError, match=r"unknown condition 'rain'; choose one of none, clean"):
+        run(monkeypatch, *flags, "--degrade", "rain")
 
 
 @pytest.mark.parametrize("frames", [9, 13])

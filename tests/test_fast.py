@@ -33,12 +33,14 @@ NEWER = {
     "attention_channels": 16,
     "enlargement": "direct",
 }
-NEIGHBOURS = NEWER | {"global_skip": "neighbours"}
+NEIGHBOURS = NEWER | {"global_skip": "neighbours", "frame_fusion": True}
 
 
 def random_network(**options):
     torch.manual_seed(0)
     network = MSTT(16, 2, 1, 1, **options)
+    if network.frame_fusion is not None:
+        torch.nn.init.normal_(network.frame_fusion.conv_last.weight, std=0.05)
     if network.skip_refinement is not None:
         torch.nn.init.normal_(network.skip_refinement.conv_last.weight, std=0.05)
     if network.global_skip == "neighbours":

@@ -304,6 +304,24 @@ def test_the_network_of_the_weights_is_on_record(run_main, monkeypatch):
         run_main(*start, "--run", "c", "--size", "mstt")
 
 
+def test_fusion_and_degraded_frames_are_added_to_weights(run_main):
+    pytest.importorskip("av")
+    assert run_main("--steps", "1", "--run", "a") == 0
+    start = ("--steps", "1", "--weights", "a/best.pt", "--frame-fusion", "--degrade", "real")
+    assert run_main(*start, "--run", "b") == 0
+    state = load_torch_file("b/last.pt")
+    assert state["network_options"]["frame_fusion"]
+    assert state["config"]["degrade"] == "real"
+    assert state["network"]["frame_fusion.conv_last.weight"].abs().max() > 0  # it was trained
+    first, _ = load_network("a/best.pt")
+    for name, weight in first.state_dict().items():  # the rest began where the weights were
+        torch.testing.assert_close(state["network"][name], weight, rtol=0, atol=0.05)
+    assert run_main("--resume", "--run", "b", "--steps", "2") == 0
+    # Weights that have it keep it without being asked.
+    assert run_main("--steps", "1", "--weights", "b/best.pt", "--run", "c") == 0
+    assert load_torch_file("c/last.pt")["network_options"]["frame_fusion"]
+
+
 def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):
     monkeypatch.setattr(main, "charbonnier", lambda output, *rest: output.sum() * float("nan"))
     with pytest.raises(FloatingPointError, match="step 0: the loss is nan on clip"):

@@ -10,6 +10,7 @@ import pytest
 from utils.metrics import (
     PSNR_CAP,
     clip_metrics,
+    flicker,
     mean_metrics,
     moving_mask,
     psnr,
@@ -162,6 +163,20 @@ def test_moving_psnr_pools_the_squared_error_of_a_clip():
     # Errors at given times do not count.
     output[::2] = 0
     assert clip_metrics(output, truth)["psnr_rgb_moving"] == metrics["psnr_rgb_moving"]
+
+
+def test_flicker_is_the_change_between_frames_where_nothing_moves():
+    truth = moving_clip()
+    output = noisy_pair(truth.shape, seed=4)[0] // 16 + truth // 16 * 15
+    changes = []
+    for t in (1, 3, 5):
+        still = ~slow_moving_mask(truth[t - 1], truth[t], truth[t + 1])
+        for other in (t - 1, t + 1):
+            changes.append(np.abs(output[t].astype(float) - output[other])[still])
+    metrics = clip_metrics(output, truth)
+    assert metrics["flicker"] == pytest.approx(np.concatenate(changes).mean())
+    assert metrics["flicker_truth"] == clip_metrics(truth, truth)["flicker"] != metrics["flicker"]
+    assert flicker(truth, np.zeros((3, *truth.shape[1:3]), bool)) is None
 
 
 def test_a_perfect_still_clip_is_valid_json():

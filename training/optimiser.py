@@ -12,7 +12,13 @@ OPTIMISERS = ("muon", "adam")
 ALIGNMENT = "interpolation.alignment."
 # Names of weights that Muon leaves alone: the first and last convolutions, whose inputs and
 # outputs are pictures and flows, and the alignment, whose offsets run away under Muon.
-NOT_MUON = ("extraction.conv_first.", "reconstruction.conv_last.", "skip_refinement.", ALIGNMENT)
+NOT_MUON = (
+    "frame_fusion.",
+    "extraction.conv_first.",
+    "reconstruction.conv_last.",
+    "skip_refinement.",
+    ALIGNMENT,
+)
 
 
 class Optimiser:

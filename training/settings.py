@@ -40,7 +40,15 @@ MAY_CHANGE = {
     "minutes",
 }
 
-NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement", "offset_limit")
+NETWORK = (
+    "size",
+    "coupling",
+    "midpoint_flow",
+    "global_skip",
+    "skip_refinement",
+    "offset_limit",
+    "frame_fusion",
+)
 
 
 def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device]:
@@ -131,6 +139,8 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     sizes = [name for name, size in SIZES.items() if size.items() <= options.items()]
     # Weights of no named size keep "auto".
     found = options | {"size": sizes[0] if sizes else "auto"}
+    # It can be added to any weights, since it starts at doing nothing.
+    found["frame_fusion"] |= config.frame_fusion
     wrong = [
         f"{name} is {getattr(config, name)}, in the weights {found[name]}"
         for name in NETWORK

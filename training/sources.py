@@ -8,10 +8,12 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from data.animation import Animation, StillsDataset
-from data.clips import Clip, find_clips
+from data.clips import Clip, degraded, find_clips
+from data.degrade import CODEC_RANGES
 from data.lists import LIST_NAMES
 from data.scenes.make import make_scenes
 from data.septuplets import SeptupletDataset
+from media.codec import check_codec
 from utils.text import one_line
 
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
@@ -72,6 +74,10 @@ def find_validation_folder(config: Any) -> str:
 def open_sources(config: Any) -> list[tuple[Dataset, float]]:
     """The training data sets and their weights. All problems of a set are reported here."""
     _draw(config.data_root)
+    degrade = config.degrade == "real"
+    if degrade:
+        for codec, (_, (low, _)) in CODEC_RANGES.items():
+            check_codec(codec, low)
     sources: list[tuple[Dataset, float]] = []
     for folder, list_file, weight in (
         (config.data_root, config.list_file, config.data_weight),
@@ -86,6 +92,7 @@ def open_sources(config: Any) -> list[tuple[Dataset, float]]:
                 flow_cache=Path(config.flow_cache),
                 seed=config.seed,
                 given_frames=config.given_frames,
+                degrade=degrade,
             )
             sources.append((septuplets, weight))
     if config.stills is not None:
@@ -99,6 +106,7 @@ def open_sources(config: Any) -> list[tuple[Dataset, float]]:
             seed=config.seed,
             animation=look,
             given_frames=config.given_frames,
+            degrade=degrade,
         )
         sources.append((stills, config.stills_weight))
     if not sources:
@@ -109,7 +117,8 @@ def open_sources(config: Any) -> list[tuple[Dataset, float]]:
 def find_validation(config: Any) -> list[Clip]:
     """The clips that the network is validated on; never trained on."""
     _draw(config.validation)
-    return find_clips(config.validation)
+    clips = find_clips(config.validation)
+    return clips if config.degrade == "none" else degraded(clips, config.degrade)
 
 
 def _draw(folder: str | None) -> None:

@@ -16,6 +16,8 @@
 - "moving" are the pixels of the interpolated frames that `moving_mask` marks. One MSE over those
   of the whole clip makes its figure, so that a frame with three moving pixels does not weigh as
   much as one with three thousand. None where nothing moves.
+- "flicker" is the mean absolute difference in levels between neighbouring frames of the output,
+  over the pixels that do not move; "flicker_truth" that of the truth, which a method should meet.
 - A PSNR is at most PSNR_CAP in the figures of a clip, since the mean with an infinite one would
   say nothing and JSON has no infinity.
 """
@@ -143,6 +145,7 @@ def clip_metrics(output: np.ndarray, truth: np.ndarray) -> dict[str, float | lis
     Returns: psnr_rgb, ssim_rgb, psnr_y and ssim_y, means over the frames, each also over the
         given and over the interpolated frames alone (psnr_rgb_given, psnr_rgb_interpolated, ...);
         psnr_rgb_moving, None where nothing moves; moving_fraction of the interpolated frames;
+        flicker and flicker_truth, in levels, None where everything moves;
         and "frames", a dict of the first four for every time.
 
     Raises:
@@ -162,7 +165,25 @@ def clip_metrics(output: np.ndarray, truth: np.ndarray) -> dict[str, float | lis
         at_moving = psnr(output[1::2][moving], truth[1::2][moving])
         metrics["psnr_rgb_moving"] = min(at_moving, PSNR_CAP)
     metrics["moving_fraction"] = float(moving.mean())
+    metrics["flicker"], metrics["flicker_truth"] = flicker(output, ~moving), flicker(truth, ~moving)
     return metrics | {"frames": frames}
+
+
+def flicker(clip: np.ndarray, static: np.ndarray) -> float | None:
+    """How much neighbouring frames differ where nothing moves.
+
+    Arguments:
+        clip: (T, H, W, 3) uint8, T odd.
+        static: (T // 2, H, W) bool, the pixels that do not move from the frame before times 1, 3,
+            5, ... to the frame after.
+
+    Returns: the mean absolute difference in levels, None where everything moves.
+    """
+    if not static.any():
+        return None
+    clip = clip.astype(np.int16)
+    change = np.abs(clip[1::2] - clip[:-1:2]) + np.abs(clip[2::2] - clip[1::2])
+    return float(change[static].mean() / 2)
 
 
 def frame_metrics(output: np.ndarray, truth: np.ndarray) -> Metrics:

@@ -23,6 +23,12 @@ COLUMNS = (
     ("interpolated", "psnr_rgb_interpolated", "{:.2f}"),
     ("moving", "psnr_rgb_moving", "{:.2f}"),
 )
+# Of the table of conditions.
+CONDITION_ROWS = (
+    ("PSNR", "psnr_rgb", "{:.2f}"),
+    ("moving", "psnr_rgb_moving", "{:.2f}"),
+    ("flicker", "flicker", "{:.2f}"),
+)
 NOTE = (
     "PSNR in dB; given, interpolated and moving: PSNR of RGB. 8 bits, whole frames, no border cut."
 )
@@ -55,16 +61,38 @@ def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     for method, result in methods.items():
         rows.append((f"mean of {len(clips)}", method, *_cells(result["mean"])))
 
+    return "\n".join((*_aligned(rows, len(methods)), NOTE))
+
+
+def conditions_table(conditions: Mapping[str, Mapping[str, Any]]) -> str:
+    """The mean figures under several conditions, a method and figure per line, as plain text.
+
+    Arguments:
+        conditions: the "conditions" of results.json: {condition: {method: as in `table`}}.
+
+    Returns: the lines, joined.
+    """
+    rows = [("method", "figure", *conditions)]
+    for method in next(iter(conditions.values())):
+        for heading, key, form in CONDITION_ROWS:
+            values = (methods[method]["mean"][key] for methods in conditions.values())
+            cells = ("-" if value is None else form.format(value) for value in values)
+            rows.append((method, heading, *cells))
+    return "\n".join(_aligned(rows, len(CONDITION_ROWS)))
+
+
+def _aligned(rows: list[tuple[str, ...]], group: int) -> list[str]:
+    """Rows as lines of aligned columns, two of text and the rest numbers; a rule per group."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = "-" * (sum(widths) + 2 * len(widths) - 2)
     lines = []
     for index, row in enumerate(rows):
-        if (index - 1) % len(methods) == 0:
+        if (index - 1) % group == 0:
             lines.append(rule)
         texts = (cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False))
         numbers = (cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))
         lines.append("  ".join((*texts, *numbers)))
-    return "\n".join((*lines, rule, NOTE))
+    return [*lines, rule]
 
 
 def _cells(metrics: Mapping[str, float | None]) -> list[str]:

@@ -1,0 +1,114 @@
+"""Frames through a lossy codec and back, in memory: what a compressed file makes of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+
+from media.decoder import import_av
+
+# The encoders' names in FFmpeg. One thread each: loader processes share the cores.
+ENCODERS = {
+    "h264": ("libx264", {"x264-params": "log-level=none"}),
+    "hevc": ("libx265", {"x265-params": "log-level=none:pools=none:frame-threads=1"}),
+}
+# Sides are even in 4:2:0, and x265 writes beyond its memory in frames of less than 50 pixels.
+LEAST_SIDE = 64
+# Of satellite video, per second. Encoders spend more on a frame that is shown for longer.
+FRAME_RATE = Fraction(10)
+
+
+def through_video(frames: np.ndarray, crf: int, codec: str) -> np.ndarray:
+    """Encode frames as one video, YUV 4:2:0, the first one the key frame, and decode it.
+
+    Arguments:
+        frames: (T, H, W, 3) uint8 RGB.
+        crf: constant rate factor, 0 to 51; FFmpeg's default is 23 for H.264, 28 for H.265.
+        codec: "h264" or "hevc", with the preset that FFmpeg has by default.
+
+    Returns: as frames.
+    """
+    av = import_av()
+    name, options = ENCODERS[codec]
+    height, width = frames.shape[1:3]
+    missing = [max(LEAST_SIDE - side, side % 2) for side in (height, width)]
+    frames = np.pad(frames, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+    encoder = av.CodecContext.create(name, "w")
+    encoder.height, encoder.width = frames.shape[1:3]
+    encoder.pix_fmt, encoder.thread_count = "yuv420p", 1
+    encoder.time_base, encoder.framerate = 1 / FRAME_RATE, FRAME_RATE
+    encoder.options = options | {"crf": str(crf)}
+    packets: list[Any] = []
+    for time, pixels in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+        frame = frame.reformat(format="yuv420p")
+        frame.pts = time
+        packets += encoder.encode(frame)
+    packets += encoder.encode(None)
+
+    decoder = av.CodecContext.create(codec, "r")
+    decoder.thread_count = 1
+    decoded = [frame for packet in packets for frame in decoder.decode(packet)]
+    decoded += decoder.decode(None)
+    assert len(decoded) == len(frames)
+    decoded.sort(key=lambda frame: frame.pts)
+    return np.stack([frame.to_ndarray(format="rgb24")[:height, :width] for frame in decoded])
+
+
+def through_jpeg(frames: np.ndarray, quality: int) -> np.ndarray:
+    """Each frame as a JPEG with colour at half resolution (4:2:0), as MJPEG video has it too.
+
+    Arguments:
+        frames: (T, H, W, 3) uint8 RGB.
+        quality: of libjpeg, 1 to 100.
+
+    Returns: as frames.
+    """
+    settings = (cv2.IMWRITE_JPEG_QUALITY, quality)
+    settings += (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
+    decoded = []
+    for frame in frames:
+        _, code = cv2.imencode(".jpg", frame[..., ::-1], settings)
+        decoded.append(cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1])
+    return np.stack(decoded)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """A lossy codec: frames (T, H, W, 3) uint8 and a strength to what is decoded again."""
+
+    apply: Callable[[np.ndarray, int], np.ndarray]
+    strengths: tuple[int, int]  # the range of what the codec calls CRF or quality
+
+
+CODECS = {
+    "h264": Codec(partial(through_video, codec="h264"), (0, 51)),
+    "hevc": Codec(partial(through_video, codec="hevc"), (0, 51)),
+    "jpeg": Codec(through_jpeg, (1, 100)),
+}
+
+
+def check_codec(name: str, strength: int) -> None:
+    """Refuse a codec that is not there, or a strength that it does not have.
+
+    Raises:
+        ValueError: says what there is.
+    """
+    if name not in CODECS:
+        raise ValueError(f"unknown codec {name!r}; choose one of {', '.join(CODECS)}")
+    low, high = CODECS[name].strengths
+    if not low <= strength <= high:
+        raise ValueError(f"strength of {name} is {strength}; it must be from {low} to {high}")
+    if name not in ENCODERS:
+        return
+    encoders = {codec: encoder for codec, (encoder, _) in ENCODERS.items()}
+    there = [codec for codec in encoders if encoders[codec] in import_av().codecs_available]
+    if name not in there:
+        raise ValueError(
+            f"this PyAV cannot encode {name}, it has no {encoders[name]}; of the codecs here it "
+            f"has {', '.join(there) or 'none'}"
+        )
