@@ -86,6 +86,7 @@ class Config:
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
     muon_rate: float = 1e-2  # peak learning rate of Muon
     moving_weight: float = 1.0  # newer: of pixels that move in the loss of interpolated frames
+    bend: float = 1e-3  # newer: smaller errors count by their square; 0.03 is closer to PSNR
     alignment_share: float = 0.1  # of Adam's rate, for the alignment, whose offsets run away
     final_share: float = 1e-3  # of the peak rates, at the end of the cosine
     warmup: int = 50  # newer: steps of linear warm-up
@@ -113,6 +114,7 @@ class Config:
             "rate",
             "muon_rate",
             "moving_weight",
+            "bend",
             "clip",
             "patience",
             "minutes",
@@ -194,7 +196,7 @@ def train(
                 with team.gradients_later(model, number < len(parts)):
                     with autocast(device, config.precision):
                         output = model(*inputs)
-                    loss = charbonnier(output, truth, config.moving_weight)
+                    loss = charbonnier(output, truth, config.moving_weight, config.bend)
                     (loss / len(parts)).backward()
                 losses.append(loss.detach())
             norm = clip_grad_norm_(network.parameters(), config.clip)

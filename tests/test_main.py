@@ -304,6 +304,15 @@ def test_the_network_of_the_weights_is_on_record(run_main, monkeypatch):
         run_main(*start, "--run", "c", "--size", "mstt")
 
 
+def test_the_loss_is_bent_where_it_is_asked_for(run_main, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        main, "charbonnier", lambda *given: seen.append(given) or charbonnier(*given)
+    )
+    assert run_main("--steps", "1", "--run", "a", "--bend", "0.03", "--moving-weight", "4") == 0
+    assert [given[2:] for given in seen] == [(4.0, 0.03)]
+
+
 def test_fusion_and_degraded_frames_are_added_to_weights(run_main):
     pytest.importorskip("av")
     assert run_main("--steps", "1", "--run", "a") == 0

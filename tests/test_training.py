@@ -70,6 +70,8 @@ def test_charbonnier_is_the_formula_and_float32():
     expected = ((1e-6**0.5) + (0.25 + 1e-6) ** 0.5) / 2
     assert charbonnier(a, b).item() == pytest.approx(expected)
     assert charbonnier(a.bfloat16(), b).dtype == torch.float32
+    expected = (0.1 + (0.25 + 0.01) ** 0.5) / 2
+    assert charbonnier(a, b, bend=0.1).item() == pytest.approx(expected)
 
 
 def test_charbonnier_weighs_what_moves():

@@ -37,8 +37,10 @@ def learning_rate(
     return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def charbonnier(output: Tensor, truth: Tensor, moving_weight: float = 1.0) -> Tensor:
-    """Charbonnier loss, the mean of sqrt(d^2 + 1e-6).
+def charbonnier(
+    output: Tensor, truth: Tensor, moving_weight: float = 1.0, bend: float = 1e-3
+) -> Tensor:
+    """Charbonnier loss, the mean of sqrt(d^2 + bend^2).
 
     The released code takes the sum. The mean gives Adam the same steps (it divides by the size of
     the gradient), and a loss and a gradient norm that do not depend on the patch.
@@ -48,10 +50,11 @@ def charbonnier(output: Tensor, truth: Tensor, moving_weight: float = 1.0) -> Te
             (B, T, 3, 4H, 4W), T odd, the truth in [0, 1].
         moving_weight: of the pixels of interpolated frames where something moves, about 1 % of
             all: what corrects the flow learns from nothing else.
+        bend: errors far below it count by their square, far above it by their size.
 
     Returns: the loss, a number.
     """
-    error = torch.sqrt((output.float() - truth.float()).square() + 1e-6)
+    error = torch.sqrt((output.float() - truth.float()).square() + bend**2)
     if moving_weight == 1 or error.shape[1] == 1:
         return error.mean()
     weight = 1 + (moving_weight - 1) * moving_pixels(truth.float()).float()
