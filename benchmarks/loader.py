@@ -1,6 +1,7 @@
 """Samples per second of the stills dataset: one process, one thread, and where the time goes.
 
     python -m benchmarks.loader STILLS [--patch 80 --samples 200 --flow-method dis]
+    python -m benchmarks.loader STILLS --degrade real         what degrading costs
 
 STILLS is any folder of stills; the time hardly depends on what they show, only on how many are
 reduced. Wall time suffers when other programs run, processor time hardly does; both are printed,
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 import torch
 
-from data import animation, degrade, look, traffic
+from data import animation, degrade, flow_cache, look, traffic
 from data.animation import StillsDataset
 from utils.config import parse_config, run_script
 
@@ -40,7 +41,7 @@ STAGES = {
     "brightness, to 8 bits": (cv2, "addWeighted"),
     "reduction by 4": (degrade, "imresize"),
     "blur, noise, codecs": (degrade.Degradation, "apply"),
-    "flow (6 pairs)": (animation, "estimate_flow"),
+    "flow (6 pairs)": (flow_cache, "estimate_flow"),
     "to tensors": (animation, "to_tensor"),
 }
 
@@ -65,7 +66,12 @@ def main() -> None:
     config = parse_config(Config, __doc__, positional=("stills",))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    dataset = StillsDataset(config.stills, patch=config.patch, flow_method=config.flow_method)
+    dataset = StillsDataset(
+        config.stills,
+        patch=config.patch,
+        flow_method=config.flow_method,
+        degrade=config.degrade == "real",
+    )
     order = np.random.default_rng(0).integers(len(dataset), size=config.samples).tolist()
     for index in order[:10]:
         dataset[index]
@@ -76,7 +82,9 @@ def main() -> None:
         dataset[(1, index)]
     wall, processor = time.perf_counter() - wall, time.thread_time() - processor
     count = config.samples
-    print(f"{count} samples, patch {config.patch}, flow {config.flow_method}, one thread")
+    print(
+        f"{count} samples, patch {config.patch}, flow {config.flow_method}, degrade {config.degrade}, one thread"
+    )
     print(f"  {count / wall:6.1f} samples per second of wall time")
     print(f"  {count / processor:6.1f} samples per second of processor time")
     for name in STAGES:
