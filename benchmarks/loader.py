@@ -82,9 +82,8 @@ def main() -> None:
         dataset[(1, index)]
     wall, processor = time.perf_counter() - wall, time.thread_time() - processor
     count = config.samples
-    print(
-        f"{count} samples, patch {config.patch}, flow {config.flow_method}, degrade {config.degrade}, one thread"
-    )
+    print(f"{count} samples, patch {config.patch}, one thread")
+    print(f"  flow {config.flow_method}, degrade {config.degrade}")
     print(f"  {count / wall:6.1f} samples per second of wall time")
     print(f"  {count / processor:6.1f} samples per second of processor time")
     for name in STAGES:

@@ -26,6 +26,9 @@ from training.signals import Stopped, StopSignals
 from training.validation import FramesAlone, mean_psnr
 
 
+DIVERGED = 5.0  # dB below the best validation: nothing comes back from there
+
+
 class Recorder:
     """Counts the steps of a run, and saves, validates and logs it when that is due.
 
@@ -151,7 +154,11 @@ class Recorder:
         self.clock.saved()
 
     def validate(self) -> None:
-        """Measure the averaged weights, and keep them if they are the best so far."""
+        """Measure the averaged weights, and keep them if they are the best so far.
+
+        Raises:
+            FloatingPointError: they have become much worse.
+        """
         self.save("last.pt")  # a run that ends meanwhile begins with this validation on resume
         average = self.ema.averaged(self.network)
         with self.clock.validating():
@@ -168,6 +175,11 @@ class Recorder:
             if self.team.first:
                 save_half(self.run / "best.safetensors", average, self.config, step, score)
         self.save("last.pt")
+        if score < self.progress.best_score - DIVERGED:
+            raise FloatingPointError(
+                f"step {step}: {score:.2f} dB after {self.progress.best_score:.2f} dB, the training "
+                f"has diverged. Lower the rates and start from {self.run / 'best.pt'} (--weights)"
+            )
 
     def _look_at_the_clock(self) -> None:
         # The slowest process counts for all, so that all of them end at the same step.
