@@ -204,9 +204,7 @@ def test_a_score_that_is_no_number_is_never_best(run_main, monkeypatch):
     assert load_torch_file("b/last.pt")["step"] == 1
 
 
-def test_a_training_that_has_diverged_ends_and_says_where_the_best_weights_are(
-    run_main, monkeypatch
-):
+def test_a_training_that_has_diverged_ends_and_names_its_best_weights(run_main, monkeypatch):
     scores = iter([30.0, 26.0, 24.9])
     monkeypatch.setattr(recorder, "validation_score", lambda *arguments: next(scores))
     with pytest.raises(FloatingPointError, match=r"step 3: 24\.90 dB after 30\.00 .* r/best\.pt"):

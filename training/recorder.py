@@ -25,7 +25,6 @@ from training.run import Progress, training_state
 from training.signals import Stopped, StopSignals
 from training.validation import FramesAlone, mean_psnr
 
-
 DIVERGED = 5.0  # dB below the best validation: nothing comes back from there
 
 
@@ -177,8 +176,8 @@ class Recorder:
         self.save("last.pt")
         if score < self.progress.best_score - DIVERGED:
             raise FloatingPointError(
-                f"step {step}: {score:.2f} dB after {self.progress.best_score:.2f} dB, the training "
-                f"has diverged. Lower the rates and start from {self.run / 'best.pt'} (--weights)"
+                f"step {step}: {score:.2f} dB after {self.progress.best_score:.2f} dB, the "
+                f"training has diverged. Lower the rates and start from {self.run / 'best.pt'} (--weights)"
             )
 
     def _look_at_the_clock(self) -> None:
