@@ -177,7 +177,8 @@ class Recorder:
         if score < self.progress.best_score - DIVERGED:
             raise FloatingPointError(
                 f"step {step}: {score:.2f} dB after {self.progress.best_score:.2f} dB, the "
-                f"training has diverged. Lower the rates and start from {self.run / 'best.pt'} (--weights)"
+                "training has diverged. Lower the rates and start from "
+                f"{self.run / 'best.pt'} (--weights)"
             )
 
     def _look_at_the_clock(self) -> None:
