@@ -101,6 +101,22 @@ def test_what_it_began_with_and_is_compared_with(released):
         run("--others", "IMDN")
 
 
+def test_figures_of_every_condition(released):
+    run, _, folder = released
+    assert run()[1]["metrics"]["conditions"] == {}
+    results = json.loads((folder / "results.json").read_text())
+    methods = results.pop("methods")
+    worse = {"mstt": {"mean": {"psnr_rgb": 27.0}, "clips": {"one": {"psnr_rgb": 27.0}}}}
+    results["conditions"] = {"clean": methods, "crf28": worse}
+    (folder / "results.json").write_text(json.dumps(results))
+    metrics = run()[1]["metrics"]
+    assert metrics["conditions"] == {
+        "clean": {"psnr_rgb": 30.1235},
+        "crf28": {"psnr_rgb": 27.0},
+    }
+    assert metrics["mean"] == {"psnr_rgb": 30.1235}
+
+
 def test_half_precision_halves_the_file(released):
     run, network, folder = released
     run()

@@ -7,7 +7,7 @@
 
 A run that went on from another run's weights is a later stage of the same recipe: name all of them
 in order. The JSON then holds the settings and the number of samples of every stage, the training
-curve, and the figures of every test clip.
+curve, and the figures of every test clip (and of every condition of --degrade all).
 """
 
 import dataclasses
@@ -126,7 +126,8 @@ def main() -> None:
     for run in config.stages.split(","):
         stages.append(read_stage(Path(run), sum(stage["samples"] for stage in stages)))
     results = json.loads(Path(config.results).read_text())
-    figures = results["methods"]["mstt"]
+    conditions = results.get("conditions", {})  # of test.py --degrade all, which begins with clean
+    figures = next(iter(conditions.values()), results.get("methods"))["mstt"]
     description = {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "flow_method": results["settings"]["flow_method"],
@@ -142,6 +143,9 @@ def main() -> None:
             "precision": results["settings"]["precision"],
             "mean": summary(figures["mean"]),
             "clips": {name: summary(clip) for name, clip in figures["clips"].items()},
+            "conditions": {
+                name: summary(methods["mstt"]["mean"]) for name, methods in conditions.items()
+            },
         },
         "curve": [{"name": stage["name"], "points": stage["curve"]} for stage in stages],
         "curve_baseline": stages[-1]["baseline"],
