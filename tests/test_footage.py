@@ -1,0 +1,90 @@
+"""Weights by the kind of footage: what is taken for compressed, and which weights that gets."""
+
+import sys
+
+import pytest
+import torch
+from enhancing import make_frames, save_small_network, write_frames
+
+import enhance
+import figures.footage
+import models.checkpoint
+from media.images import read_image
+from media.open import open_source
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    """A box of weights for the CPU: clean ones, and those for real footage."""
+    box = {name: tmp_path / f"mstt_{name}.safetensors" for name in ("fast", "fast_real", "small")}
+    for name in ("fast", "fast_real"):
+        save_small_network(box[name])
+    monkeypatch.setattr(models.checkpoint, "SHIPPED", box)
+    monkeypatch.setattr(enhance, "SHIPPED", box)
+    return box
+
+
+@pytest.mark.parametrize(
+    ("codec", "pixels", "suffix", "lossy"),
+    [
+        ("libx264", "yuv420p", ".mp4", True),
+        ("mjpeg", "yuvj420p", ".avi", True),
+        ("ffv1", "yuv420p", ".mkv", False),
+        ("libx264rgb", "rgb24", ".mp4", False),  # what --lossless writes
+        ("png", "rgb24", ".mov", False),
+    ],
+)
+def test_video_is_lossy_as_its_codec_is(tmp_path, codec, pixels, suffix, lossy):
+    av = pytest.importorskip("av")
+    path = tmp_path / f"video{suffix}"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        for frame in make_frames(3, 48, 64):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+        container.mux(stream.encode(None))
+    assert open_source(path).lossy == lossy
+
+
+@pytest.mark.parametrize(("suffix", "lossy"), [(".png", False), (".jpg", True), (".tif", False)])
+def test_folders_are_lossy_where_a_file_is_jpeg(tmp_path, suffix, lossy):
+    assert open_source(write_frames(tmp_path / "in", make_frames(2), suffix)).lossy == lossy
+
+
+def test_lossy_footage_gets_the_real_weights_and_is_told(tmp_path, shipped, capsys):
+    lossy = open_source(write_frames(tmp_path / "jpeg", make_frames(2), ".jpg"))
+    clean = open_source(write_frames(tmp_path / "png", make_frames(2)))
+    assert enhance.pick_weights("auto", lossy, CPU) == shipped["fast_real"]
+    assert "compressed with loss: weights mstt_fast_real" in capsys.readouterr().out
+    assert enhance.pick_weights("auto", clean, CPU) == shipped["fast"]
+    assert "weights mstt_fast (--model real: against noise)" in capsys.readouterr().out
+    assert enhance.pick_weights("real", clean, CPU) == shipped["fast_real"]
+    assert enhance.pick_weights("fast", lossy, CPU) == shipped["fast"]
+    assert enhance.pick_weights("runs/a/best.pt", lossy, CPU).name == "best.pt"
+    shipped["fast_real"].unlink()
+    assert enhance.pick_weights("auto", lossy, CPU) == shipped["fast"]
+    with pytest.raises(FileNotFoundError, match="no weights for real footage"):
+        enhance.pick_weights("real", lossy, CPU)
+    shipped["fast"].unlink()
+    with pytest.raises(FileNotFoundError, match="give a checkpoint with --model FILE"):
+        enhance.pick_weights("auto", clean, CPU)
+
+
+def test_the_sheet_of_footage(tmp_path, shipped, monkeypatch, capsys):
+    pytest.importorskip("av")
+    folder = write_frames(tmp_path / "in", make_frames(9, 48, 56))
+    monkeypatch.setattr(figures.footage, "AROUND", 8)
+    place = ("--left", "10", "--top", "9", "--side", "16")
+    out = tmp_path / "sheet.png"
+
+    def run(*flags):
+        monkeypatch.setattr(sys, "argv", ["footage", str(folder), str(out), *place, *flags])
+        figures.footage.main()
+
+    run("--start", "2")
+    assert "time 3 of the window from frame 2" in capsys.readouterr().out
+    assert read_image(out).std() > 20
+    with pytest.raises(ValueError, match="start is 3; the window needs 7 frames from it"):
+        run("--start", "3")
