@@ -9,7 +9,7 @@
     python enhance.py frames/ output.mp4 --fps 10        kinds can be mixed
     python enhance.py input.mp4 slow.mp4 --slow-motion   the rate of the input, twice as long
     python enhance.py input.mp4 output.mp4 --times 4     two passes in time
-    python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, output_compare.png
+    python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, .png and .html
     python enhance.py input.mp4 output.mp4 --resume      go on after Ctrl-C
 
 Frames are enhanced in windows of four that share their end frame, tile by tile where the memory
@@ -85,7 +85,7 @@ class Config:
     flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is built for it
-    compare: bool = False  # also write a split-screen video (bicubic | enhanced), a sheet of crops
+    compare: bool = False  # also write bicubic | enhanced: a video, a sheet of crops, a page
     skip_bad: bool = False  # make damaged frames from their neighbours instead of stopping
     resume: bool = False  # go on with the unfinished work of an interrupted run
     overwrite: bool = False  # replace an existing output or unfinished work
@@ -221,7 +221,7 @@ def check_outputs(config: Config, output: Path) -> list[Path]:
     Raises:
         ValueError: an output would replace the input or, without --overwrite, an existing file.
     """
-    ends = (".mp4", ".png") if config.compare else ()
+    ends = (".mp4", ".png", ".html") if config.compare else ()
     extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
     given = Path(config.input).resolve()
     for path in (output, *extras):

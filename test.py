@@ -15,9 +15,11 @@ any number: the network runs over windows of four given frames.
                     along the flow between the enlarged frames, and averaged
     bicubic+blend   the same without flow: the mean of both neighbours
 
-OUT then holds results.json (the figures of every frame, clip and method), METHOD/CLIP/*.png and
-figures/CLIP.png. Nothing is written before all input has been read and found good; after that,
-files of the same name are replaced, others are left alone. results.json comes last.
+OUT then holds results.json (the figures of every frame, clip and method), METHOD/CLIP/*.png,
+figures/CLIP.png and index.html, a page with the table and a slider between any two methods, which
+needs no server and may be sent around. Nothing is written before all input has been read and
+found good; after that, files of the same name are replaced, others are left alone. results.json
+comes last.
 The conventions of the figures are stated in utils/metrics.py.
 """
 
@@ -45,6 +47,7 @@ from models.inference import FLOWS, pick_device, super_resolve
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
+from utils.page import evaluation_page
 from utils.plots import comparison_figure
 from utils.report import table, versions, write_results
 
@@ -70,6 +73,7 @@ class Config:
     precision: Literal["auto", "bfloat16", "float32"] = "float32"  # so that machines agree
     save_frames: bool = True  # write the output frames as PNG
     figures: bool = True  # draw one comparison figure per clip
+    page: bool = True  # write index.html, to look at the saved frames in a browser
 
 
 def find_checkpoint(config: Config, device: torch.device) -> Path | None:
@@ -210,9 +214,11 @@ def main() -> None:
         "settings": dataclasses.asdict(config) | {"device": str(device)},
         "methods": evaluate(clips, methods, out, config),
     }
+    if config.page and config.save_frames:
+        evaluation_page(out, results, map(read_clip, clips))
     write_results(out / "results.json", results)
     print(table(results["methods"]))
-    print(f"Everything is in {out}: results.json, frames by method, figures.")
+    print(f"Everything is in {out}: results.json, frames by method, figures, a page.")
 
 
 if __name__ == "__main__":
