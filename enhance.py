@@ -11,6 +11,7 @@
     python enhance.py input.mp4 output.mp4 --times 4     two passes in time
     python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, .png and .html
     python enhance.py input.mp4 output.mp4 --resume      go on after Ctrl-C
+    python enhance.py input.mp4 output.mp4 --json        for schedulers, see docs/scripting.md
 
 Frames are enhanced in windows of four that share their end frame, tile by tile where the memory
 does not hold a whole frame; any length and any size work. Work goes on in OUTPUT.partial, where
@@ -21,13 +22,22 @@ are reduced to their size again, and the next pass starts from the denser sequen
 space is 4, the only one the network is trained for. media/video.py, media/raster.py and
 media/frames.py say what is kept of each kind of file: frame rate, colours, depth, coordinates,
 missing data. Sound is not carried over.
+
+Exit status: 0 done; 2 what was asked for cannot be done (one line says why); 130 Ctrl-C; 1 a fault
+of ours. After 2, 130 and any signal, finished frames stay in OUTPUT.partial for --resume.
 """
 
+import contextlib
+import json
 import sys
+import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -64,7 +74,8 @@ LONGEST = 1001  # seconds between given frames
 BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
-NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite")
+NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite", "json")
+Say = Callable[..., None]  # say(event, name=value, ...)
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class Config:
     skip_bad: bool = False  # make damaged frames from their neighbours instead of stopping
     resume: bool = False  # go on with the unfinished work of an interrupted run
     overwrite: bool = False  # replace an existing output or unfinished work
+    json: bool = False  # events as JSON lines on standard output, all other text on standard error
 
     def __post_init__(self):
         if self.scale != SCALE:
@@ -113,9 +125,34 @@ class Config:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(Config, __doc__, positional=("input", "output"), argv=argv)
+    say = partial(json_line, sys.stdout, time.monotonic()) if config.json else say_nothing
+    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
+        try:
+            work_within_memory(config, say)
+        except KeyboardInterrupt:
+            say("interrupted", status=130)
+            raise
+        except Exception as error:
+            status = 2 if isinstance(error, ValueError | OSError) else 1
+            say("error", status=status, message=str(error))
+            raise
+
+
+def json_line(file: TextIO, start: float, event: str, **values) -> None:
+    """Write an event with the seconds since the start, a line of JSON."""
+    seconds = round(time.monotonic() - start, 3)
+    print(json.dumps({"event": event, "seconds": seconds} | values), file=file, flush=True)
+
+
+def say_nothing(event: str, **values) -> None:
+    """In place of `json_line` where nobody listens."""
+
+
+def work_within_memory(config: Config, say: Say) -> None:
+    """`work`; when the memory ends, that is the user's to correct."""
     folder = work_folder(Path(config.output))
     try:
-        work(config, Path(config.output))
+        work(config, Path(config.output), say)
     except Exception as error:  # NumPy, PyTorch, OpenCV and FFmpeg have each their own
         if not tiling.is_out_of_memory(error):
             raise
@@ -123,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"out of memory{finished if folder.exists() else ''}") from error
 
 
-def work(config: Config, output: Path) -> None:
+def work(config: Config, output: Path, say: Say) -> None:
     """Do what the config says: check it as far as possible, enhance, compare."""
     given = open_source(config.input, config.bands_per_frame)
     if config.bands_per_frame and getattr(given, "layout", None) != "bands":
@@ -155,7 +192,10 @@ def work(config: Config, output: Path) -> None:
     sink = open_sink(config, given, work_folder(output) / "frames")
     job = Job(output, settings, config.resume, config.overwrite)
     tiles = (config.tile, config.overlap)
-    enhancer = Enhancer(network, device, precision, config.flow_method, *tiles, levels, job)
+    enhancer = Enhancer(network, device, precision, config.flow_method, *tiles, levels, job, say)
+    frames = config.times * (given.count - 1) + 1
+    size = {"frames": frames, "width": SCALE * given.width, "height": SCALE * given.height}
+    say("start", model=str(checkpoint), flow_method=config.flow_method, device=str(device), **size)
     joined = job.folder / f"joined{output.suffix}"
     results = {}
     try:
@@ -175,8 +215,8 @@ def work(config: Config, output: Path) -> None:
             f"{error}; finished frames are in {job.folder}, go on with --resume"
         ) from error
     job.finish(results | {output: joined})
-    frames = config.times * (given.count - 1) + 1
-    print(f"{output}: {frames} frames of {SCALE * given.width}x{SCALE * given.height}")
+    say("result", output=str(output), comparisons=list(map(str, results)), **size)
+    print(f"{output}: {frames} frames of {size['width']}x{size['height']}")
 
 
 def say_precision(device: torch.device, name: str) -> torch.dtype:
