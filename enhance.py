@@ -9,8 +9,9 @@
     python enhance.py frames/ output.mp4 --fps 10        kinds can be mixed
     python enhance.py input.mp4 slow.mp4 --slow-motion   the rate of the input, twice as long
     python enhance.py input.mp4 output.mp4 --times 4     two passes in time
-    python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, output_compare.png
+    python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, .png and .html
     python enhance.py input.mp4 output.mp4 --resume      go on after Ctrl-C
+    python enhance.py input.mp4 output.mp4 --json        for schedulers, see docs/scripting.md
 
 Frames are enhanced in windows of four that share their end frame, tile by tile where the memory
 does not hold a whole frame; any length and any size work. Work goes on in OUTPUT.partial, where
@@ -24,13 +25,22 @@ missing data. Sound is not carried over.
 
 Weights: --model real is trained for footage that went through noise and lossy compression, the
 others for clean frames. By default lossy video and JPEG get the first, everything else the others.
+
+Exit status: 0 done; 2 what was asked for cannot be done (one line says why); 130 Ctrl-C; 1 a fault
+of ours. After 2, 130 and any signal, finished frames stay in OUTPUT.partial for --resume.
 """
 
+import contextlib
+import json
 import sys
+import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -67,7 +77,8 @@ LONGEST = 1001  # seconds between given frames
 BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
-NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite")
+NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite", "json")
+Say = Callable[..., None]  # say(event, name=value, ...)
 
 
 @dataclass(frozen=True)
@@ -90,10 +101,11 @@ class Config:
     flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is built for it
-    compare: bool = False  # also write a split-screen video (bicubic | enhanced), a sheet of crops
+    compare: bool = False  # also write bicubic | enhanced: a video, a sheet of crops, a page
     skip_bad: bool = False  # make damaged frames from their neighbours instead of stopping
     resume: bool = False  # go on with the unfinished work of an interrupted run
     overwrite: bool = False  # replace an existing output or unfinished work
+    json: bool = False  # events as JSON lines on standard output, all other text on standard error
 
     def __post_init__(self):
         if self.scale != SCALE:
@@ -118,9 +130,34 @@ class Config:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(Config, __doc__, positional=("input", "output"), argv=argv)
+    say = partial(json_line, sys.stdout, time.monotonic()) if config.json else say_nothing
+    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
+        try:
+            work_within_memory(config, say)
+        except KeyboardInterrupt:
+            say("interrupted", status=130)
+            raise
+        except Exception as error:
+            status = 2 if isinstance(error, ValueError | OSError) else 1
+            say("error", status=status, message=str(error))
+            raise
+
+
+def json_line(file: TextIO, start: float, event: str, **values) -> None:
+    """Write an event with the seconds since the start, a line of JSON."""
+    seconds = round(time.monotonic() - start, 3)
+    print(json.dumps({"event": event, "seconds": seconds} | values), file=file, flush=True)
+
+
+def say_nothing(event: str, **values) -> None:
+    """In place of `json_line` where nobody listens."""
+
+
+def work_within_memory(config: Config, say: Say) -> None:
+    """`work`; when the memory ends, that is the user's to correct."""
     folder = work_folder(Path(config.output))
     try:
-        work(config, Path(config.output))
+        work(config, Path(config.output), say)
     except Exception as error:  # NumPy, PyTorch, OpenCV and FFmpeg have each their own
         if not tiling.is_out_of_memory(error):
             raise
@@ -151,7 +188,7 @@ def pick_weights(model: str, given: Source, device: torch.device) -> Path:
     return clean
 
 
-def work(config: Config, output: Path) -> None:
+def work(config: Config, output: Path, say: Say) -> None:
     """Do what the config says: check it as far as possible, enhance, compare."""
     given = open_source(config.input, config.bands_per_frame)
     if config.bands_per_frame and getattr(given, "layout", None) != "bands":
@@ -182,7 +219,10 @@ def work(config: Config, output: Path) -> None:
     sink = open_sink(config, given, work_folder(output) / "frames")
     job = Job(output, settings, config.resume, config.overwrite)
     tiles = (config.tile, config.overlap)
-    enhancer = Enhancer(network, device, precision, config.flow_method, *tiles, levels, job)
+    enhancer = Enhancer(network, device, precision, config.flow_method, *tiles, levels, job, say)
+    frames = config.times * (given.count - 1) + 1
+    size = {"frames": frames, "width": SCALE * given.width, "height": SCALE * given.height}
+    say("start", model=str(checkpoint), flow_method=config.flow_method, device=str(device), **size)
     joined = job.folder / f"joined{output.suffix}"
     results = {}
     try:
@@ -202,8 +242,8 @@ def work(config: Config, output: Path) -> None:
             f"{error}; finished frames are in {job.folder}, go on with --resume"
         ) from error
     job.finish(results | {output: joined})
-    frames = config.times * (given.count - 1) + 1
-    print(f"{output}: {frames} frames of {SCALE * given.width}x{SCALE * given.height}")
+    say("result", output=str(output), comparisons=list(map(str, results)), **size)
+    print(f"{output}: {frames} frames of {size['width']}x{size['height']}")
 
 
 def say_precision(device: torch.device, name: str) -> torch.dtype:
@@ -248,7 +288,7 @@ def check_outputs(config: Config, output: Path) -> list[Path]:
     Raises:
         ValueError: an output would replace the input or, without --overwrite, an existing file.
     """
-    ends = (".mp4", ".png") if config.compare else ()
+    ends = (".mp4", ".png", ".html") if config.compare else ()
     extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
     given = Path(config.input).resolve()
     for path in (output, *extras):

@@ -20,9 +20,11 @@ any number: the network runs over windows of four given frames.
 clean, crf18, crf23, crf28 (H.264), noise (3 levels), noise+crf23; real: to each clip a draw of
 what `main.py --degrade real` sees; all: the six, one after the other, each in OUT/NAME.
 
-OUT then holds results.json (the figures of every frame, clip and method), METHOD/CLIP/*.png and
-figures/CLIP.png. Nothing is written before all input has been read and found good; after that,
-files of the same name are replaced, others are left alone. results.json comes last.
+OUT then holds results.json (the figures of every frame, clip and method), METHOD/CLIP/*.png,
+figures/CLIP.png and index.html, a page with the table and a slider between any two methods, which
+needs no server and may be sent around. Nothing is written before all input has been read and
+found good; after that, files of the same name are replaced, others are left alone. results.json
+comes last.
 The conventions of the figures are stated in utils/metrics.py.
 """
 
@@ -51,6 +53,7 @@ from models.inference import FLOWS, pick_device, super_resolve
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
+from utils.page import evaluation_page
 from utils.plots import comparison_figure
 from utils.report import conditions_table, table, versions, write_results
 
@@ -77,6 +80,7 @@ class Config:
     precision: Literal["auto", "bfloat16", "float32"] = "float32"  # so that machines agree
     save_frames: bool = True  # write the output frames as PNG
     figures: bool = True  # draw one comparison figure per clip
+    page: bool = True  # write index.html, to look at the saved frames in a browser
 
 
 def find_checkpoint(config: Config, device: torch.device) -> Path | None:
@@ -224,12 +228,6 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
     print(f"{len(clips)} clips of {data}; {what}")
-    measured = {}
-    for name, clips in conditions.items():
-        folder = out / name if len(conditions) > 1 else out
-        measured[name] = evaluate(clips, methods, folder, config)
-        title = "" if name == "none" else f"\ngiven frames: {name}\n"
-        print(f"{title}{table(measured[name])}", flush=True)
     results = {
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "checkpoint_sha256": None if checkpoint is None else file_sha256(checkpoint),
@@ -238,13 +236,21 @@ def main() -> None:
         "versions": versions(),
         "settings": dataclasses.asdict(config) | {"device": str(device)},
     }
+    measured = {}
+    for name, clips in conditions.items():
+        folder = out / name if len(conditions) > 1 else out
+        measured[name] = evaluate(clips, methods, folder, config)
+        title = "" if name == "none" else f"\ngiven frames: {name}\n"
+        print(f"{title}{table(measured[name])}", flush=True)
+        if config.page and config.save_frames:
+            evaluation_page(folder, results | {"methods": measured[name]}, map(read_clip, clips))
     if len(conditions) > 1:
         results["conditions"] = measured
         print(f"\nMean of {len(clips)} clips:\n{conditions_table(measured)}")
     else:
         results["methods"] = measured[config.degrade]
     write_results(out / "results.json", results)
-    print(f"Everything is in {out}: results.json, frames by method, figures.")
+    print(f"Everything is in {out}")
 
 
 if __name__ == "__main__":

@@ -2,11 +2,13 @@
 
     python -m benchmarks.enhance memory     peak memory of square frames, and what the plan says
     python -m benchmarks.enhance speed      a pair of 2000x1200 frames: seconds per megapixel
+    python -m benchmarks.enhance pipeline   where the time of a clip goes, stage by stage
     python -m benchmarks.enhance length     peak memory of clips of 64x64 against their length
     python -m benchmarks.enhance tiles --frames DIR    tiles against whole frames, on real frames
     python -m benchmarks.enhance interrupt  Ctrl-C and SIGKILL at random moments, then --resume
 
-Every run is a process of its own, whose peak resident memory the system counts. Weights are
+Every run but that of `pipeline` is a process of its own, whose peak resident memory the system
+counts. Weights are
 random unless --model names some: they change neither memory nor speed.
 """
 
@@ -19,20 +21,24 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 
-from enhancement import tiling
+import enhance
+from enhancement import enhancer, tiling
 from flow import estimate_flow
-from media.folder import write_image_file
+from media.folder import ImageSink, write_image_file
 from media.open import open_source
 from models import SIZES, build_network
 from models.blocks import SCALE
 from models.checkpoint import load_network, save_network
-from models.inference import autocast
+from models.enhanced_flow import EnhancedFlow
+from models.inference import autocast, windows, with_flow
 from utils.config import parse_config, run_script
 from utils.images import to_tensor
 from utils.resize import imresize
@@ -43,10 +49,11 @@ DEVICE = ("--device", "cpu")
 
 @dataclass(frozen=True)
 class Config:
-    what: str  # memory, speed, length, tiles or interrupt
+    what: str  # memory, speed, pipeline, length, tiles or interrupt
     model: str = "none"  # a checkpoint; none: random weights, of both sizes
     sides: str = "80,160,240,320"  # of the frames in `memory`, LR pixels
     size: str = "2000x1200"  # of the frames in `speed`
+    clip: str = "25x256x256"  # frames, width and height in `pipeline`
     lengths: str = "20,100,500"  # frames of the clips in `length`
     frames: str = ""  # folder of frames for `tiles`, at least four; given to the network as LR
     tiles: str = "160,240,320"  # sides of the tiles in `tiles`
@@ -62,6 +69,7 @@ def main() -> None:
     benchmarks = {
         "memory": memory,
         "speed": speed,
+        "pipeline": pipeline,
         "length": length,
         "tiles": tiles,
         "interrupt": interrupt,
@@ -157,6 +165,90 @@ def speed(config: Config, folder: Path) -> None:
             f"{processor / megapixels:.2f} s of processors; peak {peak:.2f} GiB",
             flush=True,
         )
+
+
+class Stopwatch:
+    """The seconds that named stages are at work, in whatever thread."""
+
+    def __init__(self):
+        self.seconds = Counter()
+
+    def call(self, name: str, function: Callable) -> Callable:
+        """The function, its time counted."""
+
+        def timed(*arguments):
+            start = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.seconds[name] += time.perf_counter() - start
+
+        return timed
+
+    def items(self, name: str, function: Callable) -> Callable:
+        """The same for what yields items: only the making of them counts."""
+
+        def timed(*arguments) -> Iterator:
+            advance, end = self.call(name, next), object()
+            items = function(*arguments)
+            while (item := advance(items, end)) is not end:
+                yield item
+
+        return timed
+
+
+def pipeline(config: Config, folder: Path) -> None:
+    """Reading, network and writing of one clip, how long each waits, and the network by itself.
+
+    Indented stages are part of the one above. Flow between given frames is found while reading,
+    beside the network; its own flow within it. Aim: the whole at most 1.25 times the network.
+    """
+    count, width, height = map(int, config.clip.split("x"))
+    clip = write_clip(folder / "clip", count, height, width)
+    frames = to_tensor(np.stack([open_source(clip).read(index) for index in range(count)]))
+    megapixels = (2 * count - 1) * SCALE**2 * width * height / 1e6
+    for name, model in checkpoints(config, folder).items():
+        watch, stages = Stopwatch(), enhancer.Enhancer
+        with (
+            patch.object(stages, "read_windows", watch.items("reading", stages.read_windows)),
+            patch.object(enhancer, "window_flow", watch.call("  flow", enhancer.window_flow)),
+            patch.object(stages, "window", watch.call("network", stages.window)),
+            patch.object(
+                EnhancedFlow,
+                "between_enlarged",
+                watch.call("  own flow", EnhancedFlow.between_enlarged),
+            ),
+            patch.object(
+                enhancer.WindowBuffer,
+                "append",
+                watch.call("  keeping", enhancer.WindowBuffer.append),
+            ),
+            patch.object(ImageSink, "write", watch.call("writing", ImageSink.write)),
+        ):
+            run = watch.call("whole", stages.run)
+            with patch.object(stages, "run", run):
+                enhance.main(command_of(clip, folder / name, model, config)[2:])
+        alone = watch.call("network alone", run_alone)
+        alone(load_network(model)[0], frames, config)
+        whole, by_itself = watch.seconds["whole"], watch.seconds["network alone"]
+        print(f"{name}, {count} frames of {width}x{height}: stage, seconds, waiting")
+        for stage in ("reading", "  flow", "network", "  own flow", "  keeping", "writing"):
+            busy = watch.seconds[stage]
+            waiting = "" if stage.startswith(" ") else f"{whole - busy:8.1f}"
+            print(f"  {stage:12} {busy:8.1f} {waiting}")
+        for title, seconds in (("whole", whole), ("network alone", by_itself)):
+            print(f"  {title:13} {seconds:7.1f}  {megapixels / seconds:.2f} MP/s")
+        print(f"  the whole takes {whole / by_itself:.2f} times the network alone", flush=True)
+
+
+def run_alone(network, frames: torch.Tensor, config: Config) -> None:
+    """All windows of a clip, without motion unless the flow is the network's own; nothing kept."""
+    network, device = with_flow(network, config.flow_method), torch.device("cpu")
+    with torch.no_grad(), autocast(device, config.precision):
+        for start, stop, _ in windows(len(frames)):
+            given = frames[None, start:stop]
+            none = given.new_zeros(1, stop - start - 1, 2, *given.shape[-2:])
+            network(given, none, none)
 
 
 def length(config: Config, folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""Before and after: a split-screen video (bicubic | enhanced) and a sheet of magnified crops.
+"""Before and after: a split-screen video (bicubic | enhanced), a sheet of crops, a page to look at.
 
-Both halves of the video show the same ground, the middle of the frame. Bicubic stands for what
+Both halves of the video show the same ground, the middle of the frame. The page, see utils/page.py,
+has a slider between them at the most detailed place. Bicubic stands for what
 there is without a network: given frames enlarged, and between them the blend of their neighbours.
 """
 
@@ -18,11 +19,14 @@ from media.frames import Source, remove
 from media.open import open_source
 from media.video import VideoSink
 from models.blocks import SCALE
+from utils.page import GIVEN, MOST_FRAMES, PageClip, write_page
+from utils.plots import detailed_place
 from utils.resize import imresize
 
 LARGEST_HALF = (270, 240)  # LR rows and columns: both halves make 1920x1080
 CROP = 32  # side of a magnified crop, LR pixels
 PLACES = 4  # crops on the sheet
+VIEWED = 160  # longest side of the part on the page, LR pixels
 BORDER = 4  # LR pixels around a crop that the bicubic kernel sees
 Place = tuple[slice, slice]  # LR rows and columns
 
@@ -36,8 +40,9 @@ def compare(
     fps: float,
     video: Path,
     sheet: Path,
+    page: Path,
 ) -> None:
-    """Write both comparisons of an input and its finished result.
+    """Write all comparisons of an input and its finished result.
 
     Arguments:
         given: the LR frames.
@@ -46,11 +51,12 @@ def compare(
         times: frames of the result for one step from a given frame to the next.
         bands_per_frame: see `media.open.open_source`.
         fps: given frames per second, where frames carry no times.
-        video, sheet: where to write them.
+        video, sheet, page: where to write them.
     """
     pair = Pair(given, levels, output, times, bands_per_frame)
     write_split_screen(pair, fps, video)
     write_sheet(pair, sheet)
+    write_viewer(pair, page)
 
 
 class Pair:
@@ -185,3 +191,33 @@ def detailed_places(view: np.ndarray) -> list[Place]:
     ]
     blocks.sort(reverse=True)
     return [(slice(top, top + side), slice(left, left + side)) for _, top, left in blocks[:PLACES]]
+
+
+def write_viewer(pair: Pair, path: Path) -> None:
+    """A page with a part of the frames in the middle of the sequence."""
+    middle = (pair.given.count - 1) // 2
+    first = max(middle - MOST_FRAMES // (2 * pair.times), 0)
+    last = min(first + (MOST_FRAMES - 1) // pair.times, pair.given.count - 1)
+    height, width = pair.given.height, pair.given.width
+    size = min(height, VIEWED), min(width, VIEWED)
+    top, left = detailed_place(pair.view(middle), size)
+    place = (slice(top, top + size[0]), slice(left, left + size[1]))
+    times = range(first * pair.times, last * pair.times + 1)
+    clip = PageClip(
+        name=pair.given.path.name,
+        sources={
+            GIVEN: np.stack([pair.view(index)[place] for index in range(first, last + 1)]),
+            "bicubic": np.stack([pair.bicubic(index, [place])[0] for index in times]),
+            "enhanced": np.stack([pair.enhanced(index, [place])[0] for index in times]),
+        },
+        step=pair.times,
+        shown=("bicubic", "enhanced"),
+        origin=(SCALE * top, SCALE * left),
+        whole=(SCALE * height, SCALE * width),
+        first=times[0],
+    )
+    facts = {
+        "Given": f"{pair.given.path}: {pair.given.count} frames of {width}x{height}",
+        "Enhanced": f"{pair.count} frames of {SCALE * width}x{SCALE * height}",
+    }
+    write_page(path, "Before and after", facts, [clip], 1)

@@ -1,7 +1,16 @@
-"""A network at work on a sequence: window by window, tile by tile, in the memory there is."""
+"""A network at work on a sequence: window by window, tile by tile, in the memory there is.
+
+While the network works on one window, a thread reads the next one and another writes the one
+before; no more than these three are ever held, and of frames too large for that one. What the
+network makes of a frame alone is made once, though two windows see the frame.
+"""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,11 +23,44 @@ from media.frames import Sink, Source
 from models import MSTT
 from models.blocks import SCALE
 from models.enhanced_flow import EnhancedFlow
-from models.inference import NOT_FINITE, autocast, given_flow, windows, with_flow
+from models.inference import ENHANCED, NOT_FINITE, autocast, given_flow, windows
 
-# Pixels; all pairs of smaller frames are worked on at the same time.
+# Pixels; of smaller frames, all pairs are worked on at the same time, and three windows held.
 LARGE = 4_000_000
 PROGRESS = "{l_bar}{bar}| {n:.1f}/{total:.1f} MP [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+T = TypeVar("T")
+Flows = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(eq=False)
+class GivenFrame:
+    """A frame of one window or two.
+
+    Attributes:
+        pixels: (H, W, bands), all with data.
+        mask: where they had none, (H, W, bands) or None.
+        uses: how many windows still need it.
+        made: what the network made of it alone, for another window.
+    """
+
+    pixels: np.ndarray
+    mask: np.ndarray | None
+    uses: int
+    made: dict[Any, torch.Tensor | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Given frames from `start` on, the flows between them unless the network makes those itself.
+
+    Its first `first_new` outputs come from the window before.
+    """
+
+    start: int
+    first_new: int
+    frames: list[GivenFrame]
+    flows: Flows | None
 
 
 class Enhancer:
@@ -32,6 +74,7 @@ class Enhancer:
         tile, overlap: LR pixels, see `enhancement.tiling`; tile 0: what the free memory allows.
         levels: of the given frames.
         job: keeps the unfinished work, and the tile for a resumed run.
+        say: called with "progress" and how far it has come, see `enhance.json_line`.
     """
 
     def __init__(
@@ -44,8 +87,10 @@ class Enhancer:
         overlap: int,
         levels: Levels,
         job: Job,
+        say: Callable[..., None],
     ):
-        self.network = with_flow(network, flow_method)
+        self.network, self.say = network, say
+        self.flow = EnhancedFlow(network) if flow_method == ENHANCED else None
         self.device, self.precision = device, precision
         self.flow_method, self.tile, self.overlap = flow_method, tile, overlap
         self.levels, self.job = levels, job
@@ -61,36 +106,68 @@ class Enhancer:
         """
         total, finished = 2 * source.count - 1, sink.finished()
         self.megapixels = SCALE**2 * source.height * source.width / 1e6
-        with tqdm(
-            total=total * self.megapixels,
-            initial=finished * self.megapixels,
-            desc=title,
-            unit="MP",
-            bar_format=PROGRESS,
-        ) as self.progress:
-            for start, stop, first_new in windows(source.count):
+        cuts = [cut for cut in windows(source.count) if finished < 2 * cut[1] - 1]
+        with (
+            tqdm(
+                total=total * self.megapixels,
+                initial=finished * self.megapixels,
+                desc=title,
+                unit="MP",
+                bar_format=PROGRESS,
+            ) as self.progress,
+            ThreadPoolExecutor(1) as writer,  # on Ctrl-C too, what is being written gets finished
+        ):
+            reading = self.read_windows(source, cuts)
+            is_large = source.height * source.width >= LARGE
+
+            def write(window: Window, buffer: WindowBuffer) -> None:
+                start = 2 * window.start + window.first_new
+                masks = output_masks([frame.mask for frame in window.frames])[window.first_new :]
+                sink.write(start, map(with_mask, buffer, masks))
+                finished = start + len(masks)
                 self.progress.set_postfix_str(f"frame {finished}/{total}")
-                if finished < 2 * stop - 1:
-                    frames = [source.read(index) for index in range(start, stop)]
-                    masks = output_masks([missing_pixels(pixels) for pixels in frames])[first_new:]
-                    buffer = self.window(source, frames, first_new, levels, dtype)
-                    sink.write(2 * start + first_new, map(with_mask, buffer, masks))
-                    finished = 2 * stop - 1
+                self.say("progress", step=title, finished=finished, total=total)
+
+            writing = None
+            for number, window in enumerate(reading if is_large else one_ahead(reading)):
+                # One folder is filled while the other is written from.
+                folder = self.job.folder / f"window{number % 2}"
+                buffer = self.window(source, window, folder, levels, dtype)
+                if writing:
+                    writing.result()
+                writing = writer.submit(write, window, buffer)
+                if is_large:
+                    writing.result()
+            if writing:
+                writing.result()
+
+    def read_windows(self, source: Source, cuts: list[tuple[int, int, int]]) -> Iterator[Window]:
+        """The windows of `models.inference.windows`, every frame read once."""
+        frames: dict[int, GivenFrame] = {}
+        for start, stop, first_new in cuts:
+            for index in range(start, stop):
+                if index not in frames:
+                    uses = sum(cut[0] <= index < cut[1] for cut in cuts)
+                    pixels = source.read(index)
+                    mask = missing_pixels(pixels)
+                    frames[index] = GivenFrame(fill_missing(pixels), mask, uses)
+            frames = {index: frames[index] for index in range(start, stop)}
+            flows = None
+            if self.flow is None:
+                given = [frame.pixels for frame in frames.values()]
+                views = np.stack([view_rgb(source, self.levels, pixels) for pixels in given])
+                flows = window_flow(views, self.flow_method)
+            yield Window(start, first_new, list(frames.values()), flows)
 
     def window(
-        self,
-        source: Source,
-        frames: list[np.ndarray],
-        first_new: int,
-        levels: Levels,
-        dtype: np.dtype,
+        self, source: Source, window: Window, folder: Path, levels: Levels, dtype: np.dtype
     ) -> WindowBuffer:
         """Enhance one window; when memory runs out, with the next smaller tile.
 
         Arguments:
             source: of the frames.
-            frames: N given ones, each (H, W, bands).
-            first_new: how many outputs to leave out at the beginning.
+            window: N given ones.
+            folder: for the result.
             levels, dtype: of the result.
 
         Returns: the remaining ones of 2N - 1 frames, (SCALE * H, SCALE * W, bands).
@@ -98,15 +175,12 @@ class Enhancer:
         Raises:
             ValueError: memory ran out, with a tile that the user chose or with the smallest.
         """
-        frames = [fill_missing(pixels) for pixels in frames]
-        views = np.stack([view_rgb(source, self.levels, pixels) for pixels in frames])
-        flows = window_flow(views, self.flow_method)
-        del views
+        frames, flows, first_new = window.frames, window.flows, window.first_new
         before = self.progress.n
         while True:
             tile = self.pick_tile(source)
             buffer = WindowBuffer(
-                self.job.folder / "window",
+                folder,
                 2 * len(frames) - 1 - first_new,
                 SCALE * source.width,
                 source.bands,
@@ -116,6 +190,8 @@ class Enhancer:
                 for strip in self.strips(source, frames, flows, tile, first_new):
                     buffer.append(strip[first_new:], levels)
                     del strip  # or it would be held while the next one is made
+                for frame in frames:
+                    frame.uses -= 1
                 return buffer
             except (RuntimeError, MemoryError) as error:
                 if not tiling.is_out_of_memory(error):
@@ -123,12 +199,14 @@ class Enhancer:
             # Outside of the handler nothing holds the tensors of the failed attempt any more.
             self.shrink_tile(source, tile)
             self.progress.n = before
+            for frame in frames:
+                frame.made.clear()
 
     def strips(
         self,
         source: Source,
-        frames: list[np.ndarray],
-        flows: tuple[np.ndarray, np.ndarray],
+        frames: list[GivenFrame],
+        flows: Flows | None,
         tile: int,
         first_new: int,
     ) -> Iterator[np.ndarray]:
@@ -136,25 +214,41 @@ class Enhancer:
         groups = band_groups(source.bands, source.colour)
         axes = (source.height, source.width)
         new = 2 * len(frames) - 1 - first_new
-        share = new * self.megapixels / tiling.tile_count(*axes, tile, self.overlap)
+        tiles = tiling.tile_count(*axes, tile, self.overlap)
+        share = new * self.megapixels / tiles
+
+        def alone(key: Any, make: Callable[..., T], *inputs: list[Any]) -> list[T]:
+            """What `make` makes of every frame alone, as far as another window has not."""
+            results = []
+            for frame, *values in zip(frames, *inputs, strict=True):
+                result = frame.made.pop(key) if key in frame.made else make(*values)
+                if frame.uses > 1 and tiles == 1:  # of many tiles it would fill the memory
+                    frame.made[key] = result
+                results.append(result)
+            return results
 
         def predict(rows: slice, columns: slice) -> np.ndarray:
-            unit = self.levels.to_unit(np.stack([pixels[rows, columns] for pixels in frames]))
-            flow = [torch.from_numpy(both[None, ..., rows, columns]) for both in flows]
-            flow = [both.to(self.device) for both in flow]
+            unit = self.levels.to_unit(np.stack([frame.pixels[rows, columns] for frame in frames]))
+            flow = None
+            if flows:
+                flow = [torch.from_numpy(both[None, ..., rows, columns]) for both in flows]
+                flow = [both.to(self.device) for both in flow]
             height, width = (SCALE * side for side in unit.shape[1:3])
             result = np.empty((2 * len(frames) - 1, height, width, source.bands), np.float32)
-            network = self.network
-            if isinstance(network, EnhancedFlow):  # all bands move alike
-                colours = torch.from_numpy(unit[..., list(groups[0])]).movedim(-1, 1)[None]
-                with torch.no_grad(), autocast(self.device, self.precision):
-                    flow = network.between(colours.to(self.device))
-                network = network.network
             for group in groups:
                 inputs = torch.from_numpy(unit[..., list(group)]).movedim(-1, 1)[None]
+                inputs = inputs.to(self.device)
                 # Not inference_mode: autocast would convert the weights for every frame in it.
                 with torch.no_grad(), autocast(self.device, self.precision):
-                    output = network(inputs.to(self.device), *flow)[0].float()
+                    single = inputs.split(1, dim=1)
+                    features = alone(("features", group), self.network.extract, single)
+                    if flow is None:  # of the first group: all bands move alike
+                        enlarged = alone("enlarged", self.flow.enlarge, single, features)
+                        flow = self.flow.between_enlarged(torch.cat(enlarged, dim=1))
+                        del enlarged
+                    known = joined(features)
+                    del features
+                    output = self.network(inputs, *flow, known)[0].float()
                 if not torch.isfinite(output).all():
                     raise ValueError(NOT_FINITE)
                 if len(set(group)) == 1:
@@ -197,6 +291,24 @@ class Enhancer:
             )
         self.progress.write(f"out of memory with tiles of {tile}, going on with {smaller}")
         self.job.note("tile", smaller)
+
+
+def joined(features: list[torch.Tensor | None]) -> torch.Tensor | None:
+    """Features of single frames, (1, 1, C, H, W), as those of a window, (1, N, C, H, W)."""
+    if features[0] is None:
+        return None
+    # Of four dimensions, so that the channels stay last in memory, as the network makes them.
+    return torch.cat([one[0] for one in features]).unflatten(0, (1, -1))
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The items, the next of which a thread makes while the caller works on one."""
+    end = object()
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(next, items, end)
+        while (item := ahead.result()) is not end:
+            ahead = pool.submit(next, items, end)
+            yield item
 
 
 def window_flow(views: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@
     OUTPUT.partial/job.json     the settings of the run; --resume checks them
     OUTPUT.partial/frames/      finished frames, or finished pieces of the video; all readable
     OUTPUT.partial/pass1/       LR frames between the given ones, for --times 4 and more
-    OUTPUT.partial/window/      the window in work
+    OUTPUT.partial/window0/     the window in work, and in window1/ the one that is being written,
+                                or the other way round
 
 Everything in it appears under its name only when it is complete, so what is there counts.
 """

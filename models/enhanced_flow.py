@@ -39,16 +39,28 @@ class EnhancedFlow(nn.Module):
 
     def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
         """As `MSTT.forward`, the given flows left aside."""
-        return self.network(frames, *self.between(frames))
+        features = self.network.extract(frames)
+        return self.network(frames, *self.between(frames, features), features)
 
-    def between(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """The flows between frames (B, N, 3, H, W), each (B, N - 1, 2, H, W), LR pixels."""
-        none = frames.new_zeros(len(frames), 0, 2, *frames.shape[-2:])
-        alone = [self.network(frame, none, none) for frame in frames.split(1, dim=1)]
-        enlarged = torch.cat(alone, dim=1)
+    def between(self, frames: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The flows between frames (B, N, 3, H, W), each (B, N - 1, 2, H, W), LR pixels.
+
+        features: of the frames, if they are there already.
+        """
+        known = [None] * frames.shape[1] if features is None else features.split(1, dim=1)
+        alone = map(self.enlarge, frames.split(1, dim=1), known)
+        return self.between_enlarged(torch.cat(list(alone), dim=1))
+
+    def enlarge(self, frame: Tensor, features: Tensor | None = None) -> Tensor:
+        """One frame alone, (B, 1, 3, H, W) -> (B, 1, 3, 4H, 4W)."""
+        none = frame.new_zeros(len(frame), 0, 2, *frame.shape[-2:])
+        return self.network(frame, none, none, features)
+
+    def between_enlarged(self, enlarged: Tensor) -> tuple[Tensor, Tensor]:
+        """As `between`, of frames (B, N, 3, 4H, 4W)."""
         flows = [flow_between_enlarged(to_uint8(stretched(clip)), SCALE) for clip in enlarged]
         forward_flow, backward_flow = (
-            torch.stack([torch.from_numpy(flow) for flow in side]).to(frames.device)
+            torch.stack([torch.from_numpy(flow) for flow in side]).to(enlarged.device)
             for side in zip(*flows, strict=True)
         )
         return forward_flow, backward_flow

@@ -24,7 +24,12 @@ class Ensemble(nn.Module):
         self.network = network
         self.options = network.options
 
-    def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+    def extract(self, frames: Tensor) -> None:
+        """Nothing: every view has features of its own."""
+
+    def forward(
+        self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor, features: None = None
+    ) -> Tensor:
         """As `MSTT.forward`."""
         total = 0
         for view in itertools.product((False, True), repeat=3):

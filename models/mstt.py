@@ -142,13 +142,27 @@ class MSTT(nn.Module):
             nn.init.normal_(self.reconstruction.conv_last.weight, std=1e-3)
             nn.init.zeros_(self.reconstruction.conv_last.bias)
 
-    def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+    def extract(self, frames: Tensor) -> Tensor | None:
+        """Features of frames, each on its own: (B, N, 3, H, W) -> (B, N, C, H, W).
+
+        None where the network looks at their neighbours first.
+        """
+        return self.extraction(frames) if self.frame_fusion is None else None
+
+    def forward(
+        self,
+        frames: Tensor,
+        forward_flow: Tensor,
+        backward_flow: Tensor,
+        features: Tensor | None = None,
+    ) -> Tensor:
         """Super-resolve a window of frames in space and time.
 
         Arguments:
             frames: (B, N, 3, H, W), RGB in [0, 1], H and W >= 16. One frame alone (N = 1) is
                 enlarged; between two or more, frames are interpolated.
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
+            features: what `extract` makes of the frames, if it is there already.
 
         Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped.
 
@@ -156,9 +170,10 @@ class MSTT(nn.Module):
             ValueError: shapes that do not fit each other or are too small.
         """
         _check_shapes(frames, forward_flow, backward_flow)
-        if self.frame_fusion is not None:
-            frames = self.frame_fusion(frames, forward_flow, backward_flow)
-        features = self.extraction(frames)  #                                  (B, N, C, H, W)
+        if features is None:
+            if self.frame_fusion is not None:
+                frames = self.frame_fusion(frames, forward_flow, backward_flow)
+            features = self.extraction(frames)  #                              (B, N, C, H, W)
         features = self.interpolation(features, forward_flow, backward_flow)  # (B, T, C, H, W)
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
         features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)

@@ -187,10 +187,21 @@ def test_fuzz(run, capsys):
     assert capsys.readouterr().out.count(" 0 bugs, 0 slow, 0 large") == 7
 
 
-@pytest.mark.parametrize("what", ["memory", "speed", "length", "tiles", "interrupt"])
+@pytest.mark.parametrize("what", ["memory", "speed", "pipeline", "length", "tiles", "interrupt"])
 def test_enhance(run, folder, capsys, what):
     flags = ("--model", folder / "net.safetensors", "--sides", "24", "--size", "32x24")
-    flags += ("--lengths", "5", "--tiles", "80", "--overlaps", "24", "--interruptions", 1)
+    flags += (
+        "--clip",
+        "5x32x24",
+        "--lengths",
+        "5",
+        "--tiles",
+        "80",
+        "--overlaps",
+        "24",
+        "--interruptions",
+        1,
+    )
     frames = folder / "frames"
     frames.mkdir(exist_ok=True)
     for number in range(4):

@@ -1,4 +1,4 @@
-"""enhance.py --compare: the split screen and the sheet of crops."""
+"""enhance.py --compare: the split screen, the sheet of crops and the page."""
 
 import cv2
 import numpy as np
@@ -55,7 +55,7 @@ def test_an_interrupted_comparison_is_resumed(tmp_path, checkpoint, monkeypatch)
             run(checkpoint, given, tmp_path / "out", "--compare")
     interrupt_at(monkeypatch, {1})  # the frames are there already
     run(checkpoint, given, tmp_path / "out", "--compare", "--resume")
-    names = ["in", "out", "out_compare.mp4", "out_compare.png"]
+    names = ["in", "out", "out_compare.html", "out_compare.mp4", "out_compare.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 

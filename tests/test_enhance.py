@@ -23,7 +23,9 @@ from enhancing import (
 
 import enhance
 from enhancement import tiling
+from media.folder import ImageSink
 from media.open import open_source
+from models import MSTT
 from models.checkpoint import save_network
 from models.ensemble import Ensemble
 from models.inference import super_resolve
@@ -109,6 +111,46 @@ def test_the_network_makes_its_own_flow(tmp_path, checkpoint, network):
     (given / sorted(path.name for path in given.iterdir())[1]).write_bytes(b"nothing")
     bridged = read_all(run(checkpoint, given, tmp_path / "bridged", "--skip-bad", *flags))
     assert bridged.shape == whole.shape
+
+
+def test_what_two_windows_share_is_made_once_and_changes_nothing(tmp_path, checkpoint, monkeypatch):
+    given = write_frames(tmp_path / "in", make_frames(9))
+    extract, seen = MSTT.extract, []
+
+    def counted(self, frames):
+        seen.append(frames.shape[1])
+        return extract(self, frames)
+
+    monkeypatch.setattr(MSTT, "extract", counted)
+    flags = ("--flow-method", "enhanced")
+    whole = read_all(run(checkpoint, given, tmp_path / "whole", *flags))
+    assert seen == [1] * 9
+    # Begun anew, every window makes all of it itself.
+    interrupt_at(monkeypatch, {2, 4})
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint, given, tmp_path / "cut", "--resume", *flags)
+    cut = read_all(run(checkpoint, given, tmp_path / "cut", "--resume", *flags))
+    np.testing.assert_array_equal(cut, whole)
+    assert sum(seen) > 2 * 9
+
+
+def test_a_full_disk_while_the_next_window_is_in_work(tmp_path, checkpoint, monkeypatch):
+    """What a thread fails to write ends the run; what is finished stays."""
+    given, write = write_frames(tmp_path / "in", make_frames(8)), ImageSink.write_frame
+
+    def full(self, path, index, pixels):
+        if index == 9:
+            raise OSError(28, "No space left on device", str(path))
+        write(self, path, index, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageSink, "write_frame", full)
+        with pytest.raises(OSError, match=r"No space left.*finished frames are in .*--resume"):
+            run(checkpoint, given, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    resumed = read_all(run(checkpoint, given, tmp_path / "out", "--resume"))
+    np.testing.assert_array_equal(resumed, read_all(run(checkpoint, given, tmp_path / "whole")))
 
 
 def test_an_alpha_channel_stays(tmp_path, checkpoint):

@@ -54,7 +54,10 @@ class Enlarger(torch.nn.Module):
 
     options: ClassVar = {}
 
-    def forward(self, frames, forward_flow, backward_flow):
+    def extract(self, frames):
+        return None
+
+    def forward(self, frames, forward_flow, backward_flow, features=None):
         if frames.shape[1] == 1:
             return bicubic(frames)
         self.flows = (forward_flow, backward_flow)

@@ -113,6 +113,11 @@ def test_results_frames_and_figures(tmp_path, monkeypatch, capsys, checkpoint, c
         assert method["mean"]["psnr_rgb_moving"] == pair[0]["psnr_rgb_moving"] > 0
 
     assert sorted(path.name for path in (out / "figures").iterdir()) == ["long.png", "short.png"]
+    page = (out / "index.html").read_text()
+    for clip in ("long", "short"):
+        assert f"<caption>{clip}</caption>" in page
+        assert f'"name": "{clip}"' in page
+    assert f">{results['methods']['mstt']['mean']['psnr_y']:.2f}<" in page
     printed = capsys.readouterr().out
     mean = results["methods"]["mstt"]["mean"]
     row = next(line for line in printed.splitlines() if line.startswith("mean of 2  mstt"))

@@ -57,9 +57,9 @@ def table(methods: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [("clip", "method", *(heading for heading, _, _ in COLUMNS))]
     for clip in clips:
         for method, result in methods.items():
-            rows.append((clip, method, *_cells(result["clips"][clip])))
+            rows.append((clip, method, *cells(result["clips"][clip])))
     for method, result in methods.items():
-        rows.append((f"mean of {len(clips)}", method, *_cells(result["mean"])))
+        rows.append((f"mean of {len(clips)}", method, *cells(result["mean"])))
 
     return "\n".join((*_aligned(rows, len(methods)), NOTE))
 
@@ -95,7 +95,8 @@ def _aligned(rows: list[tuple[str, ...]], group: int) -> list[str]:
     return [*lines, rule]
 
 
-def _cells(metrics: Mapping[str, float | None]) -> list[str]:
+def cells(metrics: Mapping[str, float | None]) -> list[str]:
+    """The figures of a row as text, in the order of COLUMNS."""
     values = ((metrics[key], form) for _, key, form in COLUMNS)
     return ["-" if value is None else form.format(value) for value, form in values]
 

@@ -1,0 +1,32 @@
+"""The trained networks for other people's code, by the convention of torch.hub.
+
+    import numpy as np
+    import torch
+    network = torch.hub.load("path/to/this/folder", "mstt_fast", source="local")
+    frames = np.load("frames.npy")  # (N, H, W, 3) uint8 RGB in order of time
+    sharper = network.enhance(frames)  # (2N - 1, 4H, 4W, 3) uint8
+
+Straight from GitHub it is torch.hub.load("OWNER/REPOSITORY", "mstt_fast"), and torch.hub.list
+names the entries: every checkpoints/NAME.safetensors is one. An entry takes `device` ("auto",
+"cpu", "cuda:1") and `precision` ("auto", "float32", "bfloat16"), and returns a network with
+`enhance`, see models/pretrained.py.
+"""
+
+from functools import partial as _partial
+
+from models import checkpoint as _checkpoint
+from models import pretrained as _pretrained
+
+dependencies = ["torch", "numpy", "cv2", "safetensors"]
+
+
+def _entries():
+    """{name: function that loads it} of all trained weights there are."""
+    entries = {}
+    for path in sorted(_checkpoint.CHECKPOINTS.glob("*.safetensors")):
+        entries[path.stem] = _partial(_pretrained.Pretrained, path)
+        entries[path.stem].__doc__ = f"{path.name} as a network that enhances frames."
+    return entries
+
+
+globals().update(_entries())

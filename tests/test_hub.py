@@ -1,0 +1,43 @@
+"""hubconf.py: the shipped networks through torch.hub."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from enhancing import make_frames, save_small_network
+
+from models.checkpoint import CHECKPOINTS, load_network, trained_flow
+from models.inference import super_resolve
+from models.pretrained import Pretrained
+
+ROOT = str(Path(__file__).parent.parent)
+
+
+def test_every_trained_network_is_an_entry_and_nothing_else():
+    names = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
+    module = torch.hub._import_module("hubconf", f"{ROOT}/hubconf.py")
+    entries = [name for name in dir(module) if callable(getattr(module, name)) and name[0] != "_"]
+    assert names
+    assert sorted(entries) == names
+    with pytest.raises(RuntimeError, match="Cannot find callable mstt_none"):
+        torch.hub.load(ROOT, "mstt_none", source="local")
+
+
+def test_an_array_is_enhanced_as_by_test_py():
+    network = torch.hub.load(ROOT, "mstt_small", source="local", device="cpu", precision="float32")
+    frames = make_frames(2, 16, 20)
+    sharper = network.enhance(frames)
+    assert sharper.shape == (3, 64, 80, 3)
+    expected, information = load_network(CHECKPOINTS / "mstt_small.safetensors")
+    flow = trained_flow(information)
+    np.testing.assert_array_equal(sharper, list(super_resolve(expected, frames, flow)))
+
+
+def test_what_is_no_clip_is_refused(tmp_path):
+    save_small_network(tmp_path / "small.safetensors")
+    network = Pretrained(tmp_path / "small.safetensors", "cpu", "float32")
+    with pytest.raises(ValueError, match="frames must be"):
+        network.enhance(make_frames(2).astype(np.float32))
+    with pytest.raises(ValueError, match="at least 2 frames, not 1"):
+        network.enhance(make_frames(1))
