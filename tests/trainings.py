@@ -184,6 +184,7 @@ def _run(script, folder, label, flags, environment, tricks):
     os.environ.update(environment | {"HELD_IN": str(folder), "LABEL": label})
     # Loader workers are forked, as they are where python starts main.py.
     multiprocessing.set_start_method("fork", force=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts in background ignores it
     torch.set_num_threads(1)
     SIZES["small"] = FEW_CHANNELS
     for trick, *arguments in tricks:
