@@ -33,6 +33,7 @@ import benchmarks.fuzz
 import benchmarks.gpu
 import benchmarks.inference
 import benchmarks.loader
+import benchmarks.mutants
 import benchmarks.operators
 import benchmarks.parity
 import benchmarks.recipe
@@ -342,3 +343,25 @@ def test_gpu_parts_that_fail_or_hang_hold_up_nothing(tmp_path, monkeypatch, caps
     assert left_out == list(benchmarks.gpu.TABLES)[: len(left_out)]
     assert left_out
     assert short.report["training"]["outcome"] == "status 0"
+
+
+def test_mutants_are_made_one_at_a_time_and_tried(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "tests").mkdir()
+    test = "from utils.text import one_line\n\ndef test_line():\n    assert one_line('a') == 'a'\n"
+    (tmp_path / "tests" / "test_a.py").write_text(test)
+    place = "def one_line("
+    changes = f"dead\n- {place}\n+ {place}*\nalive\n- {place}\n+ a = 1\n+ {place}\n"
+    (tmp_path / "mutants.txt").write_text(f"Two\n\n= utils/text.py: test_a.py test_b.py\n{changes}")
+    monkeypatch.setattr(benchmarks.mutants, "MUTANTS", tmp_path / "mutants.txt")
+    assert run(benchmarks.mutants, "--tests", tmp_path / "tests") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert ["killed by test_line" in lines[0], "SURVIVED" in lines[1]] == [True, True]
+    assert lines[2] == "1 of 2 mutants killed"
+
+
+def test_every_mutant_has_its_place_and_its_tests():
+    mutants = benchmarks.mutants.read_mutants(benchmarks.mutants.MUTANTS.read_text())
+    assert len(mutants) > 60
+    for mutant in mutants:
+        assert (ROOT / mutant.path).read_text().count(mutant.before) == 1, mutant.name
+        assert all((ROOT / "tests" / test).is_file() for test in mutant.tests), mutant.name
