@@ -404,13 +404,6 @@ def test_one_image_and_a_video_of_four_bands_are_no_outputs(tmp_path, checkpoint
         run(checkpoint, given, tmp_path / "out.mp4")
 
 
-def test_frames_without_any_data_are_refused(tmp_path, checkpoint):
-    frames = np.full((2, HEIGHT, WIDTH, 1), np.nan, np.float32)
-    given = write_frames(tmp_path / "in", frames, ".tif")
-    with pytest.raises(ValueError, match="has no pixel with data"):
-        run(checkpoint, given, tmp_path / "out")
-
-
 def test_without_flags_the_shipped_weights_and_their_flow_are_used(tmp_path, monkeypatch):
     """And the job says so, with the hash of the weights."""
     weights = shipped_weights(torch.device("cpu"))
