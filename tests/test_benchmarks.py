@@ -1,18 +1,31 @@
 """Every command of benchmarks/ and figures/ runs, here on something tiny."""
 
+import contextlib
 import functools
 import json
+import os
 import re
-import runpy
 import shutil
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from trainings import (
+    FEW_CHANNELS,
+    Child,
+    Training,
+    at_step,
+    forkserver,
+    pause,
+    run_here,
+    write_clip,
+)
 
 import benchmarks.enhance
 import benchmarks.flow_methods
@@ -20,44 +33,34 @@ import benchmarks.fuzz
 import benchmarks.gpu
 import benchmarks.inference
 import benchmarks.loader
+import benchmarks.mutants
 import benchmarks.operators
 import benchmarks.parity
 import benchmarks.recipe
 import benchmarks.speed
 import benchmarks.training
 import benchmarks.trust
+import enhance
 import figures.make_figures
 from benchmarks.timing import Measured, in_turns
 from media.images import write_image
 from models import MSTT
 from models.checkpoint import save_network
-from models.mstt import SIZES
-from tests.trainings import FEW_CHANNELS, write_data
 from training import slim
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def as_it_was():
-    """Benchmarks set the number of threads for their whole process."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """stills/ and clips/, a few pixels each, and net.safetensors."""
-    folder = tmp_path_factory.mktemp("benchmarks")
-    write_data(folder)
-    (folder / "stills").mkdir()
+def folder(data):
+    """stills/, clips/ and septuplets/, a few pixels each, and net.safetensors."""
+    (data / "stills").mkdir()
     still = np.random.default_rng(0).integers(0, 256, (340, 340, 3), dtype=np.uint8)
-    write_image(folder / "stills" / "a.png", still)
+    write_image(data / "stills" / "a.png", still)
     torch.manual_seed(0)
     network = MSTT(**FEW_CHANNELS, global_skip="enhanced", skip_refinement=True)
-    save_network(folder / "net.safetensors", network, {"flow_method": "dis"})
-    return folder
+    save_network(data / "net.safetensors", network, {"flow_method": "dis"})
+    return data
 
 
 @pytest.fixture
@@ -71,12 +74,6 @@ def run(monkeypatch):
     return call
 
 
-@pytest.fixture
-def tiny_sizes(monkeypatch):
-    for name in SIZES:
-        monkeypatch.setitem(SIZES, name, FEW_CHANNELS)
-
-
 def in_this_process(make, variants, repeats, default):
     """What `in_turns` gives, from one call of each without processes of their own."""
     for arguments in variants.values():
@@ -84,22 +81,23 @@ def in_this_process(make, variants, repeats, default):
     return {name: Measured(1.0, 1.0, 2**20) for name in variants}
 
 
-def make_sleep(seconds):
-    return functools.partial(time.sleep, seconds)
-
-
-def test_variants_take_turns_in_processes_of_their_own():
-    results = in_turns(make_sleep, {"long": (0.02,), "short": (0.0,)}, repeats=3, default=["long"])
+def test_variants_take_turns_in_processes_of_their_own(monkeypatch):
+    # Which are forked here from a server that has imported PyTorch.
+    forked = SimpleNamespace(get_context=lambda kind: forkserver())
+    monkeypatch.setattr(benchmarks.timing, "multiprocessing", forked)
+    make_sleep = functools.partial(functools.partial, time.sleep)
+    variants = {"long": (0.3,), "short": (0.0,)}
+    results = in_turns(make_sleep, variants, repeats=1, default=["long"])
     assert list(results) == ["long", "short"]
-    assert results["long"].wall >= 0.02 > results["short"].wall
-    assert results["long"].processor < 0.02
+    assert results["long"].wall >= 0.3 > results["long"].processor
+    assert results["short"].wall < results["long"].wall
 
 
-def test_recipe(run, folder, tiny_sizes, capsys):
-    variants = "base,adam,no skip,one given frame,batch 4,flow dis"
+def test_recipe(run, folder, few_channels, capsys):
+    variants = "base,no skip,one given frame,batch 4"
     flags = ("--samples", 4, "--variants", variants)
     run(benchmarks.recipe, folder / "stills", folder / "clips", *flags)
-    rows = capsys.readouterr().out.splitlines()[-6:]
+    rows = capsys.readouterr().out.splitlines()[-4:]
     assert [row[:18].strip() for row in rows] == variants.split(",")
     figures = [float(word) for row in rows for word in re.findall(r"\d+\.\d\d", row)]
     assert all(3 < figure < 50 for figure in figures)  # without a skip: noise
@@ -111,9 +109,10 @@ def test_recipe(run, folder, tiny_sizes, capsys):
 
 
 @pytest.mark.parametrize("what", ["compare", "stages", "growth"])
-def test_inference(run, tiny_sizes, tmp_path, monkeypatch, what):
+def test_inference(run, few_channels, tmp_path, monkeypatch, what):
     monkeypatch.setattr(benchmarks.speed, "SPEED", tmp_path / "speed.json")
     monkeypatch.setattr(benchmarks.inference, "in_turns", in_this_process)
+    monkeypatch.setattr(benchmarks.inference, "precisions", lambda: ["float32"])
     monkeypatch.setattr(benchmarks.inference, "matrix_product_peak", lambda dtype: 1e9)
     flags = ("--side", 80, "--repeats", 1, "--sides", "80", "--frames", "2", "--batches", "1")
     flags += ("--threads", 1)
@@ -123,7 +122,7 @@ def test_inference(run, tiny_sizes, tmp_path, monkeypatch, what):
     assert list(kept) == [what]
 
 
-def test_training(run, tiny_sizes, tmp_path, monkeypatch, capsys):
+def test_training(run, few_channels, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmarks.speed, "SPEED", tmp_path / "speed.json")
     monkeypatch.setattr(benchmarks.training, "in_turns", in_this_process)
     run(benchmarks.training, "--size", "small", "--given-frames", 2, "--repeats", 1)
@@ -187,8 +186,38 @@ def test_fuzz(run, capsys):
     assert capsys.readouterr().out.count(" 0 bugs, 0 slow, 0 large") == 7
 
 
+def popen(other):
+    """The module subprocess with another Popen."""
+    return SimpleNamespace(**vars(subprocess) | {"Popen": other})
+
+
+class Forked:
+    """What Popen gives of enhance.py, forked instead of started."""
+
+    def __init__(self, command, **options):
+        self.child = Child("enhance", Path(command[3]).parent, *command[2:])
+
+    def communicate(self, timeout=None):
+        self.child.process.join(timeout)
+        if self.child.running:
+            raise subprocess.TimeoutExpired("enhance.py", timeout)
+        self.returncode = self.child.process.exitcode
+        return "", self.child.err.encode()
+
+    def send_signal(self, number):
+        os.kill(self.child.pid, number)
+
+
+def enhance_here(source, output, model, config, *flags):
+    """What `measure` gives, without a process of its own."""
+    start = time.perf_counter()
+    command = benchmarks.enhance.command_of(source, output, model, config, *flags)
+    enhance.main(command[2:])
+    return time.perf_counter() - start, 1.0, 0.1
+
+
 @pytest.mark.parametrize("what", ["memory", "speed", "pipeline", "length", "tiles", "interrupt"])
-def test_enhance(run, folder, capsys, what):
+def test_enhance(run, folder, tmp_path, monkeypatch, capsys, what):
     flags = ("--model", folder / "net.safetensors", "--sides", "24", "--size", "32x24")
     flags += (
         "--clip",
@@ -202,38 +231,71 @@ def test_enhance(run, folder, capsys, what):
         "--interruptions",
         1,
     )
-    frames = folder / "frames"
-    frames.mkdir(exist_ok=True)
+    if what != "memory":  # the one that starts Python
+        monkeypatch.setattr(benchmarks.enhance, "measure", enhance_here)
+        monkeypatch.setattr(benchmarks.enhance, "subprocess", popen(Forked))
     for number in range(4):
         noise = np.random.default_rng(number).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-        write_image(frames / f"{number}.png", noise)
-    run(benchmarks.enhance, what, *flags, "--frames", frames)
-    assert len(capsys.readouterr().out.splitlines()) >= 1
+        write_image(tmp_path / f"{number}.png", noise)
+    run(benchmarks.enhance, what, *flags, "--frames", tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("net" in line for line in lines) or "every result equal" in lines[-1]
+
+
+class InThisProcess:
+    """What Popen gives of a script, without a start of Python."""
+
+    def __init__(self, command, stdout, env, **options):
+        name, *arguments = command[2:] if command[1] == "-m" else command[1:]
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stdout):
+            if name == "pytest":  # which is no place for another one
+                assert (ROOT / arguments[-1]).is_file()
+                assert env["MSTT_TEST_DEVICE"] == "cpu"
+                self.status = 0
+            else:
+                self.status = run_here(name, *arguments)
+
+    def wait(self, timeout):
+        return self.status
 
 
 def in_this_interpreter(arguments, launcher=()):
     """Run a script without a start of Python of its own; torchrun is left out."""
-    sys.argv = list(arguments)
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(arguments[0], run_name="__main__")
-    assert end.value.code == 0
+    assert run_here(*arguments) == 0
+
+
+@pytest.fixture
+def scenes(folder, tmp_path, monkeypatch):
+    """The built-in scenes are three clips of 80 pixels."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder / "septuplets", tmp_path / "scenes")
+    shutil.copytree(folder / "clips", tmp_path / "scenes" / "test")
+    monkeypatch.setattr(benchmarks.trust, "make_scenes", lambda *_, **sizes: tmp_path / "scenes")
 
 
 @pytest.mark.parametrize("what", ["repeat", "processes"])
-def test_trust(run, monkeypatch, capsys, what):
+def test_trust(run, scenes, few_channels, monkeypatch, capsys, what):
     monkeypatch.setattr(benchmarks.trust, "run_python", in_this_interpreter)
     assert run(benchmarks.trust, what, "--steps", 1) == 0
     assert "differ" in capsys.readouterr().out
 
 
-def test_trust_kills(run):
-    assert run(benchmarks.trust, "kills", "--steps", 40, "--kills", 1) == 0
+def test_trust_kills(run, scenes, monkeypatch, capsys):
+    """The first of two trainings is left alone, the next one waits to be killed."""
+    tricks = iter(([], [(at_step, 3, pause)], []))
+
+    def training(*arguments):
+        return Training(*arguments, tricks=next(tricks))
+
+    monkeypatch.setattr(benchmarks.trust, "Training", training)
+    assert run(benchmarks.trust, "kills", "--steps", 4, "--kills", 1) == 0
+    assert "differs by 0 from" in capsys.readouterr().out
 
 
 def test_figures(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(figures.make_figures, "make_scenes", lambda path: Path(path))
     scenes = tmp_path / "scenes"
-    shutil.copytree(folder / "clips" / "clip 0", scenes / "test" / "junction_000")
+    write_clip(scenes / "test" / "junction_000" / "truth", 0, [f"{t}.png" for t in range(7)], 80)
     run(
         figures.make_figures,
         *("--checkpoint", folder / "net.safetensors", "--scenes", scenes, "--out", tmp_path),
@@ -242,7 +304,9 @@ def test_figures(run, folder, tmp_path, monkeypatch):
     assert drawn == {"comparison_junction_000.png", "motion.png", "attention.png"}
 
 
-def test_gpu_rehearsal(run, folder, tmp_path, capsys):
+def test_gpu_rehearsal(run, folder, tmp_path, few_channels, monkeypatch):
+    monkeypatch.setattr(benchmarks.gpu, "subprocess", popen(InThisProcess))
+    monkeypatch.chdir(tmp_path)
     flags = ("--rehearse", "--size", "small", "--validation", folder / "clips")
     run(benchmarks.gpu, folder / "stills", folder / "clips", tmp_path / "out", *flags)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -270,13 +334,12 @@ def test_gpu_refusals(run, folder, tmp_path, monkeypatch):
 
 
 def test_gpu_parts_that_fail_or_hang_hold_up_nothing(tmp_path, monkeypatch, capsys):
-    config = benchmarks.gpu.Config("stills", "clips", str(tmp_path), minutes=2.0, rehearse=True)
+    config = benchmarks.gpu.Config("stills", "clips", str(tmp_path), minutes=5.0, rehearse=True)
     parts = benchmarks.gpu.Run(config, torch.device("cpu"))
-    code = {"tests": "raise SystemExit(3)", "steps": "import time; time.sleep(60)"}
-    monkeypatch.setattr(
-        parts, "command", lambda name: [sys.executable, "-c", code.get(name, "print(1)")]
-    )
-    monkeypatch.setattr(benchmarks.gpu, "LIMITS", dict.fromkeys(benchmarks.gpu.LIMITS, (1, 1)))
+    code = {"tests": "exit 3", "steps": "sleep 600"}
+    monkeypatch.setattr(parts, "command", lambda name: ["sh", "-c", code.get(name, "echo 1")])
+    limits = dict.fromkeys(benchmarks.gpu.LIMITS, (20, 20)) | {"steps": (1, 1)}
+    monkeypatch.setattr(benchmarks.gpu, "LIMITS", limits)
     monkeypatch.setattr(benchmarks.gpu, "LEAST_TRAINING", 10.0)
     parts.everything()
     outcomes = {name: part["outcome"] for name, part in parts.report.items()}
@@ -284,10 +347,32 @@ def test_gpu_parts_that_fail_or_hang_hold_up_nothing(tmp_path, monkeypatch, caps
     assert outcomes["steps"] == "stopped after 1 s"
     assert outcomes["training"] == outcomes["export"] == "status 0"
     short = benchmarks.gpu.Run(config, torch.device("cpu"))
-    short.end -= 105
+    short.end -= 240
     monkeypatch.setattr(short, "command", parts.command)
     short.everything()
     left_out = [name for name, part in short.report.items() if "left out" in part["outcome"]]
     assert left_out == list(benchmarks.gpu.TABLES)[: len(left_out)]
     assert left_out
     assert short.report["training"]["outcome"] == "status 0"
+
+
+def test_mutants_are_made_one_at_a_time_and_tried(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "tests").mkdir()
+    test = "from utils.text import one_line\n\ndef test_line():\n    assert one_line('a') == 'a'\n"
+    (tmp_path / "tests" / "test_a.py").write_text(test)
+    place = "def one_line("
+    changes = f"dead\n- {place}\n+ {place}*\nalive\n- {place}\n+ a = 1\n+ {place}\n"
+    (tmp_path / "mutants.txt").write_text(f"Two\n\n= utils/text.py: test_a.py test_b.py\n{changes}")
+    monkeypatch.setattr(benchmarks.mutants, "MUTANTS", tmp_path / "mutants.txt")
+    assert run(benchmarks.mutants, "--tests", tmp_path / "tests") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert ["killed by test_line" in lines[0], "SURVIVED" in lines[1]] == [True, True]
+    assert lines[2] == "1 of 2 mutants killed"
+
+
+def test_every_mutant_has_its_place_and_its_tests():
+    mutants = benchmarks.mutants.read_mutants(benchmarks.mutants.MUTANTS.read_text())
+    assert len(mutants) > 60
+    for mutant in mutants:
+        assert (ROOT / mutant.path).read_text().count(mutant.before) == 1, mutant.name
+        assert all((ROOT / "tests" / test).is_file() for test in mutant.tests), mutant.name

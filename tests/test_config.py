@@ -134,6 +134,18 @@ def test_run_script_turns_errors_into_a_line_and_a_status(error, status, text, c
     assert capsys.readouterr().err == text
 
 
+def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch):
+    def main():
+        raise ValueError("rate is 0")
+
+    monkeypatch.setenv("MSTT_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="rate is 0"):
+        run_script(main)
+    monkeypatch.setenv("MSTT_TRACEBACK", "0")
+    with pytest.raises(SystemExit):
+        run_script(main)
+
+
 def test_run_script_keeps_our_own_faults_visible():
     def main():
         raise AssertionError("ours")

@@ -17,7 +17,7 @@ from models.inference import autocast, super_resolve
 from tests.test_dcn import random_case, relative_error
 from tests.test_dcn import run as output_and_gradients
 from tests.test_fast import NEWER, random_inputs, random_network
-from tests.trainings import Training, team_of, write_data
+from tests.trainings import Training, team_of
 
 DEVICE = os.environ.get("MSTT_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "")
 pytestmark = [
@@ -113,13 +113,6 @@ def test_the_network_and_its_gradients_equal_those_of_the_cpu(options, size):
     with torch.no_grad(), torch.autocast(device_type, torch.bfloat16):
         low = network(*inputs).float().cpu()
     assert (low - expected).abs().mean() < 1e-2 * expected.abs().mean() + 1e-3
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
 
 
 def test_a_training_stops_resumes_and_loads_on_a_cpu(data):

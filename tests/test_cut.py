@@ -1,6 +1,5 @@
 """Cutting septuplets from video: timing, bad frames, averaging, and never overwriting."""
 
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -9,12 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from trainings import run_here
 
 from data.cut import Config, cut, still_mean, tile_corners
 from data.septuplets import SeptupletDataset
 from media.images import read_image, write_image
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def texture(seed, height=64, width=80):
@@ -184,22 +182,17 @@ def test_missing_pyav_names_the_requirements(tmp_path, config, monkeypatch):
         cut(replace(config, source=str(tmp_path / "a.mp4")))
 
 
-def test_command_line(tmp_path):
+def test_command_line(tmp_path, capsys):
     write_frames(tmp_path / "city", [make_frame(time) for time in range(7)])
-    command = [sys.executable, "-m", "data.septuplets", "cut"]
-
-    def run(*arguments):
-        return subprocess.run(
-            [*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-        )
-
-    done = run(str(tmp_path / "city"), str(tmp_path / "out"))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "1 septuplets written" in done.stdout
-    again = run(str(tmp_path / "city"), str(tmp_path / "out"))
-    assert again.returncode == 2
-    assert again.stderr.startswith("error: ")
-    assert len(again.stderr.splitlines()) == 1
+    command = ("data.septuplets", "cut", tmp_path / "city", tmp_path / "out")
+    assert run_here(*command) == 0
+    written = capsys.readouterr()
+    assert "1 septuplets written" in written.out
+    assert written.err == ""
+    assert run_here(*command) == 2
+    again = capsys.readouterr().err
+    assert again.startswith("error: ")
+    assert len(again.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -396,10 +396,27 @@ def test_torchvision_is_asked_for_its_kernels(torchvision_stub, monkeypatch):
     with pytest.raises(ValueError, match="a torchvision with kernels for cuda"):
         deform_conv._pick("cuda", "torchvision")
     monkeypatch.setenv("MSTT_DCN_BACKEND", "torchvision")
-    tensors = (torch.randn(1, 4, 6, 7), torch.randn(1, 18, 6, 7), torch.randn(4, 4, 3, 3))
-    out = deform_conv2d(*tensors, padding=1)
-    torch.testing.assert_close(out, deform_conv2d_grid_sample(*tensors, padding=(1, 1)))
-    assert torchvision_stub == [(1, 4, 6, 7)]
+    tensors, geometry = uneven_case()
+    out = deform_conv2d(*tensors[:4], *geometry, mask=tensors[4])
+    expected = deform_conv2d_grid_sample(*tensors[:4], *geometry, tensors[4])
+    torch.testing.assert_close(out, expected)
+    assert torchvision_stub == [(1, 4, 9, 11)]
+
+
+def uneven_case():
+    """Tensors, and a geometry in which no two numbers are alike, so that their order counts."""
+    stride, padding, dilation = (2, 1), (0, 3), (1, 2)
+    tensors = (torch.randn(1, 4, 9, 11), torch.randn(1, 18, 4, 13), torch.randn(4, 4, 3, 3))
+    return (*tensors, torch.randn(4), torch.rand(1, 9, 4, 13)), (stride, padding, dilation)
+
+
+def test_torchvisions_own_operator_computes_the_same(monkeypatch):
+    pytest.importorskip("torchvision")
+    monkeypatch.setenv("MSTT_DCN_BACKEND", "torchvision")
+    tensors, geometry = uneven_case()
+    out = deform_conv2d(*tensors[:4], *geometry, mask=tensors[4])
+    expected = deform_conv2d_grid_sample(*tensors[:4], *geometry, tensors[4])
+    torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_torchvisions_operator_compiles_into_one_graph(torchvision_stub, monkeypatch):

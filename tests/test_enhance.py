@@ -1,10 +1,9 @@
 """enhance.py on folders: what comes out, what survives an interruption, what is refused."""
 
+import json
 import os
 import random
-import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,30 +19,23 @@ from enhancing import (
     save_small_network,
     write_frames,
 )
+from trainings import Child, small_files
 
 import enhance
 from enhancement import tiling
 from media.folder import ImageSink
 from media.open import open_source
 from models import MSTT
-from models.checkpoint import save_network
+from models.checkpoint import load_network, save_network, shipped_weights, trained_flow
 from models.ensemble import Ensemble
 from models.inference import super_resolve
+from utils.files import file_sha256
 from utils.resize import imresize
-
-ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("network") / "small.safetensors"
-    save_small_network(path)
-    return path
 
 
 @pytest.fixture(scope="module")
 def network(checkpoint):
-    return save_small_network(checkpoint)
+    return load_network(checkpoint)[0].eval()
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 9])
@@ -431,24 +423,53 @@ def test_deep_frames_become_full_scale_video(tmp_path, checkpoint):
     assert np.abs(video.read(0).mean() / 65535 - frames[0].mean() / 2047) < 0.02
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_a_full_disk_is_one_line(tmp_path, checkpoint):
     """A limit on file sizes stands in for the end of the disk: the same error from write."""
     given = write_frames(tmp_path / "in", make_frames(2, 100, 100))
-    code = (
-        "import resource, sys, enhance; from utils.config import run_script;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
-        "run_script(lambda: enhance.main(sys.argv[1:]))"
-    )
-    flags = ["--model", str(checkpoint), "--flow-method", "dis", "--precision", "float32"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(given), str(tmp_path / "out"), *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert "File too large" in last
-    assert "Traceback" not in done.stderr
+    flags = ("--model", checkpoint, "--flow-method", "dis", "--precision", "float32")
+    tricks = [(small_files, 100_000)]
+    process = Child("enhance", tmp_path, given, tmp_path / "out", *flags, tricks=tricks)
+    assert process.wait() == 2
+    assert process.last_line.startswith("error: ")
+    assert "File too large" in process.last_line
+    assert "Traceback" not in process.err
     assert not (tmp_path / "out").exists()
+
+
+def test_one_image_and_a_video_of_four_bands_are_no_outputs(tmp_path, checkpoint):
+    alpha = np.full((2, HEIGHT, WIDTH, 4), 200, np.uint8)
+    given = write_frames(tmp_path / "in", alpha)
+    with pytest.raises(ValueError, match=r"out\.png is one image; name a folder, a video or a"):
+        run(checkpoint, given, tmp_path / "out.png")
+    with pytest.raises(ValueError, match="has 4 bands, a video one or three"):
+        run(checkpoint, given, tmp_path / "out.mp4")
+
+
+def test_without_flags_the_shipped_weights_and_their_flow_are_used(tmp_path, monkeypatch):
+    """And the job says so, with the hash of the weights."""
+    weights = shipped_weights(torch.device("cpu"))
+    asked = json.loads(weights.with_suffix(".json").read_text())
+    given = write_frames(tmp_path / "in", make_frames(2, 16, 20))
+    interrupt_at(monkeypatch, {1})
+    with pytest.raises(KeyboardInterrupt):
+        enhance.main([str(given), str(tmp_path / "out"), "--device", "cpu"])
+    settings = json.loads((tmp_path / "out.partial" / "job.json").read_text())["settings"]
+    assert settings["model"] == file_sha256(weights) == asked["sha256"]
+    assert settings["flow_method"] == trained_flow(asked)
+    assert (settings["times"], settings["scale"], settings["precision"]) == (2, 4, "auto")
+
+
+def test_eight_times_as_many_frames(tmp_path, checkpoint):
+    frames = make_frames(2, 16, 24)
+    given = write_frames(tmp_path / "in", frames)
+    once, eight = (
+        read_all(run(checkpoint, given, tmp_path / f"out{times}", "--times", times))
+        for times in (2, 8)
+    )
+    assert len(eight) == 9
+    assert np.abs(eight[[0, 8]].astype(int) - once[[0, 2]]).max() <= 2
+    # The square, which has little blue, moves by a pixel of the input in all.
+    places = [np.nonzero(frame[..., 2] < 85)[1].mean() for frame in eight]
+    assert min(np.diff(places)) > 0
+    assert places[-1] - places[0] == pytest.approx(4, abs=1)

@@ -16,7 +16,6 @@ from models.checkpoint import (
     load_network,
     load_torch_file,
     network_from,
-    save_network,
     save_torch_file,
     trained_flow,
 )
@@ -31,14 +30,6 @@ RELEASED = {
 @pytest.fixture
 def network():
     return MSTT(8, 2, 1, 1)
-
-
-@pytest.fixture
-def saved(tmp_path, network):
-    """Sound weights and, to be changed, their description."""
-    path = tmp_path / "net.safetensors"
-    save_network(path, network, {"recipe": "none"})
-    return path, json.loads(path.with_suffix(".json").read_text())
 
 
 def training_checkpoint(path, weights, options, config=None):
@@ -56,17 +47,10 @@ def refusal(read, *arguments):
     return str(caught.value)
 
 
-def test_a_description_of_deep_brackets_is_refused(saved):
-    path, _ = saved
-    path.with_suffix(".json").write_text("[" * 200_000)
-    assert "does not describe a network" in refusal(load_network, path)
-
-
 def test_an_endless_description_is_not_read(saved):
-    path, _ = saved
-    with open(path.with_suffix(".json"), "wb") as file:
+    with open(saved.with_suffix(".json"), "wb") as file:
         file.truncate(2**42)
-    assert "larger than" in refusal(load_network, path)
+    assert "larger than" in refusal(load_network, saved)
 
 
 @pytest.mark.parametrize(
@@ -79,22 +63,12 @@ def test_an_endless_description_is_not_read(saved):
     ],
 )
 def test_an_unknown_flow_method_is_refused(saved, entry):
-    path, description = saved
-    path.with_suffix(".json").write_text(json.dumps(description | entry))
-    _, information = load_network(path)
+    description = json.loads(saved.with_suffix(".json").read_text())
+    saved.with_suffix(".json").write_text(json.dumps(description | entry))
+    _, information = load_network(saved)
     assert "unknown flow method" in refusal(trained_flow, information)
-    path.with_suffix(".json").write_text(json.dumps(description | {"config": {}}))
-    assert trained_flow(load_network(path)[1]) == "pyflow"
-
-
-def test_released_weights_with_names_that_are_no_text_are_refused(tmp_path):
-    torch.save(RELEASED | {5: torch.zeros(1)}, tmp_path / "4x.pth")
-    assert "no weights by name" in refusal(load_network, tmp_path / "4x.pth")
-
-
-def test_keys_of_any_kind_are_named(tmp_path):
-    torch.save({("a", 1): 1, "b\n": 2}, tmp_path / "odd.pth")
-    assert "it holds tuple, b\\n" in refusal(load_network, tmp_path / "odd.pth")
+    saved.with_suffix(".json").write_text(json.dumps(description | {"config": {}}))
+    assert trained_flow(load_network(saved)[1]) == "pyflow"
 
 
 @pytest.mark.parametrize("kind", ["zero strides", "one storage for all"])
@@ -135,12 +109,14 @@ def strange(kind, tensor):
         "complex": lambda: tensor.to(torch.complex64),
         "float8": lambda: tensor.to(torch.float8_e4m3fn),
         "integer": tensor.int,
+        "of eight bits": lambda: tensor.to(torch.int8),
     }[kind]()
 
 
 @pytest.mark.filterwarnings("ignore")  # of PyTorch, that quantised tensors go away
 @pytest.mark.parametrize(
-    "kind", ["meta", "nested", "sparse", "quantised", "complex", "float8", "integer"]
+    "kind",
+    ["meta", "nested", "sparse", "quantised", "complex", "float8", "integer", "of eight bits"],
 )
 def test_tensors_that_are_no_plain_numbers_are_refused(network, kind):
     weights = network.state_dict()
@@ -148,6 +124,10 @@ def test_tensors_that_are_no_plain_numbers_are_refused(network, kind):
     weights[NAME] = strange(kind, weights[NAME])
     message = refusal(network_from, "bad.pt", network.options, weights)
     assert message.startswith(f"the weights of bad.pt are unusable: {NAME} is ")
+    weights[NAME] = torch.zeros(3)
+    assert f"{NAME} is (3,) instead of" in refusal(network_from, "b", network.options, weights)
+    weights[NAME] = "text"
+    assert "no weights by name" in refusal(network_from, "b", network.options, weights)
 
 
 @pytest.mark.parametrize("kind", ["meta", "nested"])
@@ -225,7 +205,7 @@ class RunsCode:
 
 
 @pytest.mark.parametrize("form", ["raw", "old", "zip"])
-def test_a_refusal_does_not_advise_to_run_the_code(tmp_path, recwarn, form):
+def test_a_pickle_that_would_run_code_is_refused_without_advice_to(tmp_path, recwarn, capsys, form):
     path = tmp_path / "evil.pt"
     if form == "raw":
         path.write_bytes(pickle.dumps({"a": RunsCode()}, protocol=4))
@@ -236,3 +216,4 @@ def test_a_refusal_does_not_advise_to_run_the_code(tmp_path, recwarn, form):
     for advice in ("weights_only", "trust", "safe_globals", "Re-running", "allowlist"):
         assert advice not in message
     assert not recwarn.list
+    assert "ran" not in capsys.readouterr().out

@@ -1,39 +1,25 @@
 """main.py's training against a loop written out by hand, every tensor of it."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
-from trainings import FEW_CHANNELS, TINY, write_data
+from trainings import FEW_CHANNELS
 
-import main
 from data.clips import find_clips, read_clip
 from data.sampler import ResumableSampler
 from data.septuplets import SeptupletDataset
 from models import MSTT, build_network
 from models.checkpoint import load_network, load_torch_file, network_from, save_network
 from models.inference import super_resolve
-from models.mstt import SIZES
 
 STEPS, WARMUP, RATE, MUON_RATE, ALIGNMENT, FINAL, CLIP, EMA = 4, 2, 8e-4, 1e-2, 0.1, 1e-3, 0.01, 0.6
 MUON = ("blocks.", "fusion", "blending", "transformer.", "upconv", "conv_hr")
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    write_data(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(SIZES, "small", FEW_CHANNELS)
-    return tmp_path
-
-
-def run_main(monkeypatch, *flags):
-    schedule = ("--steps", STEPS, "--ema", EMA, "--clip", CLIP, "--validate-every", STEPS)
-    monkeypatch.setattr(sys, "argv", ["main.py", *TINY, *map(str, (*schedule, *flags))])
-    assert main.main() == 0
+SCHEDULE = ("--steps", STEPS, "--ema", EMA, "--clip", CLIP, "--validate-every", STEPS)
 
 
 def schedule(step):
@@ -105,7 +91,7 @@ def score_of(weights, options):
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adam"])
-def test_a_training_is_the_loop_written_out(folder, monkeypatch, optimiser):
+def test_a_training_is_the_loop_written_out(run_main, optimiser):
     torch.manual_seed(123)
     network = build_network(
         "small",
@@ -116,7 +102,7 @@ def test_a_training_is_the_loop_written_out(folder, monkeypatch, optimiser):
     )
     start = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     weights, average = reference_training(network, optimiser)
-    run_main(monkeypatch, "--run", "r", "--optimiser", optimiser)
+    assert run_main(*SCHEDULE, "--run", "r", "--optimiser", optimiser) == 0
     state = load_torch_file("r/last.pt")
     for name, weight in weights.items():
         moved = (weight - start[name]).norm()
@@ -131,21 +117,21 @@ def test_a_training_is_the_loop_written_out(folder, monkeypatch, optimiser):
         assert torch.equal(weight, state["ema"][name])
 
 
-def test_a_training_starts_from_the_weights_that_are_given(folder, monkeypatch):
+def test_a_training_starts_from_the_weights_that_are_given(run_main):
     torch.manual_seed(5)
     save_network("start.safetensors", MSTT(**FEW_CHANNELS, global_skip="enhanced"), {})
     flags = ("--weights", "start.safetensors", "--warmup", 10**6, "--rate", 1e-9)
-    run_main(monkeypatch, "--run", "r", *flags, "--muon-rate", 1e-9)
+    assert run_main(*SCHEDULE, "--run", "r", *flags, "--muon-rate", 1e-9) == 0
     state, (network, _) = load_torch_file("r/last.pt"), load_network("start.safetensors")
     for name, weight in network.state_dict().items():
         torch.testing.assert_close(state["network"][name], weight, atol=1e-7, rtol=0)
 
 
-def test_a_frozen_stage_keeps_its_weights(folder, monkeypatch):
+def test_a_frozen_stage_keeps_its_weights(run_main):
     torch.manual_seed(5)
     save_network("start.safetensors", MSTT(**FEW_CHANNELS, global_skip="enhanced"), {})
     flags = ("--weights", "start.safetensors", "--frozen", "extraction")
-    run_main(monkeypatch, "--run", "r", *flags)
+    assert run_main(*SCHEDULE, "--run", "r", *flags) == 0
     state, (network, _) = load_torch_file("r/last.pt"), load_network("start.safetensors")
     for weights in (state["network"], state["ema"]):
         kept = {name for name, old in network.named_parameters() if torch.equal(weights[name], old)}
@@ -154,4 +140,4 @@ def test_a_frozen_stage_keeps_its_weights(folder, monkeypatch):
         }
         assert not any(name.startswith(("reconstruction.", "interpolation.fu")) for name in kept)
     with pytest.raises(ValueError, match="frozen is 'trunk'; the network has extraction, interp"):
-        run_main(monkeypatch, "--run", "s", "--weights", "start.safetensors", "--frozen", "trunk")
+        run_main(*SCHEDULE, "--run", "s", "--weights", "start.safetensors", "--frozen", "trunk")

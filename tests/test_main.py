@@ -1,12 +1,11 @@
 """main.py from end to end on tiny clips: it trains, resumes exactly, and refuses bad input."""
 
+import itertools
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from trainings import FEW_CHANNELS, ROOT, TINY, same_state, same_training, write_data
+from trainings import ROOT, deliver, run_here, same_state, same_training
 
 import main
 from data.lists import LIST_NAMES
 from data.scenes.make import make_scenes
 from models.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
 from models.inference import super_resolve
-from models.mstt import SIZES
 from training import recorder, slim, sources
 from training.distributed import Team
 from training.loop import charbonnier, learning_rate
@@ -30,51 +28,31 @@ from training.optimiser import Optimiser
 from training.settings import check_maps, fit_machine
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
-
-
-@pytest.fixture
-def run_main(data, tmp_path, monkeypatch):
-    """Call main.py's main in an empty folder beside the data; returns its exit status."""
-    for name in ("septuplets", "clips"):
-        (tmp_path / name).symlink_to(data / name)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(SIZES, "small", FEW_CHANNELS)
-
-    def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["main.py", *TINY, *flags])
-        return main.main()
-
-    return run
-
-
 def read_log(run):
     return [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize(
-    ("stop", "workers", "optimiser"), [(2, "1", "muon"), (3, "0", "adam"), (5, "2", "muon")]
+    ("stops", "optimiser"), [([(2, "1"), (5, "2")], "muon"), ([(3, "0")], "adam")]
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, workers, optimiser):
+def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stops, optimiser):
     # Six steps are two epochs of the three clips: a stop inside of each, and one between them.
     flags = ("--steps", "6", "--validate-every", "3", "--optimiser", optimiser)
     assert run_main(*flags, "--run", "runs/whole") == 0
     assert "bicubic + flow" in capsys.readouterr().out
+    for stop, workers in stops:
 
-    def stop_soon(step, *schedule):
-        if step == stop - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return learning_rate(step, *schedule)
+        def stop_soon(step, *schedule, stop=stop):
+            if step == stop - 1:
+                deliver(signal.SIGTERM)
+            return learning_rate(step, *schedule)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "learning_rate", stop_soon)
-        assert run_main(*flags, "--run", "runs/cut") == 128 + signal.SIGTERM
-    assert load_torch_file("runs/cut/last.pt")["step"] == stop
-    assert run_main("--resume", "--run", "runs/cut", "--workers", workers) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(main, "learning_rate", stop_soon)
+            assert run_main(*flags, "--run", "runs/cut") == 128 + signal.SIGTERM
+        assert load_torch_file("runs/cut/last.pt")["step"] == stop
+        flags = ("--resume", "--workers", workers)
+    assert run_main(*flags, "--run", "runs/cut") == 0
 
     assert same_training(*(load_torch_file(f"runs/{name}/last.pt") for name in ("whole", "cut")))
     steps = [line["step"] for line in read_log("runs/cut")]
@@ -84,15 +62,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stop, worke
     assert network.global_skip
 
 
-def test_a_run_of_so_many_minutes_ends_in_time_and_properly(run_main):
+def test_a_run_of_so_many_minutes_ends_in_time_and_properly(run_main, monkeypatch):
     flags = ("--run", "r", "--given-frames", "1", "--minutes")
-    start = time.monotonic()
+    now = itertools.count(0, 0.1)  # seconds; every look at the clock takes a tenth of one
+    monkeypatch.setattr("training.loop.time.monotonic", lambda: next(now))
     assert run_main(*flags, "0.1") == 0
-    assert time.monotonic() - start < 30  # 6 s, on a busy machine
     state = load_torch_file("r/last.pt")
     assert state["step"] > 3
     assert not state["unvalidated"]
-    assert 4 < state["seconds"] < 30
+    assert 4 < state["seconds"] < 8
     scores = [line["step"] for line in read_log("r") if "psnr" in line]
     assert scores[-1] == state["step"]
     assert len(scores) <= 10
@@ -141,7 +119,7 @@ def test_a_compiled_network_trains_alike(run_main, monkeypatch):
     assert len(compiled) == 1
     states = [load_torch_file(f"{run}/last.pt")["network"] for run in ("plain", "compiled")]
     for name, weight in states[0].items():
-        torch.testing.assert_close(states[1][name], weight, atol=1e-4, rtol=0)
+        torch.testing.assert_close(states[1][name], weight, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan"])
@@ -159,7 +137,7 @@ def test_a_stop_while_validating_is_prompt_and_exact(run_main, monkeypatch):
     def stop_at_the_second_clip(*arguments, **options):
         clips.append(load_torch_file("runs/cut/last.pt")["step"])  # saved before
         if len(clips) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
+            deliver(signal.SIGTERM)
         return super_resolve(*arguments, **options)
 
     with monkeypatch.context() as patch:
@@ -190,7 +168,7 @@ def test_a_finished_run_is_not_trained_again(run_main, capsys):
 
 
 def test_a_score_that_is_no_number_is_never_best(run_main, monkeypatch):
-    scores = iter([30.0, float("nan"), 29.0, float("inf"), 28.0])
+    scores = iter([30.0, float("nan"), 30.0, float("inf"), 28.0])
     for module in (recorder, main):
         monkeypatch.setattr(module, "validation_score", lambda *arguments: next(scores))
     assert run_main("--steps", "4", "--validate-every", "1", "--run", "a") == 0
@@ -464,6 +442,7 @@ def test_a_hostile_record_is_refused_in_one_line(run_main):
         ("step", 10**30, "is of step 10+, not"),
         ("skipped", "no", "has left out no of 1 steps"),
         ("best_score", float("nan"), "best score of nan"),
+        ("seconds", -1.0, "has used -1.0 seconds"),
         ("random", {"cpu": torch.zeros(3)}, "random state cannot be restored"),
     ):
         save_torch_file("r/last.pt", state | {part: wrong})
@@ -472,13 +451,27 @@ def test_a_hostile_record_is_refused_in_one_line(run_main):
         assert str(caught.value).isprintable()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_mistakes_at_the_command_line_are_one_line(tmp_path):
+@pytest.mark.parametrize("script", ["main.py", "test.py", "enhance.py"])
+def test_mistakes_at_the_command_line_are_one_line(tmp_path, monkeypatch, capsys, script):
+    monkeypatch.chdir(tmp_path)
+    flags = {
+        "main.py": ["--data-root", "nowhere"],
+        "test.py": ["--data", "nowhere", "--checkpoint", "none"],
+        "enhance.py": ["nowhere", "out"],
+    }
+    assert run_here(script, *flags[script]) == 2
+    problem = capsys.readouterr().err
+    assert problem.startswith("error: ")
+    assert "nowhere" in problem
+    assert len(problem.splitlines()) == 1
+
+
+def test_python_starts_main_from_any_folder(tmp_path):
+    """A start of its own, which has no help of this process."""
     command = [sys.executable, str(ROOT / "main.py"), "--data-root", "nowhere"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
-    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_training_travels_in_small_parts(run_main, monkeypatch):
@@ -502,6 +495,8 @@ def test_a_training_travels_in_small_parts(run_main, monkeypatch):
     torch.testing.assert_close(rounded, moment, rtol=2**-8, atol=0)
     assert run_main("--steps", "3", "--validate-every", "1", "--run", "b", "--resume") == 0
 
+    with pytest.raises(ValueError, match="'squeeze' is neither pack nor unpack"):
+        slim_main("squeeze", "a/last.pt", "c")
     with pytest.raises(ValueError, match="holds something already"):
         slim_main("pack", "a/last.pt", "parts")
     with pytest.raises(ValueError, match="is there already"):

@@ -1,7 +1,8 @@
 """Keeping freed memory: told to glibc, and taken back."""
 
-import resource
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,25 +10,30 @@ import torch
 from utils.memory import keep_freed_memory
 
 
-def faults_of(work) -> int:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    work()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def resident() -> int:
+    """Bytes of memory that the process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.mark.skipif(not keep_freed_memory(False), reason="another C library than glibc")
 def test_memory_is_kept_and_given_back():
-    pages = 10_000  # 40 MB, which glibc by itself gives back at once
+    size = 64 * 2**20  # which glibc by itself gives back at once
 
-    def work():
-        torch.ones(pages * 1024)
+    def left() -> int:
+        """What stays of a tensor that is gone."""
+        before = resident()
+        tensor = torch.ones(size, dtype=torch.uint8)
+        assert resident() - before > size // 2  # it was not there before
+        del tensor
+        return resident() - before
 
     try:
+        assert keep_freed_memory(False)  # also of earlier tests
+        assert left() < size // 4
         assert keep_freed_memory()
-        # What is free may be too short for all as long as small objects settle in it.
-        assert min(faults_of(work) for _ in range(20)) < pages // 10
+        assert left() > size // 2
         assert keep_freed_memory(False)
-        assert faults_of(work) > pages // 2
+        assert left() < size // 4
     finally:
         keep_freed_memory(False)
 

@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from utils import plots
+from utils.metrics import psnr
 from utils.plots import comparison_figure, crop_size, detailed_place, figure_time
 
 
@@ -65,14 +67,47 @@ def test_crop_has_the_shape_of_the_frame(frame, crop):
     assert crop_size(*frame) == crop
 
 
-@pytest.mark.parametrize("moving_from", [3, 7])
-def test_figure_is_drawn_with_one_column_per_panel(tmp_path, moving_from):
-    truth = clip_with_traffic(moving_from)
-    given = truth[::2, ::4, ::4]
+def test_figure_is_drawn_with_one_column_per_panel(tmp_path):
     widths = []
-    for outputs in ({"a": truth}, {"a": truth, "b": truth // 2}):
+    for moving_from, names in ((3, "a"), (7, "ab")):
+        truth = clip_with_traffic(moving_from)
+        given, outputs = truth[::2, ::4, ::4], dict.fromkeys(names, truth)
         comparison_figure(tmp_path / "clip.png", "clip", given, truth, outputs)
         image = cv2.imread(str(tmp_path / "clip.png"))
         assert image.std() > 20
         widths.append(image.shape[1])
     assert widths[1] - widths[0] == pytest.approx(160 * 3.06, abs=2)
+
+
+def test_every_panel_holds_its_frame_and_its_crop(tmp_path, monkeypatch):
+    """Of the file: what stands above the crop in every panel's whole frame, and in its crop."""
+    truth = np.full((7, 64, 96, 3), 90, np.uint8)
+    truth[5, 54:60, 80:90] = 240  # what moves, in the corner of the crop
+    given = truth[::2, ::4, ::4].copy()
+    given[2] = (200, 40, 40)  # the one before time 5
+    first, last = np.full_like(truth, 60), np.full_like(truth, 130)
+    first[5], last[5] = (30, 180, 60), (40, 60, 220)
+    first[5, :14], last[5, :14] = 10, 20
+    panels = []
+    draw = plots._draw
+    monkeypatch.setattr(plots, "_draw", lambda *a: (panels.extend(a[2]), draw(*a)))
+    comparison_figure(tmp_path / "a.png", "clip", given, truth, {"a": first, "b": last})
+
+    labels = [panel.label.split(",")[0] for panel in panels]
+    assert labels == ["low resolution", "a", "b", "truth", "error of b"]
+    error = np.abs(last[5].astype(float) - truth[5]).mean(axis=2)
+    np.testing.assert_allclose(panels[-1].image, error)
+    assert f"{psnr(first[5], truth[5]):.2f}" in panels[1].label
+
+    image = cv2.imread(str(tmp_path / "a.png"))[..., ::-1].astype(int)
+    height, width = 480 * 64 // 96, 480  # of a panel
+    bottom = image.shape[0] - round(plots.DPI * plots.GAP)
+    for column, (whole, part) in enumerate(
+        [((200, 40, 40),) * 2, ((10, 10, 10), (30, 180, 60)), ((20, 20, 20), (40, 60, 220))]
+    ):
+        left = round(plots.DPI * (plots.GAP + column * (plots.PANEL + plots.GAP)))
+        frame = image[bottom - 2 * height - 10 + height // 10, left + width // 2]
+        assert np.abs(frame - whole).max() < 6, column
+        for down in (0.1, 0.5):
+            crop = image[round(bottom - height * (1 - down)), left + width // 2]
+            assert np.abs(crop - part).max() < 6, column

@@ -7,7 +7,7 @@ import pytest
 
 rasterio = pytest.importorskip("rasterio")
 
-from enhancing import HEIGHT, WIDTH, make_frames, run, save_small_network  # noqa: E402
+from enhancing import HEIGHT, WIDTH, make_frames, run  # noqa: E402
 from rasterio.control import GroundControlPoint  # noqa: E402
 from rasterio.enums import ColorInterp  # noqa: E402
 from rasterio.rpc import RPC  # noqa: E402
@@ -19,13 +19,6 @@ from media.raster_sink import _with_nodata  # noqa: E402
 
 PLACE = Affine(0.9, 0, 500_000, 0, -0.9, 4_000_000)
 RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("network") / "small.safetensors"
-    save_small_network(path)
-    return path
 
 
 def write_geotiff(path, bands, nodata=None, transform=PLACE, colours=None, **options):

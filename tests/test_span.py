@@ -1,12 +1,10 @@
 """A start from SPAN's published weights: the network made of them computes what SPAN does."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from trainings import run_here
 
 from models.blocks import mean_of_neighbours
 from models.checkpoint import load_network
@@ -120,14 +118,7 @@ def test_from_scratch_every_block_learns():
 
 def test_the_command_writes_weights_that_load(tmp_path):
     write_ncnn(tmp_path / "span.param")
-    command = [
-        sys.executable,
-        "-m",
-        "training.span",
-        tmp_path / "span.param",
-        tmp_path / "a.safetensors",
-    ]
-    subprocess.run(command, check=True)
+    assert run_here("training.span", tmp_path / "span.param", tmp_path / "a.safetensors") == 0
     network, information = load_network(tmp_path / "a.safetensors")
     assert network.options["global_skip"] == "neighbours"
     assert "SPAN" in information["started_from"]

@@ -3,23 +3,23 @@
 import itertools
 import json
 import math
-import os
 import signal
+import sys
 import time
-from dataclasses import dataclass
+import types
 
 import numpy as np
 import pytest
 import torch
+from trainings import deliver, make_optimiser
 
-from models import MSTT
 from models.inference import autocast, pick_device, pick_precision, windows
 from training.diagnosis import blame
 from training.distributed import Team
 from training.log import RunLog
 from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch, moving_pixels
-from training.optimiser import OPTIMISERS, Optimiser
-from training.run import Progress, restore, training_state
+from training.optimiser import OPTIMISERS
+from training.run import Progress, restore
 from training.signals import StopSignals
 from utils.images import to_tensor, to_uint8
 from utils.metrics import moving_mask
@@ -108,25 +108,10 @@ def test_ema_follows_the_weights():
     assert ema.weights["weight"].item() == pytest.approx(0.9 + 0.1 * 0.1)
 
 
-def make_optimiser(network, kind):
-    return Optimiser(network, kind, rate=1e-3, muon_rate=1e-2, alignment_share=0.1)
-
-
 @pytest.fixture(params=OPTIMISERS)
-def trained(request):
+def trained(request, trained):
     """(state, network, kind of optimiser) of a network that took one step."""
-    network = MSTT(8, 2, 1, 1)
-    optimiser = make_optimiser(network, request.param)
-    for parameter in network.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimiser.step()
-
-    @dataclass
-    class NoConstants:
-        """A Config."""
-
-    state = training_state(NoConstants(), network, Ema(network, 0.9), optimiser, Progress(1, 20.0))
-    return state, network, request.param
+    return *trained(request.param), request.param
 
 
 def test_a_state_restores_the_moments(trained):
@@ -208,11 +193,53 @@ def test_log_lines_are_json_and_resume_appends(tmp_path):
     assert lines[0]["loss"] == 0.5
 
 
+def board_of(writer):
+    module = types.ModuleType("torch.utils.tensorboard")
+    module.SummaryWriter = writer
+    return module
+
+
+def test_tensorboard_gets_every_number_of_a_step(tmp_path, monkeypatch):
+    scalars = []
+
+    class Writer:
+        def __init__(self, folder):
+            scalars.append(folder)
+
+        def add_scalar(self, *point):
+            scalars.append(point)
+
+        def close(self):
+            scalars.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board_of(Writer))
+    log = RunLog(tmp_path)
+    log.write(3, loss=0.5, rate=0.1)
+    log.close()
+    folder = str(tmp_path / "tensorboard")
+    assert scalars == [folder, ("loss", 0.5, 3), ("rate", 0.1, 3), "closed"]
+
+
+def test_a_tensorboard_that_fails_is_said_and_missed_by_nobody(tmp_path, monkeypatch, capsys):
+    def fail(folder):
+        raise AttributeError("no such\nversion")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", board_of(fail))
+    RunLog(tmp_path).write(1, loss=0.5)
+    assert (
+        "no TensorBoard log, which fails here (AttributeError: no such" in capsys.readouterr().out
+    )
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    RunLog(tmp_path).write(2, loss=0.5)
+    assert capsys.readouterr().out == ""
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_stop_signal_is_noted_and_the_old_handlers_return():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as stop:
         assert stop.received is None
-        os.kill(os.getpid(), signal.SIGTERM)
+        deliver(signal.SIGTERM)
         assert stop.received == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
 

@@ -1,21 +1,22 @@
 """Promises about a training that is stopped, killed, short of disk, or shared with another one."""
 
+import json
 import math
 import os
-import random
 import signal
 import sys
-import time
-from pathlib import Path
 
 import pytest
 from trainings import (
     Training,
+    at_step,
+    deliver,
+    in_replace,
+    in_samples,
     nan_in_second_rank,
     own_group,
+    pause,
     same_training,
-    slow_samples,
-    slow_saves,
     small_files,
     wait_for,
     write_data,
@@ -29,18 +30,18 @@ STEPS = ("--steps", "6", "--validate-every", "1", "--ema", "0.9")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def whole(data):
     """The state of a run that was never stopped."""
     training = Training(data, *STEPS, "--run", "whole")
     assert training.wait() == 0, training.err
     return load_torch_file(data / "whole" / "last.pt")
+
+
+def held_at(step, data, *flags):
+    """A training that waits before a step."""
+    training = Training(data, *flags, tricks=[(at_step, step, pause)])
+    training.wait_until_held()
+    return training
 
 
 def complete(run):
@@ -51,12 +52,12 @@ def complete(run):
     return load_torch_file(run / "last.pt")
 
 
-def child_processes(pid):
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
 def partial_files(run):
     return list(run.glob(".*.partial"))
+
+
+def log_of(run, step):
+    return [line for line in open(run / "log.jsonl") if json.loads(line)["step"] == step]
 
 
 def test_the_same_seed_gives_the_same_run(data, whole):
@@ -66,22 +67,19 @@ def test_the_same_seed_gives_the_same_run(data, whole):
 
 
 def test_a_run_killed_at_any_moment_resumes_exactly(data, whole):
-    rng, run = random.Random(1), data / "killed"
-    for kill in range(4):
-        started_at = complete(run)
-        flags = ("--resume",) if started_at else STEPS
-        if run.exists() and not started_at:
-            run = data / f"killed again {kill}"
-        training = Training(data, *flags, "--run", str(run), tricks=[(slow_saves,)])
-        step = started_at["step"] if started_at else 0
-        wait_for(lambda: (state := complete(run)) and state["step"] > step, "a checkpoint")  # noqa: B023
-        if kill % 2:
-            wait_for(lambda: partial_files(run) or not training.running, "a save")  # noqa: B023
-        else:
-            training.process.join(rng.uniform(0, 0.3))
+    """Before its first checkpoint, between two steps, and while it saves, again and again."""
+    run = data / "killed"
+    saves = [(in_replace, "last.pt", number, pause) for number in (1, 2)]
+    moments = [(at_step, 0, pause), (at_step, 2, pause), *saves]
+    for trick, step in zip(moments, (0, 2, 2, 3), strict=True):
+        flags = ("--resume",) if complete(run) else STEPS
+        training = Training(data, *flags, "--run", str(run), tricks=[trick])
+        training.wait_until_held()
         os.kill(training.pid, signal.SIGKILL)
         training.wait()
-        assert complete(run)["step"] > step
+        assert bool(partial_files(run)) == (trick in saves)
+        state = complete(run)
+        assert (state["step"] if state else 0) == step
     training = Training(data, "--resume", "--run", str(run))
     assert training.wait() == 0, training.err
     assert same_training(complete(run), whole)
@@ -91,50 +89,50 @@ def test_a_run_killed_at_any_moment_resumes_exactly(data, whole):
 @pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, "0"), (signal.SIGINT, "2")])
 def test_a_stop_signal_saves_and_the_run_resumes_exactly(data, whole, number, workers):
     run = data / f"stopped by {number.name}"
-    training = Training(data, *STEPS, "--run", str(run), "--workers", workers)
-    wait_for(lambda: complete(run), "a checkpoint")
+    training = held_at(2, data, *STEPS, "--run", str(run), "--workers", workers)
     os.kill(training.pid, number)
+    training.go_on()
     assert training.wait() == 128 + number
     assert f"--resume --run {run}" in training.out
-    assert complete(run)["step"] < 6
+    assert complete(run)["step"] == 3  # the step in work is finished
     training = Training(data, "--resume", "--run", str(run), "--workers", workers)
     assert training.wait() == 0, training.err
     assert same_training(complete(run), whole)
 
 
-@pytest.mark.parametrize("seconds", [0.3, 60])
-def test_a_signal_to_the_loader_workers_too_is_a_stop(data, whole, seconds):
+def test_a_second_signal_is_not_waited_for(data):
+    tricks = [(at_step, 2, deliver, signal.SIGINT), (at_step, 2, deliver, signal.SIGINT)]
+    training = Training(data, *STEPS, "--run", "in a hurry", tricks=tricks)
+    assert training.wait() == 130
+    assert complete(data / "in a hurry")["step"] == 2
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_a_signal_to_the_loader_workers_too_is_a_stop(data, whole, comes):
     """SIGTERM for the whole group while a batch is waited for, which may never come."""
-    run = data / f"group {seconds}"
-    training = Training(data, *STEPS, "--run", str(run))
-    wait_for(lambda: complete(run), "a checkpoint")
-    os.kill(training.pid, signal.SIGTERM)
-    training.wait()
-    tricks = [(own_group,), (slow_samples, seconds)]
-    flags = ("--resume", "--run", str(run), "--workers", "2")
-    training = Training(data, *flags, tricks=tricks)
-    wait_for(lambda: len(child_processes(training.pid)) == 2, "the loader workers")
-    time.sleep(0.3)
-    started = time.monotonic()
+    run = data / f"group {comes}"
+    tricks = [(own_group,), (in_samples, 1, pause)]
+    training = Training(data, *STEPS, "--run", str(run), "--workers", "2", tricks=tricks)
+    training.wait_until_held()
+    wait_for(lambda: '"psnr"' in "".join(log_of(run, step=3)), "the end of the first epoch")
     os.killpg(training.pid, signal.SIGTERM)
+    if comes:
+        training.go_on()
     assert training.wait() == 128 + signal.SIGTERM, training.err
-    assert time.monotonic() - started < 10
-    assert complete(run)["step"] < 6
+    assert complete(run)["step"] in ((3, 4) if comes else (3,))
     training = Training(data, "--resume", "--run", str(run), "--workers", "2")
     assert training.wait() == 0, training.err
     assert same_training(complete(run), whole)
 
 
-def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(data, whole):
+def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(data):
     run = data / "full"
-    training = Training(data, *STEPS, "--run", str(run))
-    wait_for(lambda: complete(run), "a checkpoint")
-    os.kill(training.pid, signal.SIGTERM)
-    training.wait()
+    training = held_at(2, data, *STEPS, "--run", str(run))
     before = (run / "last.pt").read_bytes()
-    training = Training(
-        data, "--resume", "--run", str(run), tricks=[(small_files, len(before) // 2)]
-    )
+    os.kill(training.pid, signal.SIGKILL)
+    training.wait()
+    tricks = [(small_files, len(before) // 2)]
+    training = Training(data, "--resume", "--run", str(run), tricks=tricks)
     assert training.wait() == 2
     assert training.last_line.startswith("error: ")
     assert ".pt" in training.last_line
@@ -144,23 +142,23 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(data, whole):
 
 def test_a_vanished_folder_ends_the_run(data):
     run = data / "vanishing"
-    training = Training(data, "--steps", "500", "--validate-every", "5", "--run", str(run))
-    wait_for(lambda: complete(run), "a checkpoint")
+    training = held_at(2, data, *STEPS, "--run", str(run))
     run.rename(data / "vanished")
+    training.go_on()
     assert training.wait() == 2
     assert training.last_line.startswith("error: ")
     assert str(run) in training.last_line
-    assert complete(data / "vanished")["step"] >= 5
+    assert complete(data / "vanished")["step"] == 2
     assert not run.exists()
 
 
 def test_a_vanished_sample_ends_the_run_after_a_save(tmp_path):
     write_data(tmp_path)
-    flags = ("--steps", "500", "--validate-every", "500", "--run", "r", "--workers", "1")
-    training = Training(tmp_path, *flags)
-    wait_for(lambda: (tmp_path / "r" / "log.jsonl").exists(), "the first step")
+    flags = ("--steps", "12", "--validate-every", "12", "--run", "r", "--workers", "1")
+    training = held_at(1, tmp_path, *flags)
     gone = tmp_path / "septuplets" / "train" / "clip 1" / "im4.png"
     gone.unlink()
+    training.go_on()
     assert training.wait() == 2
     assert training.last_line.startswith("error: a sample cannot be loaded")
     assert str(gone.relative_to(tmp_path)) in training.last_line
@@ -169,8 +167,7 @@ def test_a_vanished_sample_ends_the_run_after_a_save(tmp_path):
 
 def test_two_trainings_do_not_share_a_folder(data):
     run = data / "mine"
-    first = Training(data, "--steps", "500", "--validate-every", "1", "--run", str(run))
-    wait_for(lambda: complete(run), "a checkpoint")
+    first = held_at(1, data, "--steps", "2", "--validate-every", "1", "--run", str(run))
     second = Training(data, "--resume", "--run", str(run), rank=0)
     assert second.wait() == 2
     assert f"in use by process {first.pid}" in second.last_line
@@ -215,17 +212,3 @@ def test_every_temporary_name_is_no_checkpoint(data, whole):
     training = Training(data, "--resume", "--run", str(run))
     assert training.wait() == 2
     assert "nothing to resume" in training.last_line
-
-
-def test_a_run_killed_before_its_first_checkpoint_starts_again(data, whole):
-    run = data / "killed early"
-    training = Training(data, "--steps", "500", "--run", str(run), "--validate-every", "500")
-    wait_for(lambda: (run / "log.jsonl").exists(), "the log")
-    os.kill(training.pid, signal.SIGKILL)
-    training.wait()
-    (run / ".last.pt.1.partial").write_bytes(b"not yet")
-    assert not complete(run)
-    training = Training(data, *STEPS, "--run", str(run))
-    assert training.wait() == 0, training.err
-    assert same_training(complete(run), whole)
-    assert not partial_files(run)

@@ -13,12 +13,13 @@ from trainings import (
     SECONDS,
     TINY,
     Training,
+    at_step,
+    in_samples,
     nan_in_second_rank,
     own_group,
-    slow_samples,
+    pause,
     team_of,
     wait_for,
-    write_data,
 )
 
 from models.checkpoint import load_torch_file
@@ -34,13 +35,6 @@ STEPS = ("--steps", "4", "--validate-every", "2", "--rate", "1e-4", "--batch", "
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def one(data):
     """The state of a run in one process."""
     training = Training(data, *STEPS, "--run", "one")
@@ -48,8 +42,12 @@ def one(data):
     return load_torch_file(data / "one" / "last.pt")
 
 
-def read_text(path):
-    return path.read_text() if path.exists() else ""
+def held_team(step, data, *flags):
+    """Two processes that wait before a step."""
+    team = team_of(2, data, *flags, tricks=[(at_step, step, pause)])
+    for training in team:
+        training.wait_until_held()
+    return team
 
 
 def largest_difference(first, second):
@@ -72,12 +70,12 @@ def test_two_processes_train_as_one(data, one, accumulate):
 
 def test_a_run_goes_on_with_another_number_of_processes(data, one):
     run = data / "changing"
-    team = team_of(2, data, *STEPS, "--run", str(run), "--validate-every", "1")
-    wait_for(lambda: (run / "last.pt").exists(), "a checkpoint")
+    team = held_team(2, data, *STEPS, "--run", str(run))
     for training in team:
         os.kill(training.pid, signal.SIGTERM)
+        training.go_on()
     assert [training.wait() for training in team] == [128 + signal.SIGTERM] * 2
-    assert load_torch_file(run / "last.pt")["step"] < 4
+    assert load_torch_file(run / "last.pt")["step"] == 3
     training = Training(data, "--resume", "--run", str(run), "--validate-every", "2")
     assert training.wait() == 0, training.err
     assert largest_difference(one["ema"], load_torch_file(run / "last.pt")["ema"]) < 1e-6
@@ -85,19 +83,18 @@ def test_a_run_goes_on_with_another_number_of_processes(data, one):
 
 def test_a_dying_process_ends_the_others_with_a_message(data):
     run = data / "dying"
-    flags = ("--steps", "500", "--batch", "2", "--validate-every", "1", "--run", str(run))
-    team = team_of(2, data, *flags)
-    wait_for(lambda: (run / "last.pt").exists(), "a checkpoint")
+    team = held_team(2, data, *STEPS, "--run", str(run))
     os.kill(team[1].pid, signal.SIGKILL)
+    team[0].go_on()
     assert team[0].wait() == 2
     assert "process 0 of 2 lost contact with the others" in team[0].last_line
-    assert load_torch_file(run / "last.pt")["step"] > 0
+    assert load_torch_file(run / "last.pt")["step"] == 2
 
 
 def test_the_first_process_saves_when_another_one_fails(data):
     """Whose loader hangs; no validation has saved anything before."""
     flags = ("--steps", "500", "--batch", "2", "--run", "failing", "--workers", "1")
-    tricks = [(slow_samples, 60, "1", 1)]
+    tricks = [(in_samples, 1, pause, "1")]
     team = team_of(2, data, *flags, "--patience", "2", tricks=tricks)
     assert [training.wait() for training in team] == [2, 2]
     assert "lost contact" in team[0].last_line
@@ -107,9 +104,11 @@ def test_the_first_process_saves_when_another_one_fails(data):
 
 def test_a_signal_to_processes_of_which_one_waits_is_a_stop(data):
     flags = ("--steps", "500", "--batch", "2", "--run", "waiting", "--workers", "1")
-    tricks = [(own_group,), (slow_samples, 60, "1", 1)]
+    tricks = [(own_group,), (in_samples, 1, pause, "1")]
     team = team_of(2, data, *flags, tricks=tricks)
-    wait_for(lambda: '"loss"' in read_text(data / "waiting" / "log.jsonl"), "a step")
+    team[1].wait_until_held()
+    log = data / "waiting" / "log.jsonl"
+    wait_for(lambda: log.exists() and '"loss"' in log.read_text(), "a step")
     for training in team:
         os.killpg(training.pid, signal.SIGTERM)
     assert [training.wait() for training in team] == [128 + signal.SIGTERM] * 2, team[0].err
@@ -146,26 +145,42 @@ def test_bad_input_is_named_by_every_process(data):
         assert "nothing to resume" in training.last_line
 
 
+HELD = """
+import os, torch, trainings, main
+from models.mstt import SIZES
+from utils.config import run_script
+
+torch.set_num_threads(1)
+SIZES["small"] = trainings.FEW_CHANNELS
+if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("0", "0"):
+    trainings.at_step(2, trainings.pause)
+run_script(main.main)
+"""
+
+
 def test_torchrun_restarts_from_the_last_checkpoint(data):
     """A process is killed; torchrun starts both again, and they go on without being told to."""
-    run = data / "elastic"
+    run, label = data / "elastic", "torchrun"
+    (data / "held.py").write_text(HELD)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     command += ["2", "--max-restarts", "1", "--monitor-interval", "0.1", "--"]
-    command += [str(ROOT / "main.py"), *TINY, "--steps", "5", "--batch", "2", "--run", str(run)]
+    command += [str(data / "held.py"), *TINY, "--steps", "4", "--batch", "2", "--run", str(run)]
     command += ["--validate-every", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"HELD_IN": str(data), "LABEL": label, "OMP_NUM_THREADS": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     with open(data / "torchrun.txt", "w") as output:
         launcher = subprocess.Popen(
             command, cwd=data, env=environment, stdout=output, stderr=subprocess.STDOUT
         )
-    wait_for(lambda: (run / "last.pt").exists() or launcher.poll() is not None, "a checkpoint")
+    held = data / f"held-{label}"
+    wait_for(lambda: held.exists() or launcher.poll() is not None, "a process that is held")
     owner = (run / ".lock").read_text()
     os.kill(int(owner.split()[1]), signal.SIGKILL)
     assert launcher.wait(SECONDS) == 0, (data / "torchrun.txt").read_text()
     assert (run / ".lock").read_text() != owner
     steps = [line.count('"loss"') for line in (run / "log.jsonl").read_text().splitlines()]
-    assert 5 <= sum(steps) < 10  # the restart did not begin at step 0
-    assert load_torch_file(run / "last.pt")["step"] == 5
+    assert sum(steps) == 4  # the restart began where the last checkpoint was
+    assert load_torch_file(run / "last.pt")["step"] == 4
 
 
 @pytest.mark.parametrize(("torchrun", "slurm", "restarts"), [(0, 0, 0), (0, 2, 2), (1, 0, 1)])

@@ -10,12 +10,12 @@ import time
 import tracemalloc
 import zipfile
 import zlib
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from trainings import make_optimiser
 
 from benchmarks.fuzz import change, fuzz, make_readers, odd_tensor
 from data.septuplets import SeptupletDataset
@@ -24,8 +24,7 @@ from media.images import write_image
 from models import MSTT
 from models.checkpoint import load_network, load_torch_file, network_from, save_torch_file
 from training.loop import Ema
-from training.optimiser import Optimiser
-from training.run import Progress, lock_run, open_run, read_state, restore, training_state
+from training.run import lock_run, open_run, read_state, restore
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -205,32 +204,18 @@ def test_odd_names_are_only_names(tmp_path, monkeypatch, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "root"]
 
 
-def test_a_list_of_100_000_names_is_refused_in_a_few_lines(tmp_path):
+def test_a_list_of_20_000_names_is_refused_in_a_few_lines(tmp_path):
     (tmp_path / "train").mkdir()
-    names = (f"../../etc/{n}" if n % 2 else f"clip {n}" for n in range(100_000))
+    names = (f"../../etc/{n}" if n % 2 else f"clip {n}" for n in range(20_000))
     (tmp_path / "189_vime7_train.txt").write_text("\n".join(names))
-    with pytest.raises(ValueError, match="100000 problems") as caught:
+    with pytest.raises(ValueError, match="20000 problems") as caught:
         SeptupletDataset(tmp_path, patch=16)
     assert len(str(caught.value).splitlines()) < 30
 
 
-@dataclass
-class NoConstants:
-    """A Config."""
-
-
-def make_optimiser(network):
-    return Optimiser(network, "muon", rate=1e-3, muon_rate=1e-2, alignment_share=0.1)
-
-
 @pytest.fixture
-def state():
-    network = MSTT(8, 2, 1, 1)
-    optimiser = make_optimiser(network)
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
-    return training_state(NoConstants(), network, Ema(network, 0.9), optimiser, Progress(1, 20.0))
+def state(trained):
+    return trained("muon")[0]
 
 
 def test_an_incomplete_training_checkpoint_names_what_differs(tmp_path, state):
@@ -246,14 +231,14 @@ def test_a_state_of_another_network_is_refused(tmp_path, state):
     other = MSTT(8, 2, 1, 2)
     with pytest.raises(ValueError, match=r"reconstruction\.blocks\.1.* is missing"):
         network_from(tmp_path, other.options, state["network"])
-    optimiser = make_optimiser(other)
+    optimiser = make_optimiser(other, "muon")
     with pytest.raises(ValueError, match="do not fit each other"):
         restore(state, Ema(other, 0.9), optimiser)
     network = MSTT(8, 2, 1, 1)
     first = next(iter(state["optimiser"]["adam"].values()))
     first["exp_avg"] = torch.zeros(3)
     with pytest.raises(ValueError, match="optimiser is not that of its network"):
-        restore(state, Ema(network, 0.9), make_optimiser(network))
+        restore(state, Ema(network, 0.9), make_optimiser(network, "muon"))
 
 
 @pytest.mark.parametrize(
@@ -275,18 +260,6 @@ def test_options_of_no_network_are_refused_before_memory_is_taken(tmp_path, stat
         network_from(tmp_path, state["network_options"] | options, state["network"])
     assert "\n" not in str(refusal.value)
     assert time.monotonic() - start < 30
-
-
-def test_weights_that_are_no_plain_numbers_are_refused(tmp_path, state):
-    name = "extraction.conv_first.weight"
-    for tensor in (
-        state["network"][name].to(torch.int8),
-        state["network"][name].to_sparse(),
-        torch.zeros(3),
-        "text",
-    ):
-        with pytest.raises(ValueError, match=r"conv_first|no weights by name"):
-            network_from(tmp_path, state["network_options"], state["network"] | {name: tensor})
 
 
 def test_a_compressed_checkpoint_is_refused(tmp_path):

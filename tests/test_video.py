@@ -8,7 +8,7 @@ import pytest
 
 av = pytest.importorskip("av")
 
-from enhancing import make_frames, run, save_small_network  # noqa: E402
+from enhancing import make_frames, run  # noqa: E402
 
 from media.frames import FrameError  # noqa: E402
 from media.open import open_source  # noqa: E402
@@ -32,13 +32,6 @@ def write_video(path, frames, times=None, codec="libx264", pixel_format="yuv420p
             frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    return path
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("network") / "small.safetensors"
-    save_small_network(path)
     return path
 
 

@@ -242,6 +242,7 @@ def test_without_a_compiler_pytorch_convolves(tmp_path):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
+        timeout=300,
         env={"CXX": "no-such-compiler", "PATH": "", "HOME": str(tmp_path), "PYTHONPATH": "."},
     )
     assert result.stdout.strip() == "False", result.stderr

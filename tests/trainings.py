@@ -1,4 +1,4 @@
-"""Trainings as processes of their own, on clips of 80 pixels with a network of a few channels.
+"""Scripts as processes of their own, mostly trainings on tiny clips with a network of few channels.
 
 They are forked from a server that has imported PyTorch, which starts them in a fraction of a
 second; the server itself never computes.
@@ -8,7 +8,8 @@ import contextlib
 import itertools
 import multiprocessing
 import os
-import socket
+import runpy
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,12 +18,14 @@ import cv2
 import numpy as np
 import torch
 
+import enhance
 import main
 import training.sources as main_sources
-import utils.files
 from media.images import write_image
 from models.mstt import SIZES
+from training.optimiser import Optimiser
 from utils.config import run_script
+from utils.memory import keep_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--patch", "16", "--size", "small", "--given-frames", "2", "--flow-method", "dis"]
@@ -30,25 +33,29 @@ TINY += ["--log-every", "1", "--warmup", "2", "--precision", "float32", "--data-
 TINY += ["--validation", "clips", "--device", "cpu", "--workers", "0"]
 FEW_CHANNELS = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1}
 LABELS = itertools.count()  # what processes print goes to a file of their own
-SECONDS = 120  # that anything here may take on a busy machine
+SECONDS = 500  # that anything here may take on a busy machine
 
 
-def write_clip(folder, seed, names):
-    """Seven frames of a smooth texture that drifts."""
-    texture = np.random.default_rng(seed).integers(0, 256, (110, 110, 3), dtype=np.uint8)
+def write_clip(folder, seed, names, side):
+    """Frames of a smooth texture that drifts."""
+    texture = np.random.default_rng(seed).integers(0, 256, (side, side + 30, 3), dtype=np.uint8)
     texture = cv2.GaussianBlur(texture, (0, 0), 1.5)
     folder.mkdir(parents=True)
     for shift, name in enumerate(names):
-        write_image(folder / name, texture[:80, shift : shift + 80])
+        write_image(folder / name, texture[:, shift : shift + side])
 
 
 def write_data(folder):
     """Three septuplets for training and three clips for validation."""
     for seed in range(3):
         names = [f"im{number}.png" for number in range(1, 8)]
-        write_clip(folder / "septuplets" / "train" / f"clip {seed}", seed, names)
-        names = [f"{number:08d}.png" for number in range(7)]
-        write_clip(folder / "clips" / f"clip {seed}" / "truth", 9 + seed, names)
+        write_clip(folder / "septuplets" / "train" / f"clip {seed}", seed, names, side=80)
+        names = [f"{number:08d}.png" for number in range(3)]
+        write_clip(folder / "clips" / f"clip {seed}" / "truth", 9 + seed, names, side=64)
+
+
+def make_optimiser(network, kind):
+    return Optimiser(network, kind, rate=1e-3, muon_rate=1e-2, alignment_share=0.1)
 
 
 def same_state(first, second):
@@ -77,9 +84,80 @@ def wait_for(condition, what):
     return value
 
 
+def pause():
+    """Say that this process waits, and wait until its parent lets it go on. Signals are noted."""
+    here, label = Path(os.environ["HELD_IN"]), os.environ["LABEL"]
+    (here / f"held-{label}").touch()
+    while not (here / f"go-{label}").exists():
+        time.sleep(0.005)
+
+
+def deliver(number):
+    """What a signal to this process would do, where somebody listens to it."""
+    handler = signal.getsignal(number)
+    assert callable(handler), f"nobody listens to signal {number}"
+    handler(number, None)
+
+
+def at_step(step, action, *arguments):
+    """Do something before a step, which is counted from 0."""
+    learning_rate = main.learning_rate
+
+    def acting(current, *schedule):
+        if current == step:
+            action(*arguments)
+        return learning_rate(current, *schedule)
+
+    main.learning_rate = acting
+
+
+def in_replace(name, number, action):
+    """Do something in the n-th renaming to a name: the file is complete, but not in its place."""
+    replace, calls = os.replace, itertools.count(1)
+
+    def acting(source, target):
+        if Path(target).name == name and next(calls) == number:
+            action()
+        replace(source, target)
+
+    os.replace = acting
+
+
+def in_samples(epoch, action, rank="0"):
+    """Do something before every sample that a process of one rank loads from an epoch on."""
+    load = main_sources.SeptupletDataset.__getitem__
+
+    def acting(dataset, key):
+        if key[0] >= epoch:
+            action()
+        return load(dataset, key)
+
+    if os.environ.get("RANK", "0") == rank:
+        main_sources.SeptupletDataset.__getitem__ = acting
+
+
+def run_here(name, *arguments):
+    """Run a script, or a module of this name, as python would, in this process.
+
+    Returns: its exit status.
+    """
+    before, sys.argv = sys.argv, [name, *map(str, arguments)]
+    try:
+        if name.endswith(".py"):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        else:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        return end.code
+    finally:
+        sys.argv = before
+        keep_freed_memory(False)
+    raise AssertionError(f"{name} left no exit status")
+
+
 def nan_in_second_rank(step):
     """Let the loss of the process of rank 1 be no number from a step on."""
-    calls, charbonnier = iter(range(10**9)), main.charbonnier
+    calls, charbonnier = itertools.count(), main.charbonnier
     guilty = os.environ.get("RANK", "1") == "1"
 
     def loss(*arguments):
@@ -87,29 +165,6 @@ def nan_in_second_rank(step):
         return value * float("nan") if next(calls) == step and guilty else value
 
     main.charbonnier = loss
-
-
-def slow_saves():
-    """Stretch the moment in which a checkpoint is complete but not yet in its place."""
-    replace = os.replace
-
-    def slowly(source, target):
-        time.sleep(0.2)
-        replace(source, target)
-
-    utils.files.os = type("SlowOs", (), {**vars(os), "replace": staticmethod(slowly)})
-
-
-def slow_samples(seconds, rank="0", epoch=0):
-    """Let every sample of the process of one rank take this long, from an epoch on."""
-    load = main_sources.SeptupletDataset.__getitem__
-
-    def slowly(dataset, key):
-        time.sleep(seconds if key[0] >= epoch else 0)
-        return load(dataset, key)
-
-    if os.environ.get("RANK", "0") == rank:
-        main_sources.SeptupletDataset.__getitem__ = slowly
 
 
 def own_group():
@@ -124,46 +179,48 @@ def small_files(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
-def _train(folder, label, flags, environment, tricks):
+def _run(script, folder, label, flags, environment, tricks):
     os.chdir(folder)
-    os.environ.update(environment)
+    os.environ.update(environment | {"HELD_IN": str(folder), "LABEL": label})
     # Loader workers are forked, as they are where python starts main.py.
     multiprocessing.set_start_method("fork", force=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what starts in background ignores it
     torch.set_num_threads(1)
     SIZES["small"] = FEW_CHANNELS
     for trick, *arguments in tricks:
         trick(*arguments)
-    sys.argv = ["main.py", *TINY, *flags]
+    sys.argv = [f"{script}.py", *map(str, flags)]
     with contextlib.ExitStack() as stack:
         out, err = (stack.enter_context(open(f"{name}-{label}", "w")) for name in ("out", "err"))
         stack.enter_context(contextlib.redirect_stdout(out))
         stack.enter_context(contextlib.redirect_stderr(err))
-        run_script(main.main)
+        run_script({"main": main.main, "enhance": enhance.main}[script])
 
 
-class Training:
-    """main.py in a process of its own.
+def forkserver():
+    """The context of multiprocessing that forks from a server that has imported PyTorch."""
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["trainings"])
+    return context
+
+
+class Child:
+    """main.py or enhance.py in a process of its own.
 
     Arguments:
-        folder: where it runs, beside the data.
-        flags: besides TINY.
-        rank, world, port: its place among several processes.
+        script: "main" or "enhance".
+        folder: where it runs.
+        flags: of its command line.
         environment: variables to set.
         tricks: functions above with their arguments, called before it.
     """
 
-    def __init__(self, folder, *flags, rank=0, world=1, port=0, environment=(), tricks=()):
-        environment = dict(environment)
-        if world > 1:
-            environment |= {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {name: str(value) for name, value in environment.items()}
+    def __init__(self, script, folder, *flags, environment=(), tricks=()):
+        environment = {name: str(value) for name, value in dict(environment).items()}
         self.folder, self.label = folder, str(next(LABELS))
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["trainings"])
-        arguments = (folder, self.label, flags, environment, tricks)
-        self.process = context.Process(target=_train, args=arguments)
+        arguments = (script, folder, self.label, flags, environment, tricks)
+        self.process = forkserver().Process(target=_run, args=arguments)
         self.process.start()
         self.pid = self.process.pid
 
@@ -179,6 +236,16 @@ class Training:
     def running(self):
         return self.process.exitcode is None
 
+    def wait_until_held(self):
+        """Until it has come to `pause`."""
+        held = self.folder / f"held-{self.label}"
+        wait_for(lambda: held.exists() or not self.running, "a process that is held")
+        assert held.exists(), self.err
+
+    def go_on(self):
+        """Let it leave `pause`."""
+        (self.folder / f"go-{self.label}").touch()
+
     @property
     def out(self):
         return (self.folder / f"out-{self.label}").read_text()
@@ -193,14 +260,32 @@ class Training:
         return self.err.strip().splitlines()[-1]
 
 
+class Training(Child):
+    """main.py with TINY and other flags, perhaps as one of several processes.
+
+    Arguments:
+        rank, world, port: its place among them.
+        options: of Child.
+    """
+
+    def __init__(self, folder, *flags, rank=0, world=1, port=0, environment=(), **options):
+        environment = dict(environment)
+        if world > 1:
+            environment |= {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank}
+            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            environment |= {"TORCHELASTIC_USE_AGENT_STORE": True}
+        super().__init__("main", folder, *TINY, *flags, environment=environment, **options)
+
+
 def team_of(world, folder, *flags, environments=None, folders=None, **options):
     """Processes that train together, perhaps each with an environment and folder of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    # As under torchrun, the store is the launcher's: on a port that nobody else can take meanwhile.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     team = []
     for rank in range(world):
         here = folders[rank] if folders else folder
         mine = {"environment": environments[rank]} if environments else {}
-        team.append(Training(here, *flags, rank=rank, world=world, port=port, **options, **mine))
+        place = {"rank": rank, "world": world, "port": store.port}
+        team.append(Training(here, *flags, **place, **options, **mine))
+        team[-1].store = store
     return team

@@ -1,0 +1,211 @@
+"""Every flag of main.py is given once, and reaches the part that it is about."""
+
+import json
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from trainings import FEW_CHANNELS, deliver, run_here, write_clip
+
+import main
+from data.animation import Animation, StillsDataset
+from data.septuplets import SeptupletDataset
+from models import MSTT
+from models.checkpoint import load_torch_file
+from models.mstt import SIZES
+from training import recorder, sources
+from training.distributed import Team
+from training.loop import learning_rate
+from training.run import MOST_STEPS
+from training.settings import fit_machine
+
+NETWORK = {
+    "coupling": "symmetric",
+    "midpoint_flow": False,
+    "global_skip": "neighbours",
+    "offset_limit": 3.0,
+}
+# Nothing of it is a default, nor what TINY has.
+FLAGS = {
+    **{"data-root": "septuplets", "list-file": "two.txt", "data-weight": 2, "clips": "more"},
+    **{"clips-weight": 3, "stills": "stills", "stills-weight": 5, "blur-min": 0.9, "blur-max": 1.4},
+    **{"fast-share": 0.25, "flow-cache": "kept", "coupling": "symmetric"},
+    **{"global-skip": "neighbours", "offset-limit": 3, "steps": 4, "batch": 6, "accumulate": 2},
+    **{"optimiser": "adam", "rate": 1e-3, "muon-rate": 2e-3, "moving-weight": 5},
+    **{"alignment-share": 0.2, "final-share": 0.5, "warmup": 1, "clip": 0.3, "ema": 0.7},
+    **{"precision": "float32", "seed": 7, "run": "r", "workers": 1, "patience": 50},
+    **{"validate-every": 3, "save-minutes": 9, "log-every": 2, "frozen": "transformer"},
+}
+ELSEWHERE = {"flow_method", "size", "patch", "given_frames", "validation", "device"}  # in TINY
+ELSEWHERE |= {"weights", "minutes", "compile", "skip_nonfinite", "resume"}  # tests of their own
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What main.py and its parts are called with, by the name of the function."""
+    seen = {}
+
+    def watch(module, name):
+        function = getattr(module, name)
+
+        def watched(*arguments, **options):
+            seen.setdefault(name, []).append((arguments, options))
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(module, name, watched)
+
+    for name in ("build_network", "Ema", "Optimiser", "charbonnier", "clip_grad_norm_"):
+        watch(main, name)
+    for name in ("open_loader", "load_steps", "autocast", "move_batch"):
+        watch(main, name)
+    watch(recorder, "super_resolve")
+    return seen
+
+
+def test_every_flag_reaches_its_part(run_main, calls):
+    for folder in ("stills", "more/train"):
+        Path(folder).mkdir(parents=True)
+    write_clip(Path("more/train/other"), 5, [f"im{n}.png" for n in range(1, 8)], side=80)
+    write_clip(Path("stills/flat"), 6, ["still.png"], side=90)
+    Path("two.txt").write_text("clip 0\nclip 2\n")
+    words = [str(word) for name, value in FLAGS.items() for word in (f"--{name}", value)]
+    assert run_main(*words, "--no-midpoint-flow") == 0
+    state = load_torch_file("r/last.pt")
+
+    given = {name.replace("-", "_") for name in FLAGS} | {"midpoint_flow", "skip_refinement"}
+    assert {field.name for field in fields(main.Config)} == given | ELSEWHERE
+    (((size,), options),) = calls["build_network"]
+    assert size == "small"
+    assert options == NETWORK | {"skip_refinement": True}
+    assert NETWORK.items() <= state["network_options"].items()
+
+    ((arguments, options),) = calls["open_loader"]
+    (septuplets, _), (more, _), (stills, _) = arguments[0]
+    assert [weight for _, weight in arguments[0]] == [2, 3, 5]
+    assert [type(data) for data, _ in arguments[0]] == [*[SeptupletDataset] * 2, StillsDataset]
+    assert septuplets.names == ["clip 0", "clip 2"]
+    assert more.names == ["other"]
+    look = Animation(blur_min=0.9, blur_max=1.4, fast_share=0.25)
+    assert stills.animation == look
+    for data in (septuplets, more, stills):
+        assert data.seed == 7
+    assert (options["seed"], options["batch"], options["workers"]) == (7, 3, 1)
+    assert options["samples"] == range(24)
+    assert any(Path("kept").rglob("*.flow"))
+    (((_, parts, patience, _), _),) = calls["load_steps"]
+    assert (parts, patience) == (2, 50)
+    names = {name for (part, _), _ in calls["move_batch"] for name in part["name"]}
+    assert names == {"clip 0", "clip 2", "other", "flat/still.png:0"}
+
+    (((_, decay), _),) = calls["Ema"]
+    (((_, kind, rate, muon_rate, share), _),) = calls["Optimiser"]
+    assert (decay, kind, rate, muon_rate, share) == (0.7, "adam", 1e-3, 2e-3, 0.2)
+    assert [arguments[2] for arguments, _ in calls["charbonnier"]] == [5.0] * 8
+    assert [arguments[1] for arguments, _ in calls["clip_grad_norm_"]] == [0.3] * 4
+    assert {arguments[1] for arguments, _ in calls["autocast"]} == {"float32"}
+    assert {options["flow_method"] for _, options in calls["super_resolve"]} == {"dis"}
+    log = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["rate"] for line in log if "rate" in line}
+    assert rates == {step: learning_rate(step - 1, 4, 1.0, 1, 0.5) * 1e-3 for step in (2, 4)}
+    assert [line["step"] for line in log if "psnr" in line] == [3, 4]
+    assert state["config"]["save_minutes"] == 9
+
+
+def test_the_seed_decides_the_weights(run_main):
+    states, slow = [], ("--rate", 1e-12, "--muon-rate", 1e-12)
+    for seed in (1, 2):
+        assert run_main("--steps", 1, "--run", seed, "--seed", seed, *slow) == 0
+        states.append(load_torch_file(f"{seed}/last.pt")["network"])
+    torch.manual_seed(1)
+    expected = MSTT(**load_torch_file("1/last.pt")["network_options"]).state_dict()
+    for name, weight in expected.items():
+        torch.testing.assert_close(states[0][name], weight, atol=1e-6, rtol=0)
+    name = "extraction.conv_first.weight"
+    assert not torch.allclose(states[0][name], states[1][name])
+
+
+ARGUMENTS = {"data_root": "none", "stills": "none", "validation": "none"}
+
+
+@pytest.mark.parametrize(
+    ("device", "config", "chosen"),
+    [
+        ("cpu", {}, {"size": "fast", "batch": 1, "steps": 300, "validate_every": 30, "workers": 1}),
+        ("cpu", {"accumulate": 3}, {"batch": 3}),
+        ("cpu", {"steps": 5}, {"steps": 5, "validate_every": 1}),
+        ("cpu", {"steps": 10**6}, {"validate_every": 5000}),
+        ("cpu", {"minutes": 3.0}, {"steps": MOST_STEPS, "validate_every": None}),
+        ("cpu", {"minutes": 3.0, "steps": 50}, {"steps": 50, "validate_every": None}),
+        ("cuda", {}, {"size": "mstt", "batch": 16, "steps": 8272, "validate_every": 827}),
+        ("cuda", {"batch": 4}, {"steps": 33088, "validate_every": 3308}),
+        ("cuda", {"workers": 2}, {"workers": 2}),
+        ("cpu", {"size": "small", "precision": "float32"}, {"precision": "float32"}),
+    ],
+)
+def test_the_machine_decides_what_is_left_open(device, config, chosen):
+    config = main.Config(**ARGUMENTS | config)
+    fitted = asdict(fit_machine(config, torch.device(device), Team()))
+    assert {name: fitted[name] for name in chosen} == chosen
+
+
+def test_workers_and_batches_of_several_processes(monkeypatch):
+    monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 12)
+    config, gpu = main.Config(**ARGUMENTS), torch.device("cuda")
+    assert fit_machine(config, gpu, Team()).workers == 12
+    two = Team(world=2, local_world=2)
+    assert fit_machine(config, gpu, two).workers == 6
+    assert fit_machine(config, gpu, two).batch == 32
+    monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 64)
+    assert fit_machine(config, gpu, Team()).workers == 16
+    with pytest.raises(ValueError, match="must be a multiple of 4"):
+        fit_machine(replace(config, batch=6, accumulate=2), gpu, two)
+
+
+def test_bare_commands_find_what_is_there(tmp_path, monkeypatch, capsys):
+    """main.py and test.py without a flag, beside the folders that they look for."""
+    monkeypatch.chdir(tmp_path)
+    names = [f"im{number}.png" for number in range(1, 8)]
+    write_clip(tmp_path / "trainset/189_vime7/train/a", 0, names, side=320)
+    write_clip(tmp_path / "testset/b/truth", 1, [f"{t}.png" for t in range(3)], side=64)
+    for size in SIZES:
+        monkeypatch.setitem(SIZES, size, FEW_CHANNELS)
+
+    def stop(*schedule):
+        deliver(2)
+        return learning_rate(*schedule)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(main, "learning_rate", stop)
+        patch.setattr(sys, "argv", ["main.py"])
+        assert main.main() == 130
+    (run,) = Path("runs").iterdir()
+    config = load_torch_file(run / "last.pt")["config"]
+    assert (config["data_root"], config["validation"]) == ("trainset/189_vime7", "testset")
+    assert config["size"] == ("mstt" if torch.cuda.is_available() else "fast")
+
+    assert run_here("test.py") == 0
+    results = json.loads(Path("results/results.json").read_text())
+    assert results["data"] == "testset"
+    assert results["settings"]["precision"] == "float32"
+    assert Path(results["checkpoint"]).parent.name == "checkpoints"
+    assert list(results["methods"]) == ["mstt", "mstt+flow", "bicubic+flow", "bicubic+blend"]
+    assert "Everything is in results" in capsys.readouterr().out
+
+
+def test_without_data_the_built_in_scenes_are_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    drawn = []
+    monkeypatch.setattr(sources, "make_scenes", lambda path: drawn.append(path) or Path(path))
+    config = main.Config(stills=None)
+    root = sources.find_data_root(config)
+    assert (root, drawn) == ("trainset/scenes", [])  # not before it is opened
+    assert "NO TRAINING DATA" in capsys.readouterr().out
+    assert sources.find_data_root(replace(config, stills="s")) is None
+    assert sources.find_validation_folder(config) == "trainset/scenes/test"
+    with pytest.raises((ValueError, FileNotFoundError)):
+        sources.find_validation(replace(config, validation="trainset/scenes/test"))
+    assert drawn == [Path("trainset/scenes")]
+    with pytest.raises(ValueError, match="no training data"):
+        sources.open_sources(replace(config, data_root=None))

@@ -1,0 +1,52 @@
+"""A real enhance.py that is stopped or killed while it writes, joins and finishes."""
+
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+from enhancing import make_frames, read_all, write_frames
+from trainings import Child, in_replace, pause
+
+from media.open import open_source
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals of Linux")
+FLAGS = ("--flow-method", "dis", "--device", "cpu", "--precision", "float32", "--lossless")
+
+
+@pytest.mark.parametrize(
+    ("output", "piece"), [("out", "00000002.png"), ("out.mkv", "00000000-00000005.mkv")]
+)
+def test_an_enhancement_goes_on_wherever_it_was_stopped(tmp_path, checkpoint, output, piece):
+    if output.endswith(".mkv"):
+        pytest.importorskip("av")
+    write_frames(tmp_path / "in", make_frames(3, 16, 24))
+
+    def start(name, *flags, **options):
+        flags = ("--model", checkpoint, *FLAGS, *flags)
+        return Child("enhance", tmp_path, "in", name, *flags, **options)
+
+    whole = start(f"whole_{output}")
+    assert whole.wait() == 0, whole.err
+    joined = "joined" + output.removeprefix("out")
+    for place, number in (
+        (piece, signal.SIGKILL),
+        (piece, signal.SIGINT),
+        (joined, signal.SIGKILL),
+        (joined, signal.SIGINT),
+        (output, signal.SIGKILL),
+        (output, signal.SIGINT),
+    ):
+        stopped = start(output, "--resume", tricks=[(in_replace, place, 1, pause)])
+        stopped.wait_until_held()
+        os.kill(stopped.pid, number)
+        assert stopped.wait() == (130 if number == signal.SIGINT else -number), stopped.err
+        assert not (tmp_path / output).exists()
+        assert (tmp_path / f"{output}.partial" / "job.json").exists()
+    last = start(output, "--resume")
+    assert last.wait() == 0, last.err
+    result, expected = (tmp_path / name for name in (output, f"whole_{output}"))
+    np.testing.assert_array_equal(read_all(result), read_all(expected))
+    assert open_source(result).times == open_source(expected).times
+    assert not (tmp_path / f"{output}.partial").exists()

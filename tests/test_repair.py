@@ -1,0 +1,83 @@
+"""Damaged frames are made along the motion between their neighbours, at their own time."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from enhancement.levels import full_scale
+from enhancement.repair import Bridged
+from media.frames import Source
+
+LEVELS = full_scale(np.dtype(np.uint8))
+
+
+def drifting(count, step):
+    """A texture that moves `step` pixels to the right from frame to frame, and how it began."""
+    texture = np.random.default_rng(0).integers(0, 256, (64, 96 + count * step, 3), dtype=np.uint8)
+    texture = cv2.GaussianBlur(texture, (0, 0), 2.5)
+    texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
+    starts = [(count - index) * step for index in range(count)]
+    return np.stack([texture[:, start : start + 96] for start in starts])
+
+
+class Frames(Source):
+    """Frames in memory."""
+
+    def __init__(self, frames, times=None):
+        self.path, self.frames, self.count, self.times = Path("in"), frames, len(frames), times
+        self.height, self.width, self.bands = frames.shape[1:]
+        self.dtype, self.colour, self.suffix = frames.dtype, (0, 1, 2), ".png"
+        self.full_scale = True
+
+    def name(self, index):
+        return str(index)
+
+    def read(self, index):
+        return self.frames[index]
+
+
+def error_of(pixels, truth):
+    return np.abs(pixels.astype(float) - truth)[8:-8, 16:-16].mean()
+
+
+@pytest.mark.parametrize("damaged", [{1}, {1, 2}, {2}])
+def test_a_bridged_frame_follows_the_motion(damaged):
+    frames = drifting(4, step=2)
+    bridged = Bridged(Frames(frames), LEVELS, damaged, "dis")
+    before, after = (min(damaged) - 1, max(damaged) + 1)
+    for index in damaged:
+        made = bridged.read(index)
+        share = (index - before) / (after - before)
+        mean = (1 - share) * frames[before] + share * frames[after].astype(float)
+        assert error_of(made, frames[index]) < 0.4 * error_of(mean, frames[index])
+    np.testing.assert_array_equal(bridged.read(0), frames[0])
+
+
+def test_the_time_of_a_frame_decides_where_things_are():
+    """The frame between came a quarter of the way after the first one."""
+    frames = drifting(5, step=2)
+    given = frames[[0, 1, 4]]
+    times = [Fraction(0), Fraction(1), Fraction(4)]
+    made = Bridged(Frames(given, times), LEVELS, {1}, "dis").read(1)
+    assert error_of(made, frames[1]) < 0.4 * error_of(made, frames[2])
+
+
+@pytest.mark.parametrize(("damaged", "index", "shown"), [({0, 1}, 0, 2), ({3}, 3, 2)])
+def test_at_an_end_the_nearest_frame_is_repeated(damaged, index, shown):
+    frames = drifting(4, step=4)
+    bridged = Bridged(Frames(frames), LEVELS, damaged, "dis")
+    np.testing.assert_array_equal(bridged.read(index), frames[shown])
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_types_and_missing_pixels_stay(dtype):
+    frames = np.ma.array(drifting(3, step=4).astype(dtype), mask=False)
+    frames.mask[0, :5], frames.mask[2, :, :5] = True, True
+    made = Bridged(Frames(frames), LEVELS, {1}, "dis").read(1)
+    assert made.dtype == dtype
+    assert made.mask[:5].all()
+    assert made.mask[:, :5].all()
+    assert not made.mask[5:, 5:].any()
