@@ -108,9 +108,10 @@ def run_tests(folder: Path, files: list[str]) -> None:
     with open(folder / "output.txt", "w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-        paths = [f"tests/{name}" for name in files]
-        flags = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
-        os._exit(pytest.main([*flags, *paths]))
+        sys.stdout = sys.stderr = output
+        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *(f"tests/{f}" for f in files)])
+        output.flush()
+        os._exit(status)
 
 
 def outcome(folder: Path, files: list[str]) -> str:

@@ -360,8 +360,8 @@ def test_mutants_are_made_one_at_a_time_and_tried(run, tmp_path, monkeypatch, ca
     (tmp_path / "tests").mkdir()
     test = "from utils.text import one_line\n\ndef test_line():\n    assert one_line('a') == 'a'\n"
     (tmp_path / "tests" / "test_a.py").write_text(test)
-    place = "def one_line("
-    changes = f"dead\n- {place}\n+ {place}*\nalive\n- {place}\n+ a = 1\n+ {place}\n"
+    place = "return escaped(text[:MOST_PRINTED])"
+    changes = f"dead\n- {place}\n+ return ''\nalive\n- {place}\n+ a = 1\n+     {place}\n"
     (tmp_path / "mutants.txt").write_text(f"Two\n\n= utils/text.py: test_a.py test_b.py\n{changes}")
     monkeypatch.setattr(benchmarks.mutants, "MUTANTS", tmp_path / "mutants.txt")
     assert run(benchmarks.mutants, "--tests", tmp_path / "tests") == 1
