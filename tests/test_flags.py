@@ -26,6 +26,7 @@ NETWORK = {
     "midpoint_flow": False,
     "global_skip": "neighbours",
     "offset_limit": 3.0,
+    "frame_fusion": True,
 }
 # Nothing of it is a default, nor what TINY has.
 FLAGS = {
@@ -33,13 +34,20 @@ FLAGS = {
     **{"clips-weight": 3, "stills": "stills", "stills-weight": 5, "blur-min": 0.9, "blur-max": 1.4},
     **{"fast-share": 0.25, "flow-cache": "kept", "coupling": "symmetric"},
     **{"global-skip": "neighbours", "offset-limit": 3, "steps": 4, "batch": 6, "accumulate": 2},
-    **{"optimiser": "adam", "rate": 1e-3, "muon-rate": 2e-3, "moving-weight": 5},
+    **{"optimiser": "adam", "rate": 1e-3, "muon-rate": 2e-3, "moving-weight": 5, "bend": 0.02},
     **{"alignment-share": 0.2, "final-share": 0.5, "warmup": 1, "clip": 0.3, "ema": 0.7},
     **{"precision": "float32", "seed": 7, "run": "r", "workers": 1, "patience": 50},
     **{"validate-every": 3, "save-minutes": 9, "log-every": 2, "frozen": "transformer"},
 }
 ELSEWHERE = {"flow_method", "size", "patch", "given_frames", "validation", "device"}  # in TINY
-ELSEWHERE |= {"weights", "minutes", "compile", "skip_nonfinite", "resume"}  # tests of their own
+ELSEWHERE |= {
+    "weights",
+    "minutes",
+    "compile",
+    "skip_nonfinite",
+    "resume",
+    "degrade",
+}  # tests of their own
 
 
 @pytest.fixture
@@ -71,10 +79,14 @@ def test_every_flag_reaches_its_part(run_main, calls):
     write_clip(Path("stills/flat"), 6, ["still.png"], side=90)
     Path("two.txt").write_text("clip 0\nclip 2\n")
     words = [str(word) for name, value in FLAGS.items() for word in (f"--{name}", value)]
-    assert run_main(*words, "--no-midpoint-flow") == 0
+    assert run_main(*words, "--no-midpoint-flow", "--frame-fusion") == 0
     state = load_torch_file("r/last.pt")
 
-    given = {name.replace("-", "_") for name in FLAGS} | {"midpoint_flow", "skip_refinement"}
+    given = {name.replace("-", "_") for name in FLAGS} | {
+        "midpoint_flow",
+        "skip_refinement",
+        "frame_fusion",
+    }
     assert {field.name for field in fields(main.Config)} == given | ELSEWHERE
     (((size,), options),) = calls["build_network"]
     assert size == "small"
@@ -102,7 +114,7 @@ def test_every_flag_reaches_its_part(run_main, calls):
     (((_, decay), _),) = calls["Ema"]
     (((_, kind, rate, muon_rate, share), _),) = calls["Optimiser"]
     assert (decay, kind, rate, muon_rate, share) == (0.7, "adam", 1e-3, 2e-3, 0.2)
-    assert [arguments[2] for arguments, _ in calls["charbonnier"]] == [5.0] * 8
+    assert [arguments[2:] for arguments, _ in calls["charbonnier"]] == [(5.0, 0.02)] * 8
     assert [arguments[1] for arguments, _ in calls["clip_grad_norm_"]] == [0.3] * 4
     assert {arguments[1] for arguments, _ in calls["autocast"]} == {"float32"}
     assert {options["flow_method"] for _, options in calls["super_resolve"]} == {"dis"}
