@@ -1,13 +1,16 @@
 """Frame fusion: neighbours clean each given frame before the network sees it."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from enhancing import make_frames, read_all, run, write_frames
 
 from models import MSTT, load_network
 from models.blocks import flow_warp
 from models.checkpoint import save_network
 from models.fusion import FrameFusion
+from models.inference import super_resolve
 from models.mstt import with_frame_fusion
 
 TINY = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1}
@@ -108,3 +111,18 @@ def test_it_learns_that_the_mean_of_a_still_scene_has_less_noise():
         optimiser.step()
     with torch.no_grad():
         assert error().sqrt() < 0.7 * 0.03  # a third each would give 0.58
+
+
+def test_enhancing_across_windows_is_what_super_resolve_gives(tmp_path):
+    """What the network makes of a frame alone is shared by two windows; fused frames are not."""
+    torch.manual_seed(0)
+    network = MSTT(**TINY, global_skip="bicubic", frame_fusion=True).eval()
+    torch.nn.init.normal_(network.frame_fusion.conv_last.weight, std=0.3)
+    path = tmp_path / "fused.safetensors"
+    save_network(path, network, {})
+    frames = make_frames(6)
+    given = write_frames(tmp_path / "in", frames)
+    for method in ("dis", "enhanced"):
+        result = run(path, given, tmp_path / method, "--flow-method", method)
+        expected = np.stack(list(super_resolve(network, frames, method)))
+        np.testing.assert_array_equal(read_all(result), expected)
