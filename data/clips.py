@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.degrade import CLEAN, CONDITIONS, Degradation, draw_degradation, reduced
-from media.codec import check_codec
+from media.codec import check_available
 from media.files import check_frames, list_folders, list_images, raise_problems
 from media.images import read_image
 
@@ -160,6 +160,6 @@ def degraded(clips, name):
         rng = np.random.default_rng((DRAWS, number))
         degradation = draw_degradation(rng) if name == "real" else CONDITIONS[name]
         if degradation.codec:
-            check_codec(degradation.codec, degradation.strength)
+            check_available(degradation.codec)
         found.append(replace(clip, given=None, degradation=degradation, seed=number))
     return found

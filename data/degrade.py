@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from media.codec import CODECS, check_codec
+from media.codec import CODECS, check_strength
 from utils.resize import imresize
 
 BLUR_MAX = 2.0  # LR pixels; more is no optics
@@ -43,7 +43,7 @@ class Degradation:
             if not all(0 <= value <= largest for value in values):
                 raise ValueError(f"{name} is {values}; it must be from 0 to {largest}")
         if self.codec is not None:
-            check_codec(self.codec, self.strength)
+            check_strength(self.codec, self.strength)
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Degrade the frames of a clip.

@@ -92,8 +92,8 @@ CODECS = {
 }
 
 
-def check_codec(name: str, strength: int) -> None:
-    """Refuse a codec that is not there, or a strength that it does not have.
+def check_strength(name: str, strength: int) -> None:
+    """Refuse a codec that is not one of CODECS, or a strength that it does not have.
 
     Raises:
         ValueError: says what there is.
@@ -103,6 +103,14 @@ def check_codec(name: str, strength: int) -> None:
     low, high = CODECS[name].strengths
     if not low <= strength <= high:
         raise ValueError(f"strength of {name} is {strength}; it must be from {low} to {high}")
+
+
+def check_available(name: str) -> None:
+    """Refuse a codec of CODECS that this machine cannot encode.
+
+    Raises:
+        ValueError: no PyAV, or one without the encoder; says what it has.
+    """
     if name not in ENCODERS:
         return
     encoders = {codec: encoder for codec, (encoder, _) in ENCODERS.items()}

@@ -1,13 +1,15 @@
 """What real footage goes through, and that every way to a sample or a test clip gives the same."""
 
-import dataclasses
+import importlib.util
 import math
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+import data.degrade
 import media.codec
 from data.animation import StillsDataset
 from data.clips import Clip, degraded, find_clips, read_clip
@@ -208,8 +210,21 @@ def test_a_condition_or_codec_that_is_not_there(monkeypatch):
     clip = Clip("a", (), None)
     with pytest.raises(ValueError, match=r"unknown condition 'rain'; choose one of clean, crf18"):
         degraded([clip], "rain")
-    without = dataclasses.replace(clip)
     encoders = media.codec.ENCODERS | {"h264": ("libx999", {})}
     monkeypatch.setattr(media.codec, "ENCODERS", encoders)
     with pytest.raises(ValueError, match=r"cannot encode h264, it has no libx999; .* has hevc"):
-        degraded([without], "crf28")
+        degraded([clip], "crf28")
+
+
+def test_without_pyav_only_video_codecs_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    # test.py and main.py import it, with PyAV or without.
+    found = importlib.util.spec_from_file_location("degrade_afresh", data.degrade.__file__)
+    afresh = importlib.util.module_from_spec(found)
+    monkeypatch.setitem(sys.modules, "degrade_afresh", afresh)
+    found.loader.exec_module(afresh)
+    assert afresh.CONDITIONS["crf28"].codec == "h264"
+    clip = Clip("a", (), None)
+    degraded([clip], "noise")
+    with pytest.raises(ValueError, match=r"video files need PyAV; .* requirements-video"):
+        degraded([clip], "crf28")

@@ -13,7 +13,7 @@ from data.degrade import CODEC_RANGES
 from data.lists import LIST_NAMES
 from data.scenes.make import make_scenes
 from data.septuplets import SeptupletDataset
-from media.codec import check_codec
+from media.codec import check_available
 from utils.text import one_line
 
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
@@ -76,8 +76,8 @@ def open_sources(config: Any) -> list[tuple[Dataset, float]]:
     _draw(config.data_root)
     degrade = config.degrade == "real"
     if degrade:
-        for codec, (_, (low, _)) in CODEC_RANGES.items():
-            check_codec(codec, low)
+        for codec in CODEC_RANGES:
+            check_available(codec)
     sources: list[tuple[Dataset, float]] = []
     for folder, list_file, weight in (
         (config.data_root, config.list_file, config.data_weight),
