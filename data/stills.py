@@ -5,15 +5,16 @@ values fill a small part of their range, so everything but 8 bits is stretched b
 percentiles.
 """
 
-import io
 import sys
-import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rasterio.enums import ColorInterp, Interleaving
 
+from media.georeference import has_palette, is_inverted, kept_bits
 from media.images import check_regular, claimed_size
+from media.tiff import Page, opened
 from utils.text import listed
 
 # Largest still that is decoded, in pixels: 800 MB of RGB. A few kilobytes can claim more.
@@ -172,9 +173,7 @@ def _read_picture(path: Path) -> np.ndarray:
         raise ValueError(f"{path}: truncated image")
     height, width = claimed_size(path, content)
     itemsize = 2 if content.startswith(b"\x89PNG") and content[24] == 16 else 1
-    if path.suffix.lower() in (".tif", ".tiff"):
-        height, width, itemsize = _tiff_size(path, content)
-    elif height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
+    if height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
         raise ValueError(f"{path}: neither PNG nor JPEG")
     _check_size(path, height, width, itemsize, len(content))
     try:
@@ -188,49 +187,29 @@ def _read_picture(path: Path) -> np.ndarray:
     return image
 
 
-def _tiff_size(path: Path, content: bytes) -> tuple[int, int, int]:
-    """(height, width, bytes of a number) that a TIFF claims, of its tiles if they are larger."""
-    import tifffile  # here only: rasterio does not need it
-
-    try:
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
-            page = file.pages[0]
-            height = max(page.imagelength, page.tilelength if page.is_tiled else 0)
-            width = max(page.imagewidth, page.tilewidth if page.is_tiled else 0)
-            return int(height), int(width), -(-int(page.bitspersample) // 8)
-    except Exception as error:  # a damaged file can raise anything at all
-        raise ValueError(f"{path}: not a readable TIFF ({type(error).__name__})") from None
-
-
 def _read_tiff(path: Path) -> np.ndarray:
-    """The first three bands in file order, by rasterio where it is installed, else by OpenCV."""
+    """The first three bands in file order; missing data is 0, and white is large."""
     check_regular(path, sys.maxsize)  # only parts of it are read
-    try:
-        import rasterio
-        from rasterio.enums import Interleaving
-        from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-    except ImportError:
-        try:
-            return _read_picture(path)
-        except ValueError as error:
+    page = Page(str(path), str(path))
+    with opened(page) as file:
+        if any("complex" in kind for kind in file.dtypes):
+            raise ValueError(f"{path}: complex numbers, no picture")
+        if has_palette(file):
             raise ValueError(
-                f"{error}; GeoTIFFs need rasterio: pip install -r requirements-geotiff.txt"
-            ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            # By name, because GDAL would follow a text file of another format to other files.
-            with rasterio.open(path, driver="GTiff") as file:
-                if any("complex" in kind for kind in file.dtypes):
-                    raise ValueError(f"{path}: complex numbers, no picture")
-                itemsize = max(np.dtype(kind).itemsize for kind in file.dtypes)
-                _check_size(path, file.height, file.width, itemsize, path.stat().st_size)
-                # GDAL decodes whole blocks, which may be larger than the image.
-                together = file.count if file.interleaving == Interleaving.pixel else 1
-                block = max(height * width for height, width in file.block_shapes)
-                if block * together * itemsize > MAX_DECODED:
-                    raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
-                bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
-    except RasterioIOError as error:
-        raise ValueError(f"{path}: not a readable TIFF ({error})") from None
+                f"{path}: a colour table; convert it to RGB if it is no map of classes"
+            )
+        itemsize = max(np.dtype(kind).itemsize for kind in file.dtypes)
+        _check_size(path, file.height, file.width, itemsize, path.stat().st_size)
+        # GDAL decodes whole blocks, which may be larger than the image.
+        together = file.count if file.interleaving == Interleaving.pixel else 1
+        block = max(height * width for height, width in file.block_shapes)
+        if block * together * itemsize > MAX_DECODED:
+            raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
+        if file.colorinterp[0] == ColorInterp.cyan:
+            raise ValueError(f"{path}: 16-bit CMYK, which is not supported; convert it to RGB")
+        bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
+        if is_inverted(file) and bands.dtype.kind == "u":
+            bands = 2 ** (kept_bits(file) or 8 * itemsize) - 1 - bands
+        if kept_bits(file) and bands.dtype == np.uint8:
+            bands = bands.astype(np.uint16)  # stretched as all that is not 8 bits
     return np.moveaxis(bands.filled(0), 0, 2)

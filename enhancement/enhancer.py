@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -133,13 +134,16 @@ class Enhancer:
         first_new: int,
     ) -> Iterator[np.ndarray]:
         """Rows of the result from the top down, see `tiling.blend_tiles`; black 0 and white 1."""
-        groups = band_groups(source.bands, source.colour)
+        groups = band_groups(source.bands, source.colour, source.alpha)
         axes = (source.height, source.width)
         new = 2 * len(frames) - 1 - first_new
         share = new * self.megapixels / tiling.tile_count(*axes, tile, self.overlap)
 
         def predict(rows: slice, columns: slice) -> np.ndarray:
             unit = self.levels.to_unit(np.stack([pixels[rows, columns] for pixels in frames]))
+            # Networks are at a loss outside of black and white: the values beyond pass beside them.
+            beyond = unit - np.clip(unit, 0, 1)
+            unit -= beyond
             flow = [torch.from_numpy(both[None, ..., rows, columns]) for both in flows]
             flow = [both.to(self.device) for both in flow]
             height, width = (SCALE * side for side in unit.shape[1:3])
@@ -161,6 +165,10 @@ class Enhancer:
                     result[..., group[0]] = output.mean(dim=1).cpu()
                 else:
                     result[..., list(group)] = output.movedim(1, -1).cpu()
+            if source.alpha is not None:
+                result[..., [source.alpha]] = enlarged(unit[..., [source.alpha]])
+            if beyond.any():
+                result += enlarged(beyond)
             # Sums of shares may round past the total, which tqdm complains about.
             self.progress.update(min(share, self.progress.total - self.progress.n))
             return result
@@ -197,6 +205,21 @@ class Enhancer:
             )
         self.progress.write(f"out of memory with tiles of {tile}, going on with {smaller}")
         self.job.note("tile", smaller)
+
+
+def enlarged(frames: np.ndarray) -> np.ndarray:
+    """What needs no network: N frames (N, H, W, bands) bilinear, between two of them their mean.
+
+    Returns: 2N - 1 frames, (SCALE * H, SCALE * W, bands).
+    """
+    count, height, width, bands = frames.shape
+    larger = np.empty((2 * count - 1, SCALE * height, SCALE * width, bands), np.float32)
+    for index, band in itertools.product(range(count), range(bands)):
+        size = (SCALE * width, SCALE * height)
+        plane = np.ascontiguousarray(frames[index, ..., band])
+        larger[2 * index, ..., band] = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
+    larger[1::2] = (larger[:-1:2] + larger[2::2]) / 2
+    return larger
 
 
 def window_flow(views: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
