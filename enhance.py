@@ -18,9 +18,9 @@ finished frames can be looked at, and becomes OUTPUT when all of it is complete.
 
 N frames become 2N - 1. With --times 4 (or 8) the frames that a pass puts between the given ones
 are reduced to their size again, and the next pass starts from the denser sequence. The scale in
-space is 4, the only one the network is trained for. media/video.py, media/raster.py and
-media/frames.py say what is kept of each kind of file: frame rate, colours, depth, coordinates,
-missing data. Sound is not carried over.
+space is 4, the only one the network is trained for. docs/files.md says what is kept of each kind
+of file: frame rate, colours, black and white, depth, coordinates, missing data. Sound is not
+carried over.
 """
 
 import sys

@@ -186,7 +186,9 @@ def _group_levels(
     if ends[0] == ends[1]:  # nothing but one value
         ends = ends[0], ends[0] + (abs(ends[0]) / 1000 or 1.0)
     shown = ends
-    if is_integer and not (source.measured or source.full_scale):
+    if source.measured and not source.full_scale and most_low < most_high:
+        shown = most_low, most_high
+    elif is_integer and not (source.measured or source.full_scale):
         shown = min(low, 0.0), float(next(2**bits - 1 for bits in DEPTHS if high <= 2**bits - 1))
     if not is_alpha and (black, white) != (None, None):
         darkest = ends[0] if white is None else min(low, 0.0)

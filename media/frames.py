@@ -5,7 +5,7 @@ A source has `count` frames of the same size and reads any of them by its index:
     from media.open import open_source
     source = open_source("frames/")            a folder of PNG, JPEG or TIFF files
     source = open_source("input.mp4")          a video, see media/video.py
-    source = open_source("scene.tif")          a multi-page TIFF or a GeoTIFF, see media/raster.py
+    source = open_source("scene.tif")          a multi-page TIFF or GeoTIFF, see media/raster.py
     pixels = source.read(0)                    (H, W, bands), in the type of the file
 
 A sink takes finished frames in order and keeps them, readable, in a folder for unfinished work;

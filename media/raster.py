@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rasterio.enums import MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags
 
 from media.frames import FrameError, Source, turned_upright
 from media.georeference import (
@@ -226,26 +226,32 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
     pixels = np.moveaxis(dataset.read(bands), 0, -1)
     missing = None
     flags = [dataset.mask_flag_enums[band - 1] for band in bands]
-    if any(flag != [MaskFlags.all_valid] for flag in flags):
+    if any(flag != [MaskFlags.all_valid] for flag in flags) and not _is_converted(dataset):
         missing = np.moveaxis(dataset.read_masks(bands), 0, -1) == 0
+        for index, band in enumerate(bands):
+            if dataset.colorinterp[band - 1] == ColorInterp.alpha:  # for GDAL it is valid anywhere
+                missing[..., index] = missing.any(axis=2)
     if pixels.dtype.kind == "f":
         not_a_number = ~np.isfinite(pixels)
-        missing = not_a_number if missing is None else missing | not_a_number
+        if not_a_number.any():
+            missing = not_a_number if missing is None else missing | not_a_number
     if table is not None:
         pixels = table[pixels[..., 0]]
         missing = None if missing is None else missing.repeat(3, axis=2)
     turn = _orientation(dataset, page)
     pixels = np.ascontiguousarray(turned_upright(pixels, turn))
-    if missing is None or not missing.any():
-        return pixels
-    return np.ma.array(pixels, mask=turned_upright(missing, turn))
+    return pixels if missing is None else np.ma.array(pixels, mask=turned_upright(missing, turn))
 
 
 def _bands(dataset: Any, page: Page) -> list[int]:
     """The bands of a frame; without the alpha that GDAL adds to a picture it makes RGB of."""
     bands = list(page.bands or dataset.indexes)
-    source = dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE")
-    return bands[:3] if source in ("CMYK", "CIELAB") else bands
+    return bands[:3] if _is_converted(dataset) else bands
+
+
+def _is_converted(dataset: Any) -> bool:
+    """Whether GDAL makes RGB of other colours, to which it adds an alpha band."""
+    return dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") in ("CMYK", "CIELAB")
 
 
 def _orientation(dataset: Any, page: Page) -> int:
