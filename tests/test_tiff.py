@@ -7,6 +7,7 @@ import tifffile
 from rasterio.rpc import RPC
 from test_raster import PLACE, write_geotiff
 
+from data.stills import read_still
 from media.frames import FrameError
 from media.open import open_source
 from media.raster_sink import TiffSink
@@ -279,3 +280,17 @@ def test_an_alpha_band_is_known(tmp_path):
     source = open_source(folder_of(tmp_path, bands, alpha="YES"))
     assert (source.alpha, source.colour) == (1, None)
     assert np.ma.getmaskarray(source.read(0))[0, :2].tolist() == [[True, True], [False, False]]
+
+
+def test_stills_are_pictures(tmp_path):
+    path = tmp_path / "a.tif"
+    write_classes(path, np.array([1, 3, 7], np.uint8)[RAMP % 3], writer=write_geotiff)
+    with pytest.raises(ValueError, match=r"a\.tif: a colour table; convert it to RGB"):
+        read_still(path)
+    write_plain(path, np.zeros((4, 8, 8), np.uint16), photometric="CMYK")
+    with pytest.raises(ValueError, match=r"a\.tif: 16-bit CMYK, which is not supported"):
+        read_still(path)
+    write_plain(path, (RAMP % 16).astype(np.uint8), nbits=4)
+    assert read_still(path).max() == 255
+    write_plain(path, (RAMP % 256).astype(np.uint8), photometric="MINISWHITE")
+    np.testing.assert_array_equal(read_still(path)[..., 0], 255 - RAMP[0] % 256)
