@@ -21,8 +21,7 @@ from utils.text import listed
 MAX_PIXELS = 2**28
 MAX_DECODED = 3 * MAX_PIXELS  # bytes of the bands in use, before they are stretched to 8 bits
 MAX_BYTES = 2 * MAX_DECODED  # of a picture's file: what alpha adds, and what does not compress
-# No picture holds more: deflate packs 1,032 bytes into one, and a byte at most 8 pixels.
-MAX_PIXELS_PER_BYTE = 8 * 1032
+MAX_PACKED = 1032  # bytes that deflate packs into one: no picture holds more
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 ROWS = 256  # of a still that are stretched at once
 STRETCH = (0.5, 99.5)  # percentiles of the valid pixels that become black and white
@@ -149,18 +148,18 @@ class Stills:
         return self.__dict__ | {"_cache": {}, "_room": self._room + kept}
 
 
-def _check_size(path: Path, height: int, width: int, itemsize: int, stored: int) -> None:
-    """Refuse a size of three bands of so many bytes each that is too large, or not in the file."""
+def _check_size(path: Path, height: int, width: int, bits: int, stored: int) -> None:
+    """Refuse a size of three bands of so many bits each that is too large, or not in the file."""
     if height * width > MAX_PIXELS:
         raise ValueError(
             f"{path}: {width}x{height} pixels, over the limit of {MAX_PIXELS}; cut it smaller"
         )
-    if 3 * height * width * itemsize > MAX_DECODED:
+    if 3 * height * width * -(-bits // 8) > MAX_DECODED:
         raise ValueError(
-            f"{path}: {width}x{height} pixels of {8 * itemsize} bits, over the limit of "
+            f"{path}: {width}x{height} pixels of {bits} bits, over the limit of "
             f"{MAX_DECODED} bytes; cut it smaller"
         )
-    if height * width > MAX_PIXELS_PER_BYTE * stored:
+    if height * width * bits > 8 * MAX_PACKED * stored:
         raise ValueError(f"{path}: {width}x{height} pixels in {stored} bytes, truncated")
 
 
@@ -172,10 +171,10 @@ def _read_picture(path: Path) -> np.ndarray:
     if content.startswith((b"\xff\xd8", b"\x89PNG")) and end not in content[-1024:]:
         raise ValueError(f"{path}: truncated image")
     height, width = claimed_size(path, content)
-    itemsize = 2 if content.startswith(b"\x89PNG") and content[24] == 16 else 1
+    bits = (content.startswith(b"\x89PNG") and content[24]) or 8
     if height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
         raise ValueError(f"{path}: neither PNG nor JPEG")
-    _check_size(path, height, width, itemsize, len(content))
+    _check_size(path, height, width, bits, len(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # an empty file, or a size beyond OpenCV's own limit
@@ -199,7 +198,8 @@ def _read_tiff(path: Path) -> np.ndarray:
                 f"{path}: a colour table; convert it to RGB if it is no map of classes"
             )
         itemsize = max(np.dtype(kind).itemsize for kind in file.dtypes)
-        _check_size(path, file.height, file.width, itemsize, path.stat().st_size)
+        bits = kept_bits(file) or 8 * itemsize
+        _check_size(path, file.height, file.width, bits, path.stat().st_size)
         # GDAL decodes whole blocks, which may be larger than the image.
         together = file.count if file.interleaving == Interleaving.pixel else 1
         block = max(height * width for height, width in file.block_shapes)
@@ -209,7 +209,7 @@ def _read_tiff(path: Path) -> np.ndarray:
             raise ValueError(f"{path}: 16-bit CMYK, which is not supported; convert it to RGB")
         bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
         if is_inverted(file) and bands.dtype.kind == "u":
-            bands = 2 ** (kept_bits(file) or 8 * itemsize) - 1 - bands
+            bands = bands.dtype.type(2**bits - 1) - bands  # which keeps the type
         if kept_bits(file) and bands.dtype == np.uint8:
             bands = bands.astype(np.uint16)  # stretched as all that is not 8 bits
     return np.moveaxis(bands.filled(0), 0, 2)
