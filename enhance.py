@@ -3,8 +3,8 @@
     python enhance.py input.mp4 output.mp4               a video (needs requirements-video.txt)
     python enhance.py frames/ enhanced/                  a folder of PNG, JPEG or TIFF frames
     python enhance.py stack.tif stack_x4.tif             a TIFF with one page per frame
-    python enhance.py scenes/ scenes_x4/                 GeoTIFFs (needs requirements-geotiff.txt)
-    python enhance.py stack.tif out.tif --bands-per-frame 1    a GeoTIFF whose bands are frames
+    python enhance.py scenes/ scenes_x4/                 a folder of GeoTIFFs
+    python enhance.py stack.tif out.tif --bands-per-frame 1    a TIFF whose bands are frames
 
     python enhance.py frames/ output.mp4 --fps 10        kinds can be mixed
     python enhance.py input.mp4 slow.mp4 --slow-motion   the rate of the input, twice as long
@@ -19,9 +19,9 @@ finished frames can be looked at, and becomes OUTPUT when all of it is complete.
 
 N frames become 2N - 1. With --times 4 (or 8) the frames that a pass puts between the given ones
 are reduced to their size again, and the next pass starts from the denser sequence. The scale in
-space is 4, the only one the network is trained for. media/video.py, media/raster.py and
-media/frames.py say what is kept of each kind of file: frame rate, colours, depth, coordinates,
-missing data. Sound is not carried over.
+space is 4, the only one the network is trained for. docs/files.md says what is kept of each kind
+of file: frame rate, colours, black and white, depth, coordinates, missing data. Sound is not
+carried over.
 
 Weights: --model real is trained for footage that went through noise and lossy compression, the
 others for clean frames. By default lossy video and JPEG get the first, everything else the others.
@@ -49,7 +49,7 @@ from enhancement import tiling
 from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
 from enhancement.job import Job, work_folder
-from enhancement.levels import Levels, full_scale, survey
+from enhancement.levels import Levels, survey
 from enhancement.repair import Bridged, Denser, LowResolutionSink, denser_times
 from media.folder import ImageSink
 from media.frames import (
@@ -62,8 +62,8 @@ from media.frames import (
     free_of,
 )
 from media.open import open_source
-from media.raster import GeoTiffSource
-from media.raster_sink import GeoTiffSink
+from media.raster import PALETTES, TiffSource
+from media.raster_sink import TiffSink
 from media.stack import TiffStackSink
 from media.video import VideoSink, VideoSource, import_av
 from models.blocks import SCALE
@@ -93,8 +93,10 @@ class Config:
     slow_motion: bool = False  # keep the input's frame rate, so that the video gets longer
     fps: float = 25.0  # given frames per second, for frames without times that become a video
     lossless: bool = False  # FFV1 (.mkv, .avi), H.264 on RGB, and PNG for JPEG
-    bands_per_frame: int = 0  # of a GeoTIFF whose bands are frames; 0: all bands are one frame
-    white: float | None = None  # the value that is white; none: from type, depth and values
+    bands_per_frame: int = 0  # of a TIFF whose bands are frames; 0: all bands are one frame
+    palette: str = PALETTES[0]  # of a TIFF with a colour table; rgb: enhance its colours
+    black: float | None = None  # the value that is black; none: as white, or 0 below a given white
+    white: float | None = None  # the value that is white; none: of 8 bits, video, or the values
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
@@ -118,6 +120,8 @@ class Config:
             )
         if self.bands_per_frame < 0:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
+        if self.palette not in PALETTES:
+            raise ValueError(f"palette is {self.palette!r}; choose one of {', '.join(PALETTES)}")
         methods = ("auto", *FLOWS)
         if self.flow_method not in methods:
             choice = ", ".join(methods)
@@ -190,10 +194,10 @@ def pick_weights(model: str, given: Source, device: torch.device) -> Path:
 
 def work(config: Config, output: Path, say: Say) -> None:
     """Do what the config says: check it as far as possible, enhance, compare."""
-    given = open_source(config.input, config.bands_per_frame)
+    given = open_source(config.input, config.bands_per_frame, config.palette)
     if config.bands_per_frame and getattr(given, "layout", None) != "bands":
         raise ValueError(
-            f"--bands-per-frame is for one GeoTIFF whose bands are frames, not for {config.input}"
+            f"--bands-per-frame is for one TIFF whose bands are frames, not for {config.input}"
         )
     extras = check_outputs(config, output)
     device = pick_device(config.device)
@@ -206,7 +210,9 @@ def work(config: Config, output: Path, say: Say) -> None:
     # A frame too small, or a method that is not installed, is found out before any work.
     sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
     given_flow(sample, config.flow_method)
-    levels, damaged = survey(given, config.white)
+    levels, damaged = survey(given, config.black, config.white)
+    if levels.told:
+        print(levels.told, file=sys.stderr)
     source = bridge(given, levels, damaged, config)
 
     settings = {name: value for name, value in asdict(config).items() if name not in NO_INFLUENCE}
@@ -356,8 +362,8 @@ def open_sink(config: Config, given: Source, folder: Path) -> Sink:
         kind = {"suffix": suffix, "lossless": config.lossless}
         return VideoSink(folder, *size, times, **colours, **kind)
     single = suffix in TIFF_SUFFIXES
-    if isinstance(given, GeoTiffSource):
-        return GeoTiffSink(folder, given, config.times, single)
+    if isinstance(given, TiffSource):
+        return TiffSink(folder, given, config.times, single)
     if single:
         return TiffStackSink(folder)
     as_png = config.lossless and given.suffix in JPEG_SUFFIXES
@@ -368,7 +374,8 @@ def levels_of_output(config: Config, given: Source, levels: Levels) -> tuple[Lev
     """Levels and type of the result: those of the input, but full scale in a video."""
     is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
     if is_video and not given.full_scale:
-        return full_scale(np.dtype(np.uint16)), np.dtype(np.uint16)
+        dtype = np.dtype(np.uint16)
+        return levels.stretched(dtype), dtype
     return levels, given.dtype
 
 

@@ -5,7 +5,7 @@ A source has `count` frames of the same size and reads any of them by its index:
     from media.open import open_source
     source = open_source("frames/")            a folder of PNG, JPEG or TIFF files
     source = open_source("input.mp4")          a video, see media/video.py
-    source = open_source("scene.tif")          a multi-page TIFF or a GeoTIFF, see media/raster.py
+    source = open_source("scene.tif")          a multi-page TIFF or GeoTIFF, see media/raster.py
     pixels = source.read(0)                    (H, W, bands), in the type of the file
 
 A sink takes finished frames in order and keeps them, readable, in a folder for unfinished work;
@@ -52,6 +52,10 @@ class Source(ABC):
         colour: the indices of the bands that are red, green and blue, or None if none are.
         full_scale: whether the largest value of the type is white, as in 8 bits and in video; if
             not, the values have to be looked at (12 bits are often kept in 16).
+        alpha: the index of the band that says how opaque pixels are, or None.
+        measured: whether values are measurements of any scale, rather than a picture's.
+        inverted: whether the smallest value is white.
+        bits: of a value, where the file keeps fewer than the type has; 0: as many as the type.
         suffix: of the files when the frames are written to a folder.
         lossy: whether the frames went through lossy compression, as far as the file tells.
         times: seconds of every frame from the first one on, or None where frames carry no time.
@@ -67,6 +71,10 @@ class Source(ABC):
     full_scale: bool
     suffix: str
     lossy: bool = False
+    alpha: int | None = None
+    measured: bool = False
+    inverted: bool = False
+    bits: int = 0
     times: list[Fraction] | None = None
 
     @abstractmethod
@@ -144,6 +152,18 @@ def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
     swapped = pixels.copy()  # one copy, which indexing with a list would make twice
     swapped[..., :3] = pixels[..., 2::-1]
     return swapped
+
+
+def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, bands) as the orientation of TIFF and EXIF (1 to 8) says it is meant to be seen.
+
+    Other numbers mean nothing and are taken as 1, upright.
+    """
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::rows, ::columns]
 
 
 def free_of(path: Path, overwrite: bool) -> None:
