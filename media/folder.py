@@ -34,6 +34,9 @@ class ImageFolder(Source):
     def read(self, index: int) -> np.ndarray:
         return self.check(read_image_file(self.files[index]), index)
 
+    def keep_only(self, part: slice) -> None:
+        self.files = self.files[part]
+
     def name(self, index: int) -> str:
         return str(self.files[index])
 

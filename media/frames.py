@@ -54,6 +54,7 @@ class Source(ABC):
             not, the values have to be looked at (12 bits are often kept in 16).
         suffix: of the files when the frames are written to a folder.
         times: seconds of every frame from the first one on, or None where frames carry no time.
+        last: seconds that the last frame is shown, or None where frames carry no time.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class Source(ABC):
     full_scale: bool
     suffix: str
     times: list[Fraction] | None = None
+    last: Fraction | None = None
 
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
@@ -78,6 +80,22 @@ class Source(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """What to call frame `index` in a message."""
+
+    def keep_only(self, part: slice) -> None:
+        """Forget the frames outside of a part; `select` sets the count. For sources of files."""
+        raise NotImplementedError
+
+    def select(self, start: int, count: int) -> None:
+        """Be only `count` frames from `start` on; 0: all that follow.
+
+        Raises:
+            ValueError: there are no frames from there on.
+        """
+        if not 0 <= start < self.count:
+            raise ValueError(f"{self.path} has {self.count} frames, none from {start} on")
+        stop = min(start + count, self.count) if count else self.count
+        self.keep_only(slice(start, stop))
+        self.count = stop - start
 
     def adopt(self, first: np.ndarray) -> None:
         """Take size and type of all frames from the first one."""

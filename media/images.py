@@ -17,7 +17,7 @@ import numpy as np
 import tifffile
 
 from media.ends import has_end
-from media.tiff import read_page
+from media.folder import read_image_file
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
 MAX_PIXELS = 2**27
@@ -239,7 +239,7 @@ def decode_image(path, content):
     if content.startswith(_PNG_MAGIC):
         _check_png_chunks(path, content)
     if content.startswith(_TIFF_MAGICS):
-        return _decode_tiff(path)
+        return _decode_tiff(Path(path))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -253,7 +253,7 @@ def decode_image(path, content):
 
 
 def _decode_tiff(path):
-    image = read_page(path, 0, str(path))
+    image = np.ma.filled(read_image_file(path), 0)
     if image.dtype != np.uint8 or image.shape[2:] != (3,):
         _refuse(path, "not plain 8-bit RGB", "convert it to 8-bit RGB without alpha")
     return image

@@ -12,7 +12,7 @@ from utils.text import natural_key
 
 
 def open_source(path: str | Path, bands_per_frame: int = 0) -> Source:
-    """Open a video, a folder of images, a multi-page TIFF or GeoTIFFs.
+    """Open a video, a folder of images, a multi-page TIFF, GeoTIFFs or a GDAL VRT.
 
     Arguments:
         path: what the user named; its ending and content decide what it is.
@@ -28,8 +28,8 @@ def open_source(path: str | Path, bands_per_frame: int = 0) -> Source:
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         return _open_folder(path)
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        if needs_rasterio(path):
+    if path.suffix.lower() in (*TIFF_SUFFIXES, ".vrt"):
+        if path.suffix.lower() == ".vrt" or needs_rasterio(path):
             return GeoTiffSource(path, [path], bands_per_frame)
         return TiffStack(path)
     if path.suffix.lower() in IMAGE_SUFFIXES:

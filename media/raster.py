@@ -82,7 +82,7 @@ class GeoTiffSource(Source):
                 # rasterio lists page 10 before page 2.
                 datasets = sorted(dataset.subdatasets, key=natural_key) or datasets
                 total = dataset.count
-            if count_pages(path) > 1 and len(datasets) > 1 and has_mask_page(path):
+            if len(datasets) > 1 and count_pages(path) > 1 and has_mask_page(path):
                 raise ValueError(
                     f"{path} has masks between its pages, which cannot be read; give a folder "
                     "with one file per frame"
@@ -112,7 +112,8 @@ class GeoTiffSource(Source):
     def _open(self, name: str) -> Iterator[Any]:
         try:
             # Named, so that a file of another format that names further files is not followed.
-            with self.rasterio.open(name, driver="GTiff") as dataset:
+            driver = "VRT" if self.path.suffix.lower() == ".vrt" else "GTiff"
+            with self.rasterio.open(name, driver=driver) as dataset:
                 yield dataset
         except failures(self.rasterio) as error:
             raise FrameError(f"{name} cannot be read ({error})") from error
@@ -164,6 +165,9 @@ class GeoTiffSource(Source):
         shape = (dataset.height, dataset.width, len(bands or dataset.indexes))
         dtype = dataset.dtypes[0].replace("complex_int16", "complex64")  # as which it is read
         self.check_header(shape, np.dtype(dtype), index)
+
+    def keep_only(self, part: slice) -> None:
+        self.frames = self.frames[part]
 
     def name(self, index: int) -> str:
         name, bands = self.frames[index]

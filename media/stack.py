@@ -17,6 +17,7 @@ class TiffStack(Source):
     def __init__(self, path: Path):
         self.path, self.suffix = path, ".tif"
         self.count = count_pages(path)
+        self.pages = range(self.count)
         for index in range(self.count):
             try:
                 self.adopt(read_page(path, index, self.name(index)))
@@ -26,10 +27,13 @@ class TiffStack(Source):
         raise failure
 
     def read(self, index: int) -> np.ndarray:
-        return self.check(read_page(self.path, index, self.name(index)), index)
+        return self.check(read_page(self.path, self.pages[index], self.name(index)), index)
+
+    def keep_only(self, part: slice) -> None:
+        self.pages = self.pages[part]
 
     def name(self, index: int) -> str:
-        return f"{self.path}: page {index}"
+        return f"{self.path}: page {self.pages[index]}"
 
 
 class TiffStackSink(ImageSink):

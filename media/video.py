@@ -10,13 +10,16 @@ or 1280 columns on, BT.601 below, limited range. Interlaced frames are taken as 
 Writing: 8 bits become H.264, deeper ones 10-bit H.265, both YUV 4:2:0 in limited range at a
 quality that leaves no visible loss: the one form that every player and hardware decoder takes.
 Colour at half resolution is no loss in a picture enlarged four times. The input's matrix is kept
-and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere. Sound
-is not carried over.
+and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere. The last
+frame is held as long as the last one of the input, so that the lengths agree; in AVI, which knows
+no lengths, it is repeated. Sound is copied as it is, where that is asked for.
 
 A finished piece is a small Matroska file without B-frames, so pieces join by copying packets.
 """
 
 import contextlib
+import heapq
+import io
 import itertools
 import math
 import os
@@ -33,6 +36,8 @@ from media.frames import FrameError, Sink, Source, remove
 
 CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no loss is visible
 LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1": 65535}
+# FFmpeg's names of the containers that are written.
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 KEPT = 8  # decoded frames at hand for reading a little backwards
 
 # AVColorSpace of a frame -> the matrix that swscale knows. Identity (RGB) needs none.
@@ -88,9 +93,28 @@ class VideoSource(Source):
         self.count = len(self.ticks)
         if not self.count:
             raise ValueError(f"{path} has a video stream without frames")
-        self.times = [(tick - self.ticks[0]) * self.decoder.time_base for tick in self.ticks]
+        self.first = 0  # frames that are left out before the first one
+        self.shared = set()  # frames whose time the file gives to another one too
+        self._set_times(self.ticks[-1] + self.decoder.last)
         self._rewind()
         self._adopt_first()
+
+    def _set_times(self, end: int) -> None:
+        """The times of the frames from their ticks; the last one is shown until `end`."""
+        base = self.decoder.time_base
+        self.times = [(tick - self.ticks[0]) * base for tick in self.ticks]
+        self.last = (end - self.ticks[-1]) * base
+
+    def keep_only(self, part: slice) -> None:
+        following = self.ticks[part.stop :] or [self.ticks[-1] + self.decoder.last]
+        self.ticks, self.first = self.ticks[part], part.start
+        self._set_times(following[0])
+        self._rewind()
+
+    @property
+    def begin(self) -> Fraction:
+        """Seconds in the file at which the first frame is shown."""
+        return self.ticks[0] * self.decoder.time_base
 
     def _adopt_first(self) -> None:
         _, frame = self._next()
@@ -137,14 +161,26 @@ class VideoSource(Source):
         wanted = self.ticks[self._position]
         tick, frame = self._pending or self._next()
         while tick is not None and tick < wanted:  # hidden frames of some codecs
+            if self._position and tick == self.ticks[self._position - 1]:
+                self.shared.add(self._position - 1)
             tick, frame = self._next()
         if frame is None or (tick is not None and tick > wanted):
             self._pending = (tick, frame) if frame is not None else None
             return None
         self._pending = None
+        if self._position == self.count - 1 and any(tick == wanted for tick, _ in self._frames):
+            self.shared.add(self._position)
         return self._pixels(frame)
 
     def _pixels(self, frame) -> np.ndarray:
+        try:
+            return self._converted(frame)
+        except (self.decoder.av.error.FFmpegError, ValueError) as error:
+            raise FrameError(
+                f"{self.path}: a frame cannot be converted to RGB ({error})"
+            ) from error
+
+    def _converted(self, frame) -> np.ndarray:
         deep = self.depth > 8
         rgb = frame.reformat(
             format="rgb48le" if deep else "rgb24",
@@ -158,7 +194,8 @@ class VideoSource(Source):
         return np.ascontiguousarray(upright(rgb, *display_matrix(frame)))
 
     def name(self, index: int) -> str:
-        return f"{self.path}: frame {index} (at {float(self.times[index]):.3f} s)"
+        seconds = (self.ticks[index] - self.decoder.ticks[0]) * self.decoder.time_base
+        return f"{self.path}: frame {self.first + index} (at {float(seconds):.3f} s)"
 
 
 class VideoSink(Sink):
@@ -173,9 +210,13 @@ class VideoSink(Sink):
         aspect: width of a pixel by its height, or None if square.
         suffix: of the final file; it decides the container.
         lossless: see the module's text.
+        last: seconds that the last frame is shown; None: as long as the one before.
+        sound: a file whose sound is copied, or None.
+        begin: seconds in that file at which the first frame is shown.
 
     Raises:
-        ValueError: frames too large for the codec, or times that the container cannot hold.
+        ValueError: frames too large for the codec, or times or sound that the container cannot
+            hold.
     """
 
     def __init__(
@@ -191,6 +232,9 @@ class VideoSink(Sink):
         aspect: Fraction | None = None,
         suffix: str = ".mp4",
         lossless: bool = False,
+        last: Fraction | None = None,
+        sound: Path | None = None,
+        begin: Fraction = Fraction(0),
     ):
         super().__init__(folder)
         self.av = import_av()
@@ -206,9 +250,18 @@ class VideoSink(Sink):
                 "give a folder or a .tif file as OUTPUT"
             )
         gaps = [after - before for before, after in itertools.pairwise(times)]
-        self.step = _common_step(gaps)
-        if suffix == ".avi" and len(set(gaps)) > 1:
-            raise ValueError("AVI has one fixed frame rate, this video has not; write .mp4 or .mkv")
+        self.last, self.repeats = last or gaps[-1], 0
+        if suffix == ".avi":
+            if len(set(gaps)) > 1:
+                raise ValueError(
+                    "AVI has one fixed frame rate, this video has not; write .mp4 or .mkv"
+                )
+            self.repeats = max(round(self.last / gaps[-1]) - 1, 0)
+            self.last = gaps[-1]
+        self.step = _common_step([*gaps, self.last])
+        self.sound, self.begin = sound, begin
+        if sound:
+            check_sound(sound, suffix)
 
     def _pieces(self) -> list[Path]:
         """The finished pieces in order, up to the first gap. Names: first frame, frame after."""
@@ -232,9 +285,11 @@ class VideoSink(Sink):
         with self._writing(partial) as container:
             stream = self._add_stream(container)
             for count, pixels in enumerate(frames, 1):
-                frame = self._frame(np.ma.filled(pixels, 0))
-                frame.pts, frame.time_base = count - 1, stream.codec_context.time_base
-                container.mux(stream.encode(frame))
+                repeats = self.repeats if start + count == len(self.times) else 0
+                for number in range(1 + repeats):
+                    frame = self._frame(np.ma.filled(pixels, 0))
+                    frame.pts, frame.time_base = count - 1 + number, stream.codec_context.time_base
+                    container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         os.replace(partial, self.folder / f"{start:08d}-{start + count:08d}{suffix}")
 
@@ -285,26 +340,87 @@ class VideoSink(Sink):
 
     def join(self, target: Path) -> None:
         """Copy the packets of all pieces into one file and give every frame its time."""
-        ticks = [int((time - self.times[0]) / self.step) for time in self.times]
-        ticks.append(2 * ticks[-1] - ticks[-2])  # the last frame stays as long as the one before
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
-        index, output = 0, None
-        with self._writing(partial) as container:
-            for piece in self._pieces():
-                with self.av.open(str(piece)) as source:
-                    if output is None:
-                        output = container.add_stream_from_template(source.streams.video[0])
-                        output.time_base = self.step
-                    for packet in source.demux(source.streams.video[0]):
-                        if not packet.size:
-                            continue
-                        packet.stream, packet.time_base = output, self.step
-                        packet.pts = packet.dts = ticks[index]
-                        packet.duration = ticks[index + 1] - ticks[index]
-                        index += 1
-                        container.mux(packet)
+        with contextlib.ExitStack() as files:
+            container = files.enter_context(self._writing(partial))
+            with self.av.open(str(self._pieces()[0])) as piece:
+                stream = container.add_stream_from_template(piece.streams.video[0])
+            stream.time_base = self.step
+            packets = self._video_packets(stream)
+            if self.sound:
+                given = files.enter_context(
+                    self.av.open(str(self.sound), metadata_errors="replace")
+                )
+                copies = {
+                    s.index: container.add_stream_from_template(s) for s in given.streams.audio
+                }
+                packets = heapq.merge(packets, self._sound_packets(given, copies), key=_seconds)
+            for packet in packets:
+                container.mux(packet)
         os.replace(partial, target)
         remove(self.folder)
+
+    def _video_packets(self, stream) -> Iterator[Any]:
+        """The packets of all pieces, with their times in the result."""
+        times = [time - self.times[0] for time in self.times]
+        times += [times[-1] + number * self.last for number in range(1, self.repeats + 2)]
+        ticks = [int(time / self.step) for time in times]
+        index = 0
+        for piece in self._pieces():
+            with self.av.open(str(piece)) as source:
+                for packet in source.demux(source.streams.video[0]):
+                    if not packet.size:
+                        continue
+                    packet.stream, packet.time_base = stream, self.step
+                    packet.pts = packet.dts = ticks[index]
+                    packet.duration = ticks[index + 1] - ticks[index]
+                    index += 1
+                    yield packet
+
+    def _sound_packets(self, given, copies: dict[int, Any]) -> Iterator[Any]:
+        """The sound while the frames are shown, with its times in the result.
+
+        Arguments:
+            given: the file of the sound.
+            copies: the streams of the result, by the numbers of those of the file.
+        """
+        end = self.times[-1] - self.times[0] + self.last * (1 + self.repeats)
+        for packet in given.demux(given.streams.audio):
+            if not packet.size or packet.dts is None:
+                continue
+            shift = round(self.begin / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            if 0 <= _seconds(packet) < end:
+                packet.stream = copies[packet.stream.index]
+                yield packet
+
+
+def _seconds(packet) -> Fraction:
+    return packet.dts * packet.time_base
+
+
+def check_sound(path: Path, suffix: str) -> None:
+    """Refuse sound that a container cannot hold.
+
+    Arguments:
+        path: the file with the sound.
+        suffix: of the result.
+
+    Raises:
+        ValueError: says what the sound is.
+    """
+    av = import_av()
+    with av.open(str(path), metadata_errors="replace") as given:
+        for stream in given.streams.audio:
+            try:
+                with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as container:
+                    container.add_stream_from_template(stream)
+                    container.start_encoding()
+            except (av.error.FFmpegError, ValueError) as error:
+                raise ValueError(
+                    f"{path}: {suffix} cannot hold its sound ({stream.codec_context.name}); "
+                    "give an OUTPUT that ends in .mkv, or leave out --keep-audio"
+                ) from error
 
 
 def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
