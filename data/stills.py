@@ -120,12 +120,12 @@ class Stills:
                 continue
             self.shapes.append(still.shape[:2])
             if (np.sort(still.shape[:2]) < np.sort(least)).any():
-                problems.append(f"{path}: {still.shape[0]}x{still.shape[1]} pixels, too small")
+                problems.append(f"{path}: {still.shape[1]}x{still.shape[0]} pixels, too small")
             self._keep(number, still)
         if problems:
             raise ValueError(
                 f"{len(problems)} of {len(self.paths)} stills cannot be used; remove them (at "
-                f"least {least[0]}x{least[1]} pixels are needed):{listed(problems)}"
+                f"least {least[1]}x{least[0]} pixels are needed):{listed(problems)}"
             )
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
 """Cuts between shots: where they are, and frames between that are no blend of both.
 
-Two frames are of different shots where the structural similarity (SSIM) of their grey pictures,
-reduced to 32x32, is below a threshold: the test that RIFE makes before it interpolates. Each shot
+Two frames are of different shots where their pictures, reduced to 32x32, are unlike: where the
+structural similarity (SSIM) of grey is below a threshold, the test that RIFE makes before it
+interpolates, or where the colours differ by more than another, which flat pictures need. Each shot
 is enhanced by itself; a frame on a cut repeats the given one that is nearer in time.
 """
 
@@ -17,7 +18,10 @@ from media.frames import Sink, Source
 from utils.metrics import ssim
 
 SIDE = 32  # pixels of the pictures that are compared
-CUT = 0.2  # similarity below which two frames are of different shots
+# Similarity below which two frames are of different shots. Neighbours in satellite video have 0.99
+# and more; of pairs of aerial pictures 99 % have less.
+LEAST_SIMILAR = 0.3
+MOST_DIFFERENT = 30.0  # mean difference of RGB above which they are, levels of 255
 
 Cut = tuple[int, int]  # the frames before and after it, neighbours but for damaged ones
 
@@ -34,12 +38,19 @@ def find_cuts(source: Source, levels: Levels, damaged: Iterable[int]) -> list[Cu
     cuts, last = [], None
     for before, index in zip([None, *good], good, strict=False):
         view = view_rgb(source, levels, fill_missing(source.read(index)))
-        grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
-        small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-        if before is not None and ssim(last, small) < CUT:
+        small = cv2.resize(view, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        if before is not None and is_cut(last, small):
             cuts.append((before, index))
         last = small
     return cuts
+
+
+def is_cut(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two pictures (SIDE, SIDE, 3) uint8 are of different shots."""
+    if np.abs(a.astype(np.float32) - b).mean() > MOST_DIFFERENT:
+        return True
+    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (a, b)]
+    return ssim(*grey) < LEAST_SIMILAR
 
 
 def last_before(cut: Cut) -> int:
