@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from media.ends import has_end
 from media.images import check_regular, claimed_size
 from utils.text import listed
 
@@ -166,9 +167,7 @@ def _check_size(path: Path, height: int, width: int, itemsize: int, stored: int)
 def _read_picture(path: Path) -> np.ndarray:
     check_regular(path, MAX_BYTES)
     content = path.read_bytes()
-    # The decoder fills up a truncated file with grey, so its end marker is looked for.
-    end = b"\xff\xd9" if content.startswith(b"\xff\xd8") else b"IEND"
-    if content.startswith((b"\xff\xd8", b"\x89PNG")) and end not in content[-1024:]:
+    if not has_end(content):
         raise ValueError(f"{path}: truncated image")
     height, width = claimed_size(path, content)
     itemsize = 2 if content.startswith(b"\x89PNG") and content[24] == 16 else 1

@@ -3,7 +3,7 @@
 The low-resolution frames of the paper, of Vimeo-90K's users and of the test clips are made by it:
 a cubic kernel with a = -0.5, widened by 4 for reduction, pixel centres at half integers, image
 mirrored at its border with the border pixel repeated, and halves rounded up. Bytes are rounded
-once, at the end, as `im2uint8(imresize(im2double(x), scale))` does it; MATLAB's `imresize(x, scale)`
+once, at the end, as `im2uint8(imresize(im2double(x), scale))` does; MATLAB's `imresize(x, scale)`
 of bytes rounds after each of the two axes, and may be a level off from this. PyTorch's
 antialiased `interpolate` has the same kernel and differs only at the border, so the border is
 padded here and cropped again.
