@@ -1,4 +1,4 @@
-"""What open_source makes of a name: a VRT, a part of the frames, files with something behind them."""
+"""What open_source makes of a name: a VRT, part of the frames, files with something behind them."""
 
 import numpy as np
 import pytest
@@ -79,5 +79,5 @@ def test_bytes_behind_a_frame_do_not_matter(tmp_path, suffix):
     path.write_bytes(content + bytes(4000))
     np.testing.assert_array_equal(open_source(folder).read(1), expected)
     path.write_bytes(content[: len(content) // 2] + bytes(4000))
-    with pytest.raises(ValueError, match="1.* cannot be decoded"):
+    with pytest.raises(ValueError, match=r"1.* cannot be decoded"):
         open_source(folder).read(1)
