@@ -43,6 +43,7 @@ from enhancement.job import Job, work_folder
 from enhancement.levels import Levels, full_scale, survey
 from enhancement.repair import Bridged, Denser, LowResolutionSink, denser_times
 from enhancement.shots import Cut, Shot, ShotSink, find_cuts, shots
+from media.decoder import import_av
 from media.folder import ImageSink
 from media.frames import (
     IMAGE_SUFFIXES,
@@ -57,7 +58,8 @@ from media.open import open_source
 from media.raster import GeoTiffSource
 from media.raster_sink import GeoTiffSink
 from media.stack import TiffStackSink
-from media.video import VideoSink, VideoSource, import_av
+from media.video import VideoSource
+from media.video_sink import VideoSink
 from models.blocks import SCALE
 from models.checkpoint import SHIPPED, load_network, shipped_weights, trained_flow
 from models.ensemble import Ensemble

@@ -16,7 +16,7 @@ from enhancement.levels import Levels, fill_missing, full_scale, view_rgb
 from enhancement.repair import denser_times
 from media.frames import Source, remove
 from media.open import open_source
-from media.video import VideoSink
+from media.video_sink import VideoSink
 from models.blocks import SCALE
 from utils.resize import imresize
 

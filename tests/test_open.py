@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 
-from media.folder import write_image_file
-from media.open import open_source
-from media.tiff import write_tiff
-
 rasterio = pytest.importorskip("rasterio")
+
+from rasterio.shutil import copy as copy_raster  # noqa: E402
+
+from media.folder import write_image_file  # noqa: E402
+from media.open import open_source  # noqa: E402
+from media.tiff import write_tiff  # noqa: E402
 
 
 def numbered_frames(count, bands=3):
@@ -27,7 +29,7 @@ def write_geotiff(path, bands):
 def test_a_vrt_is_read_by_gdal(tmp_path):
     bands = numbered_frames(1, 4)[0].transpose(2, 0, 1)
     stored = write_geotiff(tmp_path / "a.tif", bands)
-    rasterio.shutil.copy(stored, tmp_path / "a.vrt", driver="VRT")
+    copy_raster(stored, tmp_path / "a.vrt", driver="VRT")
     source = open_source(tmp_path / "a.vrt", bands_per_frame=1)
     assert source.count == 4
     np.testing.assert_array_equal(source.read(2)[..., 0], bands[2])

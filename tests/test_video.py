@@ -14,7 +14,8 @@ from enhancing import make_frames, run, save_small_network  # noqa: E402
 
 from media.frames import FrameError  # noqa: E402
 from media.open import open_source  # noqa: E402
-from media.video import BT601, BT709, VideoSink  # noqa: E402
+from media.video import BT601, BT709  # noqa: E402
+from media.video_sink import VideoSink  # noqa: E402
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255), (0, 0, 0)]
 COLOURS += [(200, 100, 50), (30, 180, 220)]
