@@ -1,7 +1,7 @@
 """Sources that repair or thin out others: damaged frames bridged, denser times, LR files kept."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Bridged(Source):
         levels: Levels,
         damaged: set[int],
         flow_method: str,
-        cuts: list[Cut],
+        cuts: Sequence[Cut] = (),
     ):
         self.cuts = cuts
         self.adopt_from(source)
