@@ -94,6 +94,7 @@ def _bmp_size(path, head):
 
 
 def _tiff_size(path, file):
+    file.seek(0)
     try:
         with tifffile.TiffFile(file) as tiff:
             page = tiff.pages[0]
