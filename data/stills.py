@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from rasterio.enums import ColorInterp, Interleaving
 
+from media.ends import has_end
 from media.georeference import has_palette, is_inverted, kept_bits
 from media.images import check_regular, claimed_size
 from media.tiff import Page, opened
@@ -120,12 +121,12 @@ class Stills:
                 continue
             self.shapes.append(still.shape[:2])
             if (np.sort(still.shape[:2]) < np.sort(least)).any():
-                problems.append(f"{path}: {still.shape[0]}x{still.shape[1]} pixels, too small")
+                problems.append(f"{path}: {still.shape[1]}x{still.shape[0]} pixels, too small")
             self._keep(number, still)
         if problems:
             raise ValueError(
                 f"{len(problems)} of {len(self.paths)} stills cannot be used; remove them (at "
-                f"least {least[0]}x{least[1]} pixels are needed):{listed(problems)}"
+                f"least {least[1]}x{least[0]} pixels are needed):{listed(problems)}"
             )
 
     def __len__(self) -> int:
@@ -166,9 +167,7 @@ def _check_size(path: Path, height: int, width: int, bits: int, stored: int) -> 
 def _read_picture(path: Path) -> np.ndarray:
     check_regular(path, MAX_BYTES)
     content = path.read_bytes()
-    # The decoder fills up a truncated file with grey, so its end marker is looked for.
-    end = b"\xff\xd9" if content.startswith(b"\xff\xd8") else b"IEND"
-    if content.startswith((b"\xff\xd8", b"\x89PNG")) and end not in content[-1024:]:
+    if not has_end(content):
         raise ValueError(f"{path}: truncated image")
     height, width = claimed_size(path, content)
     bits = (content.startswith(b"\x89PNG") and content[24]) or 8

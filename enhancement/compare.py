@@ -16,7 +16,7 @@ from enhancement.levels import Levels, fill_missing, view_rgb
 from enhancement.repair import denser_times
 from media.frames import Source, remove
 from media.open import open_source
-from media.video import VideoSink
+from media.video_sink import VideoSink
 from models.blocks import SCALE
 from utils.page import GIVEN, MOST_FRAMES, PageClip, write_page
 from utils.plots import detailed_place

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from media.ends import has_end
 from media.frames import (
     JPEG_SUFFIXES,
     TIFF_SUFFIXES,
@@ -37,6 +38,9 @@ class ImageFolder(Source):
 
     def read(self, index: int) -> np.ndarray:
         return self.check(read_image_file(self.files[index]), index)
+
+    def keep_only(self, part: slice) -> None:
+        self.files = self.files[part]
 
     def name(self, index: int) -> str:
         return str(self.files[index])
@@ -105,9 +109,8 @@ def read_image_file(path: Path) -> np.ndarray:
     is_jpeg = path.suffix.lower() in JPEG_SUFFIXES
     # Only without IMREAD_UNCHANGED does OpenCV turn a JPEG upright, and then without alpha.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if is_jpeg else cv2.IMREAD_UNCHANGED
-    complete = not is_jpeg or b"\xff\xd9" in content[-1024:].tobytes()  # half a JPEG decodes too
-    try:
-        pixels = cv2.imdecode(content, flags) if complete and content.size else None
+    try:  # half a JPEG decodes too
+        pixels = cv2.imdecode(content, flags) if has_end(content.tobytes()) else None
     except cv2.error:
         pixels = None
     if pixels is None:
@@ -137,7 +140,7 @@ def _png_orientation(content: bytes) -> int:
 
 
 def write_image_file(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W, bands) pixels as PNG, JPEG or TIFF, by the ending of the path.
+    """Write (H, W, bands) pixels as PNG, JPEG, BMP or TIFF, by the ending of the path.
 
     Raises:
         ValueError: the format cannot hold such pixels.
@@ -147,7 +150,7 @@ def write_image_file(path: Path, pixels: np.ndarray) -> None:
     if suffix in TIFF_SUFFIXES:
         write_tiff(path, [pixels])
         return
-    allowed = (np.uint8,) if suffix in JPEG_SUFFIXES else (np.uint8, np.uint16)
+    allowed = (np.uint8,) if suffix in (*JPEG_SUFFIXES, ".bmp") else (np.uint8, np.uint16)
     if pixels.dtype not in allowed or pixels.shape[2] not in (1, 3, 4):
         raise ValueError(
             f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "

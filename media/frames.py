@@ -28,7 +28,7 @@ import numpy as np
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
 TIFF_SUFFIXES = (".tif", ".tiff")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *TIFF_SUFFIXES)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -59,6 +59,7 @@ class Source(ABC):
         suffix: of the files when the frames are written to a folder.
         lossy: whether the frames went through lossy compression, as far as the file tells.
         times: seconds of every frame from the first one on, or None where frames carry no time.
+        last: seconds that the last frame is shown, or None where frames carry no time.
     """
 
     path: Path
@@ -76,6 +77,7 @@ class Source(ABC):
     inverted: bool = False
     bits: int = 0
     times: list[Fraction] | None = None
+    last: Fraction | None = None
 
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
@@ -88,6 +90,22 @@ class Source(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """What to call frame `index` in a message."""
+
+    def keep_only(self, part: slice) -> None:
+        """Forget the frames outside of a part; `select` sets the count. For sources of files."""
+        raise NotImplementedError
+
+    def select(self, start: int, count: int) -> None:
+        """Be only `count` frames from `start` on; 0: all that follow.
+
+        Raises:
+            ValueError: there are no frames from there on.
+        """
+        if not 0 <= start < self.count:
+            raise ValueError(f"{self.path} has {self.count} frames, none from {start} on")
+        stop = min(start + count, self.count) if count else self.count
+        self.keep_only(slice(start, stop))
+        self.count = stop - start
 
     def adopt(self, first: np.ndarray) -> None:
         """Take size and type of all frames from the first one."""

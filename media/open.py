@@ -5,12 +5,13 @@ from pathlib import Path
 from media.folder import ImageFolder
 from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, Source
 from media.raster import PALETTES, TiffSource
+from media.tiff import VRT_SUFFIX
 from media.video import VideoSource
 from utils.text import natural_key
 
 
 def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALETTES[0]) -> Source:
-    """Open a video, a folder of images, a multi-page TIFF or GeoTIFFs.
+    """Open a video, a folder of images, a multi-page TIFF, GeoTIFFs or a GDAL VRT.
 
     Arguments:
         path: what the user named; its ending and content decide what it is.
@@ -27,7 +28,7 @@ def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALET
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
         return _open_folder(path, palette)
-    if path.suffix.lower() in TIFF_SUFFIXES:
+    if path.suffix.lower() in (*TIFF_SUFFIXES, VRT_SUFFIX):
         return TiffSource(path, [path], bands_per_frame, palette)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"{path} is a single image; give a folder with at least two frames")

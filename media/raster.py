@@ -68,6 +68,9 @@ class TiffSource(Source):
         bands_per_frame: of a single page, how many bands make up one frame; 0: all.
         palette: one of PALETTES.
 
+    Attributes:
+        placed: whether the frames have a place on Earth.
+
     Raises:
         ValueError: the bands do not divide into frames, or values are no pixels: complex numbers,
             or classes with a colour table.
@@ -121,7 +124,7 @@ class TiffSource(Source):
                 self.adopt(self._load(index))
                 with opened(self.pages[index]) as dataset:
                     self.bits, self.inverted = self._kind(dataset)
-                    self.lossy = is_lossy(dataset)
+                    self.lossy, self.placed = is_lossy(dataset), is_placed(dataset)
                 reference = self._georeference(index)
                 break
             except FrameError as error:
@@ -164,6 +167,9 @@ class TiffSource(Source):
                 f"{'white' if kind[1] else 'black'} where it is zero, unlike the first frame; "
                 "all must be alike"
             )
+
+    def keep_only(self, part: slice) -> None:
+        self.pages = self.pages[part]
 
     def name(self, index: int) -> str:
         return self.pages[index].name

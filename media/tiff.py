@@ -30,6 +30,7 @@ logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in reco
 
 CLASSIC_SIZE = 2**32 - 2**25  # bytes that a TIFF with 32-bit offsets holds, and some for its tags
 ORIENTATION = 274
+VRT_SUFFIX = ".vrt"  # of GDAL's virtual datasets, which name the files of their bands
 # What rasterio raises; GDAL's own errors, which it lets through, have no public name.
 FAILURES = (RasterioError, CRSError, RPCError, rasterio._err.CPLE_BaseError)
 
@@ -54,10 +55,14 @@ class Page:
 def frame_pages(path: Path) -> list[Page]:
     """The pages of a TIFF file that are frames, which masks and reduced copies are not.
 
+    GDAL makes a single page of the files that a VRT names.
+
     Raises:
         FrameError: it is no TIFF file, or its header is damaged.
         ValueError: the file ends before its last page, or it has masks between its pages.
     """
+    if path.suffix.lower() == VRT_SUFFIX:
+        return [Page(str(path), str(path))]
     try:
         with tifffile.TiffFile(path) as file:
             kinds = [page.subfiletype for page in file.pages]
@@ -102,7 +107,8 @@ def opened(page: Page) -> Iterator[Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             # Named, so that a file of another format that names further files is not followed.
-            dataset = rasterio.open(page.dataset, driver="GTiff")
+            is_vrt = page.dataset.lower().endswith(VRT_SUFFIX)
+            dataset = rasterio.open(page.dataset, driver="VRT" if is_vrt else "GTiff")
         with dataset:
             yield dataset
     except FAILURES as error:
