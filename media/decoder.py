@@ -6,6 +6,7 @@ frame is either right and at its time, or missing.
 
 import bisect
 import math
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -42,6 +43,16 @@ def _holds_picture(content: bytes) -> bool:
             position += 1 + size[0]
         position += 1
     return content[position : position + 1] == b","
+
+
+def _matroska_end(stream: Any) -> int:
+    """The time at which a stream ends, in ticks; 0 where its tags do not say."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+)(\.\d+)?", stream.metadata.get("DURATION", ""))
+    if not match:
+        return 0
+    hours, minutes, seconds, part = match.groups(default="0")
+    total = 3600 * int(hours) + 60 * int(minutes) + int(seconds) + Fraction(part)
+    return round(total / stream.time_base)
 
 
 class Decoder:
@@ -126,6 +137,8 @@ class Decoder:
         gap = ticks[-1] - ticks[-2] if len(ticks) > 1 else 0
         self.last = lengths[times.index(max(times))] if ticks else 0
         self.last = self.last or gap or max(round(Fraction(1, 25) / stream.time_base), 1)
+        if ticks and "matroska" in container.format.name:  # whose frames have no lengths
+            self.last = max(self.last, _matroska_end(stream) - ticks[-1])
         return ticks
 
     def _decode(self) -> Iterator[tuple[int, Any, list[Any] | None]]:

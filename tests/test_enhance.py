@@ -350,7 +350,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path, checkpoint, flags, me
 @pytest.mark.parametrize(("height", "width", "method"), [(15, 32, "dis"), (32, 26, "pyflow")])
 def test_frames_too_small_are_refused_before_any_work(tmp_path, checkpoint, height, width, method):
     given = write_frames(tmp_path / "in", make_frames(2, height, width))
-    with pytest.raises(ValueError, match=f"{width}x{height} "):
+    with pytest.raises(ValueError, match=rf"{width}x{height}\b"):
         run(checkpoint, given, tmp_path / "out", "--flow-method", method)
     assert os.listdir(tmp_path) == ["in"]
 

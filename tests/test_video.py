@@ -407,7 +407,7 @@ def test_sound_is_copied_or_told(tmp_path, checkpoint, capsys):
 
 
 def test_sound_that_cannot_be_copied_is_refused(tmp_path, checkpoint):
-    given = video_with_sound(tmp_path / "in.mkv", "wmav2")
+    given = video_with_sound(tmp_path / "in.avi", "wmav2")
     with pytest.raises(ValueError, match=r"\.mp4 cannot hold its sound \(wmav2\)"):
         run(checkpoint, given, tmp_path / "out.mp4", "--keep-audio")
     for flags in (["out.mp4", "--slow-motion"], ["out.mp4", "--fps", 10], ["folder"]):
