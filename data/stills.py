@@ -170,9 +170,9 @@ def _read_picture(path: Path) -> np.ndarray:
     if not has_end(content):
         raise ValueError(f"{path}: truncated image")
     height, width = claimed_size(path, content)
-    bits = (content.startswith(b"\x89PNG") and content[24]) or 8
     if height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
         raise ValueError(f"{path}: neither PNG nor JPEG")
+    bits = (content.startswith(b"\x89PNG") and content[24]) or 8
     _check_size(path, height, width, bits, len(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -370,6 +370,7 @@ def video_with_sound(path, codec="aac"):
         video = container.add_stream("mpeg4", rate=25)
         video.width, video.height, video.pix_fmt = 32, 24, "yuv420p"
         audio = container.add_stream(codec, rate=48000)
+        audio.bit_rate = 64_000
         for pixels in make_frames(8):
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         container.mux(video.encode(None))
