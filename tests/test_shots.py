@@ -5,12 +5,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import rasterio
 from enhancing import make_frames, read_all, run, save_small_network, write_frames
 
+import enhance
 from enhancement.levels import full_scale
 from enhancement.repair import Bridged
 from enhancement.shots import ShotSink, find_cuts, shots
 from media.frames import FrameError, Sink, Source
+from media.open import open_source
 from models.inference import super_resolve
 
 LEVELS = full_scale(np.dtype(np.uint8))
@@ -125,3 +128,16 @@ def test_shots_are_enhanced_by_themselves(tmp_path, checkpoint, capsys):
     np.testing.assert_array_equal(result[8:], list(super_resolve(network, film[4:], "dis")))
     blended = read_all(run(checkpoint, given, tmp_path / "kept", "--cuts", "keep"))
     assert (blended[5] != blended[4]).mean() > 0.5
+
+
+@pytest.mark.parametrize("placed", [False, True])
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_only_frames_with_coordinates_are_no_film(tmp_path, placed):
+    size = {"count": 3, "height": 24, "width": 32, "dtype": "uint8"}
+    if placed:
+        size |= {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 5e6)}
+    for index, frame in enumerate([*make_frames(3), *other_scene(3)]):
+        with rasterio.open(tmp_path / f"{index}.tif", "w", driver="GTiff", **size) as file:
+            file.write(frame.transpose(2, 0, 1))
+    source, config = open_source(tmp_path), enhance.Config(str(tmp_path), str(tmp_path / "out"))
+    assert enhance.cuts_of(source, LEVELS, {}, config) == ([] if placed else [(2, 3)])
