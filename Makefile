@@ -16,7 +16,7 @@ $(VENV)/run: requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-$(VENV)/dev: $(VENV)/run requirements-dev.txt requirements-video.txt requirements-geotiff.txt
+$(VENV)/dev: $(VENV)/run requirements-dev.txt requirements-video.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 

@@ -3,12 +3,14 @@
     python enhance.py input.mp4 output.mp4               a video (needs requirements-video.txt)
     python enhance.py frames/ enhanced/                  a folder of PNG, JPEG or TIFF frames
     python enhance.py stack.tif stack_x4.tif             a TIFF with one page per frame
-    python enhance.py scenes/ scenes_x4/                 GeoTIFFs (needs requirements-geotiff.txt)
-    python enhance.py stack.tif out.tif --bands-per-frame 1    a GeoTIFF whose bands are frames
+    python enhance.py scenes/ scenes_x4/                 a folder of GeoTIFFs
+    python enhance.py stack.tif out.tif --bands-per-frame 1    a TIFF whose bands are frames
 
     python enhance.py frames/ output.mp4 --fps 10        kinds can be mixed
     python enhance.py input.mp4 slow.mp4 --slow-motion   the rate of the input, twice as long
     python enhance.py input.mp4 output.mp4 --times 4     two passes in time
+    python enhance.py input.mp4 try.mp4 --frames 250     ten seconds first; --start 1000: from there
+    python enhance.py input.mp4 output.mp4 --keep-audio  copies the sound
     python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, .png and .html
     python enhance.py input.mp4 output.mp4 --resume      go on after Ctrl-C
     python enhance.py input.mp4 output.mp4 --json        for schedulers, see docs/scripting.md
@@ -19,9 +21,9 @@ finished frames can be looked at, and becomes OUTPUT when all of it is complete.
 
 N frames become 2N - 1. With --times 4 (or 8) the frames that a pass puts between the given ones
 are reduced to their size again, and the next pass starts from the denser sequence. The scale in
-space is 4, the only one the network is trained for. media/video.py, media/raster.py and
-media/frames.py say what is kept of each kind of file: frame rate, colours, depth, coordinates,
-missing data. Sound is not carried over.
+space is 4, the only one the network is trained for. docs/files.md says what is kept of each kind
+of file: colours, black and white, depth, coordinates, missing data; docs/video.md what becomes of
+cuts between shots, sound, times and lengths.
 
 Weights: --model real is trained for footage that went through noise and lossy compression, the
 others for clean frames. By default lossy video and JPEG get the first, everything else the others.
@@ -32,6 +34,7 @@ of ours. After 2, 130 and any signal, finished frames stay in OUTPUT.partial for
 
 import contextlib
 import json
+import mimetypes
 import sys
 import time
 import warnings
@@ -40,7 +43,7 @@ from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 import numpy as np
 import torch
@@ -49,8 +52,10 @@ from enhancement import tiling
 from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
 from enhancement.job import Job, work_folder
-from enhancement.levels import Levels, full_scale, survey
+from enhancement.levels import Levels, survey
 from enhancement.repair import Bridged, Denser, LowResolutionSink, denser_times
+from enhancement.shots import Cut, Shot, ShotSink, find_cuts, shots
+from media.decoder import import_av
 from media.folder import ImageSink
 from media.frames import (
     IMAGE_SUFFIXES,
@@ -62,10 +67,11 @@ from media.frames import (
     free_of,
 )
 from media.open import open_source
-from media.raster import GeoTiffSource
-from media.raster_sink import GeoTiffSink
+from media.raster import PALETTES, TiffSource
+from media.raster_sink import TiffSink
 from media.stack import TiffStackSink
-from media.video import VideoSink, VideoSource, import_av
+from media.video import VideoSource
+from media.video_sink import VideoSink
 from models.blocks import SCALE
 from models.checkpoint import SHIPPED, load_network, shipped_weights, trained_flow
 from models.ensemble import Ensemble
@@ -74,6 +80,11 @@ from utils.config import parse_config, run_script
 from utils.files import file_sha256
 
 LONGEST = 1001  # seconds between given frames
+FPS = 25.0  # given frames per second, where neither the file nor the user says
+TOLD = 10  # cuts that are named
+# Endings of files that mimetypes does not know for pictures or video.
+FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m", ".apng", ".webp")
+FILE_SUFFIXES += (".h264", ".h265", ".hevc", ".vrt", ".jp2", ".img", ".nc", ".h5", ".hdf")
 BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
@@ -91,10 +102,16 @@ class Config:
     times: int = 2  # frames per given frame: 2, or 4 and 8 in two and three passes
     scale: int = 4  # enlargement in space; the network has no other
     slow_motion: bool = False  # keep the input's frame rate, so that the video gets longer
-    fps: float = 25.0  # given frames per second, for frames without times that become a video
+    fps: float | None = None  # given frames per second; none: the input's times, or else 25
+    start: int = 0  # the first given frame that is taken, counted from 0
+    frames: int = 0  # given frames that are taken; 0: all that follow
+    cuts: Literal["repeat", "keep"] = "repeat"  # between shots: the nearer frame, or a blend
+    keep_audio: bool = False  # copy the sound of a video into the result
     lossless: bool = False  # FFV1 (.mkv, .avi), H.264 on RGB, and PNG for JPEG
-    bands_per_frame: int = 0  # of a GeoTIFF whose bands are frames; 0: all bands are one frame
-    white: float | None = None  # the value that is white; none: from type, depth and values
+    bands_per_frame: int = 0  # of a TIFF whose bands are frames; 0: all bands are one frame
+    palette: str = PALETTES[0]  # of a TIFF with a colour table; rgb: enhance its colours
+    black: float | None = None  # the value that is black; none: as white, or 0 below a given white
+    white: float | None = None  # the value that is white; none: of 8 bits, video, or the values
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
@@ -112,12 +129,19 @@ class Config:
             raise ValueError(f"scale is {self.scale}; the network enlarges by {SCALE} only")
         if self.times not in (2, 4, 8):
             raise ValueError(f"times is {self.times}; it can be 2, 4 or 8")
-        if not 1 / LONGEST <= self.fps < 10_000:
+        if self.start < 0 or self.frames < 0 or self.frames == 1:
+            raise ValueError(
+                f"start is {self.start}, frames {self.frames}; give the first frame from 0 on, and "
+                "two frames or more, or 0 for all"
+            )
+        if self.fps is not None and not 1 / LONGEST <= self.fps < 10_000:
             raise ValueError(
                 f"fps is {self.fps}; give the frames per second of the input, 1/{LONGEST} or more"
             )
         if self.bands_per_frame < 0:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
+        if self.palette not in PALETTES:
+            raise ValueError(f"palette is {self.palette!r}; choose one of {', '.join(PALETTES)}")
         methods = ("auto", *FLOWS)
         if self.flow_method not in methods:
             choice = ", ".join(methods)
@@ -126,6 +150,13 @@ class Config:
         suffix = Path(self.output).suffix.lower()
         if suffix in IMAGE_SUFFIXES and suffix not in TIFF_SUFFIXES:
             raise ValueError(f"{self.output} is one image; name a folder, a video or a .tif")
+        kind = mimetypes.guess_type(f"a{suffix}")[0] or ""
+        is_file = kind.startswith(("video/", "image/", "audio/")) or suffix in FILE_SUFFIXES
+        if is_file and suffix not in (*VIDEO_SUFFIXES, *TIFF_SUFFIXES):
+            raise ValueError(
+                f"{self.output}: {suffix} is not written; give a video ({', '.join(VIDEO_SUFFIXES)}"
+                "), a .tif, or a folder for the frames"
+            )
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -190,12 +221,15 @@ def pick_weights(model: str, given: Source, device: torch.device) -> Path:
 
 def work(config: Config, output: Path, say: Say) -> None:
     """Do what the config says: check it as far as possible, enhance, compare."""
-    given = open_source(config.input, config.bands_per_frame)
+    given = open_source(config.input, config.bands_per_frame, config.palette)
     if config.bands_per_frame and getattr(given, "layout", None) != "bands":
         raise ValueError(
-            f"--bands-per-frame is for one GeoTIFF whose bands are frames, not for {config.input}"
+            f"--bands-per-frame is for one TIFF whose bands are frames, not for {config.input}"
         )
+    given.select(config.start, config.frames)
+    choose_times(config, given)
     extras = check_outputs(config, output)
+    check_sound_wanted(config, given)
     device = pick_device(config.device)
     precision = say_precision(device, config.precision)
     checkpoint = pick_weights(config.model, given, device)
@@ -206,8 +240,18 @@ def work(config: Config, output: Path, say: Say) -> None:
     # A frame too small, or a method that is not installed, is found out before any work.
     sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
     given_flow(sample, config.flow_method)
-    levels, damaged = survey(given, config.white)
-    source = bridge(given, levels, damaged, config)
+    levels, damaged = survey(given, config.black, config.white)
+    if levels.told:
+        print(levels.told, file=sys.stderr)
+    check_damaged(damaged, config)
+    for index in sorted(getattr(given, "shared", ())):
+        print(f"{given.name(index)}: another frame of this time is left out", file=sys.stderr)
+    cuts = cuts_of(given, levels, damaged, config)
+    source = given
+    if damaged:
+        # Nothing is enhanced yet.
+        method = BRIDGE_FLOW if config.flow_method == ENHANCED else config.flow_method
+        source = Bridged(given, levels, set(damaged), method, cuts)
 
     settings = {name: value for name, value in asdict(config).items() if name not in NO_INFLUENCE}
     settings |= {
@@ -227,12 +271,17 @@ def work(config: Config, output: Path, say: Say) -> None:
     results = {}
     try:
         if not joined.exists():
-            run_passes(config, enhancer, source, sink, levels, given.dtype)
+            parts = shots(given.count, cuts)
+            for shot in parts:
+                whole = len(parts) == 1
+                part = source if whole else Shot(source, shot)
+                to = sink if whole else ShotSink(sink, shot, given.count, config.times)
+                run_passes(config, enhancer, part, to, levels, given.dtype, shot.start)
             sink.join(joined)
         if extras:
             # Read from the folder for unfinished work and written to it: --resume comes here too.
             results = {target: job.folder / f"compare{target.suffix}" for target in extras}
-            kinds = (config.times, config.bands_per_frame, config.fps)
+            kinds = (config.times, config.bands_per_frame, config.fps or FPS)
             compare(source, levels, joined, *kinds, *results.values())
     except KeyboardInterrupt:
         print(f"\nfinished frames are in {job.folder}; go on with --resume", file=sys.stderr)
@@ -263,6 +312,7 @@ def run_passes(
     sink: Sink,
     levels: Levels,
     dtype: np.dtype,
+    first: int,
 ) -> None:
     """Enhance a source as often as --times asks for; the last pass goes to the sink.
 
@@ -271,10 +321,11 @@ def run_passes(
         enhancer: does the work.
         source: given frames, of `levels` and `dtype`.
         sink: takes the result.
+        first: number of the source's first frame among all given ones.
     """
     passes = config.times.bit_length() - 1
     for number in range(1, passes):
-        folder = enhancer.job.folder / f"pass{number}"
+        folder = enhancer.job.folder / f"pass{number}" / f"{first:08d}"
         title = f"pass {number} of {passes}"
         enhancer.run(source, LowResolutionSink(folder), levels, dtype, title)
         source = Denser(source, folder)
@@ -305,23 +356,60 @@ def check_outputs(config: Config, output: Path) -> list[Path]:
     return extras
 
 
-def bridge(source: Source, levels: Levels, damaged: dict[int, str], config: Config) -> Source:
-    """The source, its damaged frames made from their neighbours if the user allows that.
+def choose_times(config: Config, given: Source) -> None:
+    """Let the user's frame rate replace the times of the file."""
+    if config.fps is None or given.times is None:
+        return
+    rate = Fraction(config.fps).limit_denominator(LONGEST)
+    given.times, given.last = [index / rate for index in range(given.count)], 1 / rate
+    print(f"{config.input}: {config.fps:g} frames per second instead of its own times")
+
+
+def check_sound_wanted(config: Config, given: Source) -> None:
+    """Say that sound is left out, or refuse to copy what is not there or would not fit.
+
+    Raises:
+        ValueError: there is no sound to copy, or it would not fit the frames.
+    """
+    has_sound = isinstance(given, VideoSource) and given.decoder.has_sound
+    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
+    if not config.keep_audio:
+        if has_sound:
+            hint = "--keep-audio copies it" if is_video else "only a video holds it"
+            print(f"{config.input}: its sound is left out; {hint}", file=sys.stderr)
+        return
+    if not has_sound:
+        raise ValueError(f"{config.input} has no sound for --keep-audio")
+    if not is_video or config.slow_motion or config.fps:
+        raise ValueError(
+            "--keep-audio is for a video that keeps its times, neither for a folder or .tif nor "
+            "with --slow-motion or --fps"
+        )
+
+
+def check_damaged(damaged: dict[int, str], config: Config) -> None:
+    """Name the damaged frames that are made from their neighbours, if the user allows that.
 
     Raises:
         ValueError: frames are damaged and it is not allowed.
     """
-    if not damaged:
-        return source
-    for problem in damaged.values():
-        if config.skip_bad:
-            print(f"bridged: {problem}", file=sys.stderr)
-    if not config.skip_bad:
+    if damaged and not config.skip_bad:
         others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""
         raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad bridges over it")
-    # Nothing is enhanced yet.
-    method = BRIDGE_FLOW if config.flow_method == ENHANCED else config.flow_method
-    return Bridged(source, levels, set(damaged), method)
+    for problem in damaged.values():
+        print(f"bridged: {problem}", file=sys.stderr)
+
+
+def cuts_of(given: Source, levels: Levels, damaged: dict[int, str], config: Config) -> list[Cut]:
+    """The cuts between shots, told; none where frames have a place on Earth, and so are no film."""
+    if config.cuts == "keep" or (isinstance(given, TiffSource) and given.placed):
+        return []
+    cuts = find_cuts(given, levels, damaged)
+    for _, after in cuts[:TOLD]:
+        print(f"cut before {given.name(after)}: the nearer frame is repeated; --cuts keep blends")
+    if len(cuts) > TOLD:
+        print(f"and {len(cuts) - TOLD} more cuts")
+    return cuts
 
 
 def open_sink(config: Config, given: Source, folder: Path) -> Sink:
@@ -342,22 +430,26 @@ def open_sink(config: Config, given: Source, folder: Path) -> Sink:
                 f"{config.input} has {given.bands} bands, a video one or three; "
                 "give a folder or a .tif file as OUTPUT"
             )
-        rate = Fraction(config.fps).limit_denominator(LONGEST)
+        rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
         times = given.times or [index / rate for index in range(given.count)]
+        last = given.last or 1 / rate
         for _ in range(config.times.bit_length() - 1):
             times = list(denser_times(times))
         if config.slow_motion:
             times = [time * config.times for time in times]
+            last *= config.times
         colours = {"depth": 8 if given.dtype == np.uint8 else 10}
         if isinstance(given, VideoSource):
             kept = ("depth", "matrix", "primaries", "transfer", "aspect")
             colours = {name: getattr(given, name) for name in kept}
         size = (SCALE * given.height, SCALE * given.width)
-        kind = {"suffix": suffix, "lossless": config.lossless}
+        kind = {"suffix": suffix, "lossless": config.lossless, "last": last}
+        if config.keep_audio:
+            kind |= {"sound": given.path, "begin": given.begin}
         return VideoSink(folder, *size, times, **colours, **kind)
     single = suffix in TIFF_SUFFIXES
-    if isinstance(given, GeoTiffSource):
-        return GeoTiffSink(folder, given, config.times, single)
+    if isinstance(given, TiffSource):
+        return TiffSink(folder, given, config.times, single)
     if single:
         return TiffStackSink(folder)
     as_png = config.lossless and given.suffix in JPEG_SUFFIXES
@@ -368,7 +460,8 @@ def levels_of_output(config: Config, given: Source, levels: Levels) -> tuple[Lev
     """Levels and type of the result: those of the input, but full scale in a video."""
     is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
     if is_video and not given.full_scale:
-        return full_scale(np.dtype(np.uint16)), np.dtype(np.uint16)
+        dtype = np.dtype(np.uint16)
+        return levels.stretched(dtype), dtype
     return levels, given.dtype
 
 

@@ -1,7 +1,7 @@
 """Train MSTT: low-resolution satellite video in, 4x sharper and 2x more frames out.
 
     python main.py                                  built-in scenes, or trainset/189_vime7 if there
-    python main.py --data-root /data/189_vime7      septuplets in the 189_vime7 or Vimeo-90K layout
+    python main.py --data-root /data/189_vime7      septuplets like 189_vime7; docs/data.md
     python main.py --stills /data/stills            clips animated from still images
     python main.py --resume --run runs/NAME         go on with a stopped run, exactly
     python main.py --steps 2000 --size small        every constant below is a flag
@@ -80,7 +80,7 @@ class Config:
     minutes: float | None = None  # newer: end after so long, the schedule with it; none: no limit
     batch: int | None = None  # samples per step, of all; none: each process 1 (paper), a GPU 16
     accumulate: int = 1  # parts that a process takes its samples in, one by one: less memory
-    patch: int = 80  # LR pixels, side of a training crop (paper: 80); attention wants multiples
+    patch: int | None = None  # LR pixels, side of a training crop; none: 80 (paper) if it fits
     given_frames: int = 4  # N of a sample (paper: 4); 2 train faster, 1 only the enlargement
     optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the convolutions inside
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)

@@ -7,8 +7,9 @@
     python test.py --degrade all                           given frames as real footage has them
 
 A test clip is a folder with truth/ (HR frames) and perhaps input4/ (LR frames); where there is
-none, LR is MATLAB's bicubic reduction of the truth. DIR holds such folders, or is one. Frames of
-any number: the network runs over windows of four given frames.
+none, LR is MATLAB's bicubic reduction of the truth. DIR holds such folders, or is one; Vimeo-90K
+and Vid4 are read as they are distributed (docs/data.md). Frames of any number: the network runs
+over windows of four given frames.
 
     mstt            the network
     mstt+flow       its given frames; between them as in bicubic+flow, from the network's own
@@ -69,6 +70,7 @@ Method = Callable[[np.ndarray], Iterable[np.ndarray]]
 @dataclass(frozen=True)
 class Config:
     data: str = "auto"  # folder of test clips; auto: testset/, or else the built-in scenes
+    list_file: str | None = None  # which clips of data; none: sep_testlist.txt in it, or all
     checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
     out: str = "results"  # folder for results.json, frames and figures
     flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
@@ -202,11 +204,12 @@ def evaluate(
                 for time, frame in enumerate(outputs[name]):
                     write_image(folder / f"{time:08d}.png", frame)
         if config.figures:
-            (out / "figures").mkdir(parents=True, exist_ok=True)
+            figure = out / "figures" / f"{clip.name}.png"
+            figure.parent.mkdir(parents=True, exist_ok=True)
             # The best baseline, then ours.
             names = [name for name in reversed(outputs) if name != TWO_STAGES][-2:]
             shown = {name: outputs[name] for name in names}
-            comparison_figure(out / "figures" / f"{clip.name}.png", clip.name, given, truth, shown)
+            comparison_figure(figure, clip.name, given, truth, shown)
     for result in results.values():
         result["mean"] = mean_metrics(list(result["clips"].values()))
     return results
@@ -219,7 +222,7 @@ def main() -> None:
     config, methods = open_methods(config, checkpoint, device)
 
     data, out = find_data(config), Path(config.out)
-    clips = find_clips(data)
+    clips = find_clips(data, config.list_file)
     conditions = open_conditions(config, clips)
     check_out(out, data)
     for clip in clips:
@@ -227,7 +230,9 @@ def main() -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
-    print(f"{len(clips)} clips of {data}; {what}")
+    own = [clip.given[0].parent for clip in clips if clip.given]
+    given = f"LR frames given with {len(own)} of them, first {own[0]}" if own else "LR frames made"
+    print(f"{len(clips)} clips of {data}, {given}; {what}")
     results = {
         "checkpoint": None if checkpoint is None else str(checkpoint),
         "checkpoint_sha256": None if checkpoint is None else file_sha256(checkpoint),

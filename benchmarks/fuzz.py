@@ -233,7 +233,10 @@ def make_picture_readers(folder: Path) -> Iterator[Reader]:
         read_list(path)
         dataset = SeptupletDataset(root, path, patch=16)
         outside = [
-            p for clip in dataset.paths for p in clip if not p.resolve().is_relative_to(root)
+            p
+            for index in range(len(dataset))
+            for p in dataset.paths(index)
+            if not p.resolve().is_relative_to(root)
         ]
         assert not outside, outside
         return dataset

@@ -318,7 +318,7 @@ class Config(Animation):
             raise ValueError(f"clips is {self.clips}, want at least 1")
         if min(self.height, self.width) < LEAST or self.height % 4 or self.width % 4:
             raise ValueError(
-                f"clips of {self.height}x{self.width} pixels: want multiples of 4 from {LEAST} on"
+                f"clips of {self.width}x{self.height} pixels: want multiples of 4 from {LEAST} on"
             )
 
 

@@ -1,19 +1,36 @@
-"""Test clips: folders with `truth/` (HR frames) and, where LR frames are given, `input4/`."""
+"""Test clips: folders with `truth/` (HR frames) and, where LR frames are given, `input4/`.
+
+The names that other projects give these folders are known too; docs/data.md lists the layouts.
+"""
 
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from data.degrade import CLEAN, CONDITIONS, Degradation, draw_degradation, reduced
+from data.lists import (
+    TEST_LIST_NAMES,
+    find_list,
+    folders_of_clips,
+    is_folder,
+    read_list,
+    stays_inside,
+)
 from media.codec import check_available
 from media.files import check_frames, list_folders, list_images, raise_problems
-from media.images import read_image
+from media.images import IMAGE_SUFFIXES, TIFF_SUFFIXES, read_image
+from media.open import open_source
+from media.rgb import Rgb
 
 # The network takes LR frames from 16x16 on.
 MIN_LR_SIZE = 16
 DRAWS = 0  # seed of what clips go through under the condition "real", the same for all trainings
+# The names that folders of HR and of LR frames go by; the first one that is there counts.
+TRUTH_FOLDERS = ("truth", "GT", "HR")
+GIVEN_FOLDERS = ("input4", "BIx4", "LR", "LRx4", "LR_bicubic", "sharp_bicubic", "BDx4", "blur4")
 
 
 @dataclass(frozen=True)
@@ -35,68 +52,133 @@ class Clip:
     seed: int = 0
 
 
+class _Folders(NamedTuple):
+    """Where the frames of a clip are."""
+
+    name: str
+    truth: Path
+    given: Path | None = None
+
+
+def _child(folder, names):
+    """The first subfolder that has one of these names, in small or capital letters, or None."""
+    if not folder.is_dir():
+        return None
+    found = {child.name.lower(): child for child in reversed(list_folders(folder))}
+    return next((found[name.lower()] for name in names if name.lower() in found), None)
+
+
+def _find_folders(root, list_file):
+    """The folders of all clips, in the order of the list or in natural order."""
+    list_file = list_file or find_list(root, TEST_LIST_NAMES)
+    if list_file is not None:
+        bases, names = folders_of_clips(root), read_list(list_file)
+        if wrong := [name for name in names if not stays_inside(name)]:
+            raise ValueError(f"{list_file}: {wrong[0]} leads out of {root}")
+        found = []
+        for name in dict.fromkeys(names):
+            folder = next((base / name for base in bases if is_folder(base / name)), None)
+            if folder is None:
+                raise FileNotFoundError(f"{bases[0] / name}: no such clip, but {list_file} has it")
+            found.append(_folders_of_clip(folder)._replace(name=name))
+        return found
+    truth, given = _child(root, TRUTH_FOLDERS), _child(root, GIVEN_FOLDERS)
+    if truth and not list_images(truth) and list_folders(truth):
+        folders = list_folders(truth)
+        return [_Folders(f.name, f, given and given / f.name) for f in folders]
+    own = truth or list_images(root)
+    folders = [] if truth else [f for f in list_folders(root) if _is_clip(f)]
+    return [_folders_of_clip(f) for f in folders or ([root] if own else [])]
+
+
 def _is_clip(folder):
-    return (folder / "truth").is_dir() or (folder.is_dir() and bool(list_images(folder)))
+    return _child(folder, TRUTH_FOLDERS) is not None or bool(list_images(folder))
 
 
-def _check_clip(folder, root):
-    """(Clip or None, problems) of one clip folder."""
-    truth_folder = folder / "truth" if (folder / "truth").is_dir() else folder
-    truth = list_images(truth_folder)
+def _folders_of_clip(folder):
+    truth = _child(folder, TRUTH_FOLDERS)
+    given = truth and _child(folder, GIVEN_FOLDERS)
+    return _Folders(folder.resolve().name, truth or folder, given)
+
+
+def _check_sequence(folder, paths, root, like=None):
+    """((height, width) or None, problems, Rgb or None) of the frames of one folder."""
+    if not any(path.suffix.lower() in TIFF_SUFFIXES for path in paths):
+        return *check_frames(paths, root), None
+    resolved = Path(root).resolve()
+    outside = [path for path in paths if not path.resolve().is_relative_to(resolved)]
+    if outside:
+        return None, [f"{outside[0]}: leads out of {root}; copy the file there"], None
+    try:
+        frames = Rgb(open_source(folder), like)
+    except (OSError, ValueError) as error:
+        return None, [str(error)], None
+    if told := frames.told():
+        warnings.warn(told, stacklevel=5)
+    return (frames.source.height, frames.source.width), [], frames
+
+
+def _check_clip(folders, root):
+    """(Clip or None, problems) of one clip."""
+    truth = list_images(folders.truth)
     if len(truth) < 3:
-        return None, [f"{truth_folder}: {len(truth)} frame(s); a clip needs at least 3"]
-    size, problems = check_frames(truth, root)
+        endings = "" if truth else f", which end in {', '.join(IMAGE_SUFFIXES)}"
+        return None, [f"{folders.truth}: {len(truth)} frame(s); a clip needs at least 3{endings}"]
+    size, problems, frames = _check_sequence(folders.truth, truth, root)
     if size and min(size) < 4 * MIN_LR_SIZE:
         problems.append(
-            f"{truth_folder}: frames of {size[1]}x{size[0]}; needs {4 * MIN_LR_SIZE} pixels a side"
+            f"{folders.truth}: frames of {size[1]}x{size[0]}; needs {4 * MIN_LR_SIZE} pixels a side"
         )
 
     odd = len(truth) - (len(truth) + 1) % 2
     given = None
-    if (folder / "input4").is_dir():
-        given = list_images(folder / "input4")
+    if folders.given is not None:
+        given = list_images(folders.given) if folders.given.is_dir() else []
+        given_size, given_problems, _ = _check_sequence(folders.given, given, root, frames)
         if len(given) == len(truth):
             given = given[:odd:2]
         elif len(given) != (odd + 1) // 2:
             problems.append(
-                f"{folder / 'input4'}: {len(given)} LR frames for {len(truth)} in {truth_folder}; "
+                f"{folders.given}: {len(given)} LR frames for {len(truth)} in {folders.truth}; "
                 f"give {len(truth)}, or {(odd + 1) // 2} for the even times, or none"
             )
-        given_size, given_problems = check_frames(given, root)
         problems += given_problems
         if size and given_size and size != (4 * given_size[0], 4 * given_size[1]):
             problems.append(
-                f"{folder / 'input4'}: frames of {given_size[1]}x{given_size[0]}, a quarter of "
+                f"{folders.given}: frames of {given_size[1]}x{given_size[0]}, a quarter of "
                 f"{size[1]}x{size[0]} is needed"
             )
     if problems:
         return None, problems
     if odd < len(truth):
         warnings.warn(
-            f"{truth_folder}: {len(truth)} frames, an even number; the last is left out",
+            f"{folders.truth}: {len(truth)} frames, an even number; the last is left out",
             stacklevel=3,
         )
     if given is None and any(side % 4 for side in size):
         warnings.warn(
-            f"{truth_folder}: {size[1]}x{size[0]} is not a multiple of 4; cut to "
+            f"{folders.truth}: {size[1]}x{size[0]} is not a multiple of 4; cut to "
             f"{size[1] // 4 * 4}x{size[0] // 4 * 4} from the top left",
             stacklevel=3,
         )
-    return Clip(folder.resolve().name, tuple(truth[:odd]), given and tuple(given)), []
+    return Clip(folders.name, tuple(truth[:odd]), given and tuple(given)), []
 
 
-def find_clips(root):
+def find_clips(root, list_file=None):
     """Find and check test clips; headers are read, pixels are not.
 
     Arguments:
-        root: a folder of clip folders, or one clip folder. A clip folder holds `truth/` (PNG or
-            JPEG, in natural order) and perhaps `input4/`: as many LR as HR frames, of which the
-            even ones are the input, or (T+1)/2, all given. A folder that holds frames itself and
-            no `truth/` is a clip without LR frames.
+        root: a folder of clip folders, or one clip folder. A clip folder holds `truth/`, `GT/` or
+            `HR/` with the frames in natural order, and perhaps one of GIVEN_FOLDERS: as many LR as
+            HR frames, of which the even ones are the input, or (T+1)/2, all given. Or the root
+            holds these folders, and they the clips: `GT/<clip>/` and `BIx4/<clip>/`. A folder that
+            holds frames itself is a clip without LR frames.
+        list_file: names the clips below the root; by default Vimeo-90K's sep_testlist.txt, if the
+            root holds it.
 
     Returns:
-        list of Clip, in natural order. An even number of truth frames loses its last, with a
-        warning.
+        list of Clip, in natural order, or in that of the list. An even number of truth frames
+        loses its last, with a warning.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -105,14 +187,15 @@ def find_clips(root):
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give a folder of test clips")
-    folders = [] if (root / "truth").is_dir() else [f for f in list_folders(root) if _is_clip(f)]
-    if not folders and _is_clip(root):
-        folders = [root]
+    folders = _find_folders(root, list_file)
     if not folders:
-        raise ValueError(f"{root}: no test clips; a clip is a folder with truth/*.png")
+        raise ValueError(
+            f"{root}: no test clips; a clip is a folder with truth/*.png, and frames end in "
+            f"{', '.join(IMAGE_SUFFIXES)}"
+        )
     clips, problems = [], []
-    for folder in folders:
-        clip, found = _check_clip(folder, root)
+    for clip_folders in folders:
+        clip, found = _check_clip(clip_folders, root)
         clips.append(clip)
         problems += found
     raise_problems(root, problems)
@@ -134,12 +217,21 @@ def read_clip(clip):
         ValueError: a damaged file.
         FileNotFoundError: a file that vanished.
     """
-    truth = np.stack([read_image(path) for path in clip.truth])
+    truth, frames = _read_sequence(clip.truth)
     if clip.given is not None:
-        return np.stack([read_image(path) for path in clip.given]), truth
+        return _read_sequence(clip.given, frames)[0], truth
     height, width = (side // 4 * 4 for side in truth.shape[1:3])
     truth = truth[:, :height, :width]
     return reduced(truth, clip.degradation, np.random.default_rng(clip.seed)), truth
+
+
+def _read_sequence(paths, like=None):
+    """((T, H, W, 3) uint8, Rgb or None) of frames of one folder."""
+    if not any(path.suffix.lower() in TIFF_SUFFIXES for path in paths):
+        return np.stack([read_image(path) for path in paths]), None
+    frames = Rgb(open_source(paths[0].parent), like)
+    numbers = {path: number for number, path in enumerate(list_images(paths[0].parent))}
+    return np.stack([frames.read(numbers[path]) for path in paths]), frames
 
 
 def degraded(clips, name):

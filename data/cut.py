@@ -1,9 +1,10 @@
 """Cut septuplets for training from one's own satellite video.
 
-    python -m data.septuplets cut SOURCE OUT                     # a video, or a folder of frames
+    python -m data.septuplets cut SOURCE OUT                     # a video, frames, a TIFF
     python -m data.septuplets cut SOURCE OUT --average 2         # noisy footage
     python -m data.septuplets cut SOURCE OUT --spacing 2         # every second frame
 
+SOURCE is anything that enhance.py takes; more than 8 bits are stretched, all frames alike.
 Writes OUT/train/<clip>/im1.png .. im7.png and OUT/189_vime7_train.txt, which `main.py` reads.
 Several videos, or one at several spacings, can be cut into the same OUT. Unreadable, empty and
 repeated frames are skipped, and no septuplet spans a scene cut or a gap in the frame numbers.
@@ -21,8 +22,10 @@ import cv2
 import numpy as np
 
 from data.lists import FRAMES, LIST_NAME, read_list
-from media.files import list_images
-from media.images import read_image, write_image
+from media.frames import FrameError
+from media.images import write_image
+from media.open import open_source
+from media.rgb import Rgb
 from utils.config import parse_config
 
 
@@ -31,7 +34,7 @@ class Config:
     """Settings of one cut."""
 
     command: Literal["cut"]  # what to do
-    source: str  # video file, or folder of PNG or JPEG frames in natural order
+    source: str  # what enhance.py takes: a video, a folder of frames, a TIFF
     out: str  # folder of the data set
     spacing: int = 1  # raw frames from one frame of a septuplet to the next
     stride: int = 7  # raw frames from the start of a septuplet to the start of the next
@@ -53,50 +56,13 @@ class Config:
             raise ValueError(f"--name is {self.name!r}; needs letters, digits, space, . _ or -")
 
 
-def _folder_frames(folder):
-    """Yield (number or None, frame or None where unreadable) of a folder of frames."""
-    for path in list_images(folder):
-        digits = re.findall(r"[0-9]+", path.stem)
-        try:
-            image = read_image(path)
-        except (ValueError, OSError) as error:
-            print(f"skipped {error}")
-            image = None
-        yield (int(digits[-1]) if digits else None), image
-
-
-def _video_frames(path):
-    """Yield (None, frame or None where undecodable) of a video file."""
-    try:
-        import av
-    except ImportError as error:
-        raise ValueError(
-            f"{path}: reading video needs PyAV; pip install -r requirements-video.txt, "
-            "or give a folder of frames"
-        ) from error
-    try:
-        container = av.open(str(path))
-    except av.error.FFmpegError as error:
-        raise ValueError(f"{path}: not a video that can be read ({error.strerror})") from error
-    with container:
-        if not container.streams.video:
-            raise ValueError(f"{path}: holds no video")
-        for packet in container.demux(video=0):
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
-                yield None, None
-                continue
-            for frame in frames:
-                yield None, frame.to_ndarray(format="rgb24")
-
-
-def _usual_step(folder):
-    """Most common step between the frame numbers of a folder, or None without numbers."""
-    digits = [re.findall(r"[0-9]+", path.stem) for path in list_images(folder)]
-    if len(digits) < 2 or not all(digits):
+def _numbers(source):
+    """The last number in the name of every file of a folder, or None where one has none."""
+    if not source.path.is_dir():
         return None
-    return Counter(np.diff([int(d[-1]) for d in digits]).tolist()).most_common(1)[0][0]
+    names = (Path(source.name(index)).stem for index in range(source.count))
+    digits = [re.findall(r"[0-9]+", name) for name in names]
+    return [int(d[-1]) for d in digits] if all(digits) else None
 
 
 def good_frames(config, counts):
@@ -109,12 +75,21 @@ def good_frames(config, counts):
     Yields:
         uint8 (H, W, 3) RGB, or None: what follows does not continue what came before.
     """
-    source = Path(config.source)
-    step = _usual_step(source) if source.is_dir() else None
-    frames = _folder_frames(source) if source.is_dir() else _video_frames(source)
+    source = open_source(config.source)
+    rgb = Rgb(source)
+    if told := rgb.told():
+        print(told)
+    numbers, step = _numbers(source), None
+    if numbers and len(numbers) > 1:
+        step = Counter(np.diff(numbers).tolist()).most_common(1)[0][0]
     last = None
-    for number, frame in frames:
+    for index in range(source.count):
         counts["read"] += 1
+        try:
+            frame = rgb.read(index)
+        except FrameError as error:
+            print(f"skipped {error}")
+            frame = None
         if frame is not None:
             grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32)
             small = cv2.resize(grey, None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
@@ -124,21 +99,20 @@ def good_frames(config, counts):
             yield None
             continue
         if last is not None:
-            last_number, last_grey, last_small = last
-            same_size = grey.shape == last_grey.shape
+            last_index, last_grey, last_small = last
             # A repeated frame comes from a change of frame rate: without it time runs evenly.
-            if same_size and np.abs(grey - last_grey).mean() < config.repeat:
+            if np.abs(grey - last_grey).mean() < config.repeat:
                 counts["repeated"] += 1
-                last = number, grey, small
+                last = index, grey, small
                 continue
-            if not same_size or np.abs(small - last_small).mean() > config.scene_cut:
+            if np.abs(small - last_small).mean() > config.scene_cut:
                 counts["scene cuts"] += 1
                 yield None
-            elif step and number - last_number != step:
+            elif step and numbers[index] - numbers[last_index] != step:
                 counts["gaps in the numbers"] += 1
                 yield None
         yield frame
-        last = number, grey, small
+        last = index, grey, small
 
 
 def still_mean(frames):

@@ -1,17 +1,67 @@
-"""Lists of septuplets: the files that name the clips of a training set."""
+"""Lists of septuplets: the files that name the clips of a training or test set."""
 
+import os
+import re
 from pathlib import Path
 
 FRAMES = 7
 LIST_NAME = "189_vime7_train.txt"
 LIST_NAMES = ("sep_trainlist.txt", LIST_NAME)
+TEST_LIST_NAMES = ("sep_testlist.txt",)
+CLIP_FOLDERS = ("sequences", "train")  # in the root, with the clips in them
+# What BasicSR's meta_info files say of a clip behind its name: frames, (height,width,channels).
+META_INFO = re.compile(r"\s+\d+\s+\(\s*\d+\s*,\s*\d+\s*,\s*\d+\s*\)$")
 # A list of Vimeo-90K's 64,612 clips has 0.7 MB; more than this is not a list.
 MAX_LIST_BYTES = 2**25
 MAX_NAMES = 2**19  # in a list: a folder is looked for in 0.1 ms
 
 
+def find_list(root, names=LIST_NAMES):
+    """The list of clips that comes with a data set: in its folder, or one level up.
+
+    Arguments:
+        root: folder of the data set, or the one of CLIP_FOLDERS in it.
+        names: of the lists that are looked for, in this order.
+
+    Returns:
+        Path, or None where there is none.
+
+    Raises:
+        ValueError: the list is a link that leads out of the data set.
+    """
+    root = Path(root)
+    above = root.absolute().parent
+    for folder in (root, above) if root.absolute().name in CLIP_FOLDERS else (root,):
+        for path in (folder / name for name in names):
+            if path.is_file():
+                if not path.resolve().is_relative_to(folder.resolve()):
+                    raise ValueError(f"{path}: leads out of {folder}; copy the file there")
+                return path
+    return None
+
+
+def folders_of_clips(root):
+    """The folders that a list's names may be relative to, the likeliest first."""
+    return [base for base in (*(Path(root) / name for name in CLIP_FOLDERS), root) if base.is_dir()]
+
+
+def stays_inside(name):
+    """Whether a name from a list, which may be anybody's, stays in the folder it is meant for."""
+    return not (Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name)
+
+
+def is_folder(path):
+    """Whether there is a folder of this name, which may be too long for one."""
+    try:
+        return os.path.isdir(path)
+    except OSError:
+        return False
+
+
 def read_list(path):
     """Names of clips in a list file: one per line, spaces around them and blank lines left out.
+
+    Lines of BasicSR's meta_info files, "00001/0001 7 (256,448,3)", name a clip too.
 
     Arguments:
         path: text file in UTF-8, with or without byte order mark, with any line ends.
@@ -34,7 +84,8 @@ def read_list(path):
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text ({error.reason}); save it as UTF-8") from error
-    names = [line.strip() for line in text.replace("\r", "\n").split("\n")]
+    lines = text.replace("\r", "\n").split("\n")
+    names = [META_INFO.sub("", line.strip()) for line in lines]
     names = [name for name in names if name]
     if len(names) > MAX_NAMES:
         raise ValueError(f"{path}: {len(names)} names, over the limit of {MAX_NAMES}; split it")

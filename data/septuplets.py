@@ -2,17 +2,22 @@
 
     python -m data.septuplets cut VIDEO_OR_FOLDER OUT    # make septuplets from one's own video
 
-A septuplet is a folder of seven HR frames, `im1.png` .. `im7.png` or `000.png` .. `006.png`.
-Layouts: ROOT/sep_trainlist.txt with ROOT/sequences/00001/0001/im1.png, and
-ROOT/189_vime7_train.txt with ROOT/train/<clip>/im1.png, where the list may be missing. The LR
+A septuplet is a folder of seven HR frames, `im1.png` .. `im7.png` or `000.png` .. `006.png`, or
+the same as JPEG, BMP or 8-bit TIFF. Layouts: ROOT/sep_trainlist.txt with
+ROOT/sequences/00001/0001/im1.png, and ROOT/189_vime7_train.txt with ROOT/train/<clip>/im1.png,
+where the list may be missing; docs/data.md says more. The LR
 frames are `imresize(frame, 1/4)` of the frames at times 0, 2, 4 and 6, each of its own frame (the
 released loader makes all four from the last one).
 """
 
 import numbers
+import os
+import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,107 +26,186 @@ from data import cut
 from data.augment import Augmentation, augment_flows, augment_frames, draw_augmentation
 from data.degrade import CLEAN, draw_degradation, reduced
 from data.flow_cache import FlowCache, flow_of
-from data.lists import FRAMES, LIST_NAME, LIST_NAMES, read_list
+from data.lists import (
+    FRAMES,
+    LIST_NAME,
+    find_list,
+    folders_of_clips,
+    is_folder,
+    read_list,
+    stays_inside,
+)
 from flow import FLOW_METHODS
 from media.files import check_frames, list_folders, raise_problems
-from media.images import decode_image
+from media.images import IMAGE_SUFFIXES, decode_image, image_size
 from utils.config import run_script
 from utils.resize import imresize
 
-FRAME_NAMES = (
-    tuple(f"im{number}.png" for number in range(1, FRAMES + 1)),
-    tuple(f"{number:03d}.png" for number in range(FRAMES)),
+FRAME_STEMS = (
+    tuple(f"im{number}" for number in range(1, FRAMES + 1)),
+    tuple(f"{number:03d}" for number in range(FRAMES)),
 )
+NEXT_STEMS = (f"im{FRAMES + 1}", f"{FRAMES:03d}")  # of an eighth frame
+WANTED = "im1.png .. im7.png or 000.png .. 006.png"
+ENDINGS = f"frames end in {', '.join(IMAGE_SUFFIXES)}"
 
 # HR pixels around a patch that its LR pixels still depend on: 6.5 before and behind, in whole
 # LR pixels.
 LR_MARGIN = 2
-CHECKED_AT_ONCE = 4096  # clips that wait for the threads
+CHECKED_AT_ONCE = 64  # clips that a thread takes
 # The smallest LR frame that the network takes, in pixels.
 MIN_LR_SIZE = 16
-
-
-def _holds_frames(folder):
-    return any((folder / names[i]).exists() for names in FRAME_NAMES for i in (0, FRAMES - 1))
+LARGEST_PATCH = 80  # LR pixels, the paper's
 
 
 def _find_names(root, list_file):
     """(folder that the names are relative to, names of the clips)."""
-    if list_file is None:
-        list_file = next((root / n for n in LIST_NAMES if (root / n).is_file()), None)
-        if list_file and not list_file.resolve().is_relative_to(root.resolve()):
-            raise ValueError(f"{list_file}: leads out of {root}; copy the file there")
-    bases = [root / "sequences", root / "train", root]
-    bases = [base for base in bases if base.is_dir()]
+    list_file = list_file or find_list(root)
+    bases = folders_of_clips(root)
     if list_file is not None:
         names = read_list(list_file)
         if not names:
             raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
         # The folder that has the first clip; with no such clip any will do to report it.
-        first = names[0] if _stays_inside(names[0]) else "."
-        return next((base for base in bases if _is_folder(base / first)), bases[0]), names
+        first = names[0] if stays_inside(names[0]) else "."
+        return next((base for base in bases if is_folder(base / first)), bases[0]), names
     if bases[0].name == "sequences":
         raise ValueError(
             f"{root}: Vimeo-90K's clips without sep_trainlist.txt, which tells them from its test "
-            f"clips; put it into {root}"
+            "clips; put it beside the folder sequences"
         )
-    folders = [folder for folder in list_folders(bases[0]) if _holds_frames(folder)]
-    if not folders:
+    folders = list_folders(bases[0])
+    names = [folder.name for folder in folders if _holds_frames(folder)]
+    if not names:
         raise ValueError(
             f"{root}: no septuplets; it needs {LIST_NAME} or sep_trainlist.txt, or folders "
-            "train/<clip>/ with im1.png .. im7.png"
+            f"train/<clip>/ with {WANTED}{_instead(root, folders)}"
         )
-    return bases[0], [folder.name for folder in folders]
+    return bases[0], names
 
 
-def _stays_inside(name):
-    """Whether a name from a list, which may be anybody's, stays in the folder it is meant for."""
-    return not (Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name)
+def _holds_frames(folder):
+    """Whether a folder has frames, though perhaps of endings that cannot be read."""
+    stems = {os.path.splitext(name)[0] for name in os.listdir(folder)}
+    return any(stem in stems for stems_ in FRAME_STEMS for stem in (stems_[0], stems_[-1]))
 
 
-def _is_folder(path):
-    try:
-        return path.is_dir()
-    except OSError:  # a name too long
-        return False
+def _instead(root, folders):
+    """What is there instead of septuplets, for a message."""
+    for folder in folders:
+        if find_list(folder):
+            return f". Is it {folder} that is meant?"
+    names = [name for folder in folders[:1] for name in sorted(os.listdir(folder))]
+    return f". {folders[0].name} holds {names[0]} instead" if names else ""
+
+
+class Clip(NamedTuple):
+    """A septuplet as its folder has it.
+
+    Attributes:
+        folder: str.
+        names: of its seven frames.
+        size: (height, width) of an LR frame, or None.
+        longer: whether more than seven frames are there.
+    """
+
+    folder: str
+    names: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    longer: bool = False
+
+
+def _frames_of(folder):
+    """(names of the seven frames, whether there are more, problems) of one clip folder."""
+    found = sorted(os.listdir(folder))
+    readable = {}
+    for name in found:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in IMAGE_SUFFIXES and readable.get(stem, "").lower()[-4:] != ".png":
+            readable[stem] = name
+    stems = max(FRAME_STEMS, key=lambda stems: sum(stem in readable for stem in stems))
+    if not any(stem in readable for stem in stems):
+        instead = f" and holds {found[0]}; {ENDINGS}" if found else ""
+        return (), False, [f"{folder}: no frames; it needs {WANTED}{instead}"]
+    # Interned: a data set has the same few names over and over.
+    names = tuple(sys.intern(readable.get(stem, f"{stem}.png")) for stem in stems)
+    return names, any(stem in readable for stem in NEXT_STEMS), []
 
 
 def _check_clip(root, base, name, least):
-    """(paths of the 7 frames, LR size, problems) of one clip, by its headers."""
-    folder = base / name
-    if not _stays_inside(name):
-        return None, None, [f"{name}: leads out of {root}; give a folder below it"]
-    if not _is_folder(folder):
-        return None, None, [f"{folder}: no such clip folder; correct the list or restore it"]
-    names = max(FRAME_NAMES, key=lambda names: sum((folder / n).exists() for n in names))
-    if not any((folder / n).exists() for n in names):
-        return (
-            None,
-            None,
-            [f"{folder}: no frames; it needs im1.png .. im7.png or 000.png .. 006.png"],
-        )
-    paths = tuple(folder / n for n in names)
-    size, problems = check_frames(paths, root)
+    """(Clip, problems) of one clip, by its headers."""
+    folder = os.path.join(base, name)
+    if not stays_inside(name):
+        return Clip(name), [f"{name}: leads out of {root}; give a folder below it"]
+    if not is_folder(folder):
+        return Clip(name), [f"{folder}: no such clip folder; correct the list or restore it"]
+    names, longer, problems = _frames_of(folder)
+    if problems:
+        return Clip(name), problems
+    size, problems = check_frames([os.path.join(folder, frame) for frame in names], root)
     if size and min(size) < 4 * least:
+        fits = fitting_patch(min(size) // 4)
+        remedy = f"train with --patch {fits}, or remove the clip" if fits else "remove the clip"
         problems.append(
             f"{folder}: frames of {size[1]}x{size[0]}, smaller than {4 * least} pixels a side; "
-            "remove the clip or train with a smaller patch"
+            f"{remedy}"
         )
-    return paths, size and (size[0] // 4, size[1] // 4), problems
+    return Clip(folder, names, size and (size[0] // 4, size[1] // 4), longer), problems
 
 
 def _check_clips(root, base, names, least):
-    """`_check_clip` of every name, each folder looked at once however often a list names it."""
+    """The Clip of every name, each folder looked at once however often a list names it."""
     folders = [str(Path(name)) for name in names]
-    different, checks = list(dict.fromkeys(folders)), {}
+    different = list(dict.fromkeys(folders))
+    parts = [different[i : i + CHECKED_AT_ONCE] for i in range(0, len(different), CHECKED_AT_ONCE)]
     # Threads, because slow disks and network drives answer many questions at a time.
     with ThreadPoolExecutor(8) as pool:
-        for start in range(0, len(different), CHECKED_AT_ONCE):
-            some = different[start : start + CHECKED_AT_ONCE]
-            found = pool.map(lambda name: _check_clip(root, base, name, least), some)
-            checks.update(zip(some, found, strict=True))
-    raise_problems(root, [problem for *_, problems in checks.values() for problem in problems])
-    return [checks[folder] for folder in folders]
+        found = pool.map(lambda part: [_check_clip(root, base, n, least) for n in part], parts)
+        checks = [check for part in found for check in part]
+    raise_problems(root, [problem for _, problems in checks for problem in problems])
+    longer = [clip.folder for clip, _ in checks if clip.longer]
+    if longer:
+        warnings.warn(
+            f"{len(longer)} clip(s) in {root} have more than {FRAMES} frames, {longer[0]} the "
+            f"first; their first {FRAMES} are used. `python -m data.septuplets cut` makes more of "
+            "them",
+            stacklevel=3,
+        )
+    clips = {name: clip for name, (clip, _) in zip(different, checks, strict=True)}
+    return [clips[folder] for folder in folders]
+
+
+def fitting_patch(side):
+    """The largest patch for LR frames of a side: a multiple of 16 up to 80, 0 if there is none."""
+    return min(side // MIN_LR_SIZE * MIN_LR_SIZE, LARGEST_PATCH)
+
+
+def smallest_side(root, list_file=None):
+    """The smallest side of the LR frames of a data set, pixels, by one frame of each clip.
+
+    What cannot be read is left out: `SeptupletDataset` reports it.
+
+    Arguments:
+        root, list_file: see `SeptupletDataset`.
+
+    Returns:
+        (side, (width, height) of the HR frame), or None where nothing can be read.
+    """
+    root, smallest = Path(root), None
+    try:
+        base, names = _find_names(root, list_file)
+    except (OSError, ValueError):
+        return None
+    for name in dict.fromkeys(filter(stays_inside, names)):
+        try:
+            frames, *_ = _frames_of(base / name)
+            height, width = image_size(base / name / frames[0])
+        except (OSError, ValueError, IndexError):
+            continue
+        side = min(height, width) // 4
+        if smallest is None or side < smallest[0]:
+            smallest = side, (width, height)
+    return smallest
 
 
 def reduce_patch(frames, augmentation):
@@ -197,15 +281,19 @@ class SeptupletDataset(torch.utils.data.Dataset):
         if patch is not None and patch < MIN_LR_SIZE:
             raise ValueError(f"patch is {patch}; the network needs at least {MIN_LR_SIZE} pixels")
         base, self.names = _find_names(root, list_file)
-        checks = _check_clips(root, base, self.names, patch or MIN_LR_SIZE)
-        self.paths = [paths for paths, *_ in checks]
-        self.sizes = [size for _, size, _ in checks]
+        self.clips = _check_clips(root, base, self.names, patch or MIN_LR_SIZE)
+        self.sizes = [clip.size for clip in self.clips]
         self.patch, self.augment, self.seed = patch, augment, seed
         self.given_frames, self.degrade = given_frames, degrade
         self.flow_cache = FlowCache(flow_cache, flow_method)
 
     def __len__(self):
         return len(self.names)
+
+    def paths(self, index):
+        """The seven frames of a clip."""
+        clip = self.clips[index]
+        return tuple(Path(clip.folder, name) for name in clip.names)
 
     def augmentation(self, epoch, index):
         """The Augmentation of a sample, a pure function of (seed, epoch, index)."""
@@ -221,7 +309,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         epoch, index = (0, key) if isinstance(key, numbers.Integral) else key
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} clips")
-        paths = self.paths[index]
+        paths = self.paths(index)
         contents = [path.read_bytes() for path in paths]
         truth = [decode_image(path, content) for path, content in zip(paths, contents, strict=True)]
         a = self.augmentation(epoch, index)

@@ -5,23 +5,24 @@ values fill a small part of their range, so everything but 8 bits is stretched b
 percentiles.
 """
 
-import io
 import sys
-import warnings
 from pathlib import Path
 
 import cv2
 import numpy as np
+from rasterio.enums import ColorInterp, Interleaving
 
+from media.ends import has_end
+from media.georeference import has_palette, is_inverted, kept_bits
 from media.images import check_regular, claimed_size
+from media.tiff import Page, opened
 from utils.text import listed
 
 # Largest still that is decoded, in pixels: 800 MB of RGB. A few kilobytes can claim more.
 MAX_PIXELS = 2**28
 MAX_DECODED = 3 * MAX_PIXELS  # bytes of the bands in use, before they are stretched to 8 bits
 MAX_BYTES = 2 * MAX_DECODED  # of a picture's file: what alpha adds, and what does not compress
-# No picture holds more: deflate packs 1,032 bytes into one, and a byte at most 8 pixels.
-MAX_PIXELS_PER_BYTE = 8 * 1032
+MAX_PACKED = 1032  # bytes that deflate packs into one: no picture holds more
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff"})
 ROWS = 256  # of a still that are stretched at once
 STRETCH = (0.5, 99.5)  # percentiles of the valid pixels that become black and white
@@ -120,12 +121,12 @@ class Stills:
                 continue
             self.shapes.append(still.shape[:2])
             if (np.sort(still.shape[:2]) < np.sort(least)).any():
-                problems.append(f"{path}: {still.shape[0]}x{still.shape[1]} pixels, too small")
+                problems.append(f"{path}: {still.shape[1]}x{still.shape[0]} pixels, too small")
             self._keep(number, still)
         if problems:
             raise ValueError(
                 f"{len(problems)} of {len(self.paths)} stills cannot be used; remove them (at "
-                f"least {least[0]}x{least[1]} pixels are needed):{listed(problems)}"
+                f"least {least[1]}x{least[0]} pixels are needed):{listed(problems)}"
             )
 
     def __len__(self) -> int:
@@ -148,35 +149,31 @@ class Stills:
         return self.__dict__ | {"_cache": {}, "_room": self._room + kept}
 
 
-def _check_size(path: Path, height: int, width: int, itemsize: int, stored: int) -> None:
-    """Refuse a size of three bands of so many bytes each that is too large, or not in the file."""
+def _check_size(path: Path, height: int, width: int, bits: int, stored: int) -> None:
+    """Refuse a size of three bands of so many bits each that is too large, or not in the file."""
     if height * width > MAX_PIXELS:
         raise ValueError(
             f"{path}: {width}x{height} pixels, over the limit of {MAX_PIXELS}; cut it smaller"
         )
-    if 3 * height * width * itemsize > MAX_DECODED:
+    if 3 * height * width * -(-bits // 8) > MAX_DECODED:
         raise ValueError(
-            f"{path}: {width}x{height} pixels of {8 * itemsize} bits, over the limit of "
+            f"{path}: {width}x{height} pixels of {bits} bits, over the limit of "
             f"{MAX_DECODED} bytes; cut it smaller"
         )
-    if height * width > MAX_PIXELS_PER_BYTE * stored:
+    if height * width * bits > 8 * MAX_PACKED * stored:
         raise ValueError(f"{path}: {width}x{height} pixels in {stored} bytes, truncated")
 
 
 def _read_picture(path: Path) -> np.ndarray:
     check_regular(path, MAX_BYTES)
     content = path.read_bytes()
-    # The decoder fills up a truncated file with grey, so its end marker is looked for.
-    end = b"\xff\xd9" if content.startswith(b"\xff\xd8") else b"IEND"
-    if content.startswith((b"\xff\xd8", b"\x89PNG")) and end not in content[-1024:]:
+    if not has_end(content):
         raise ValueError(f"{path}: truncated image")
     height, width = claimed_size(path, content)
-    itemsize = 2 if content.startswith(b"\x89PNG") and content[24] == 16 else 1
-    if path.suffix.lower() in (".tif", ".tiff"):
-        height, width, itemsize = _tiff_size(path, content)
-    elif height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
+    if height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
         raise ValueError(f"{path}: neither PNG nor JPEG")
-    _check_size(path, height, width, itemsize, len(content))
+    bits = (content.startswith(b"\x89PNG") and content[24]) or 8
+    _check_size(path, height, width, bits, len(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:  # an empty file, or a size beyond OpenCV's own limit
@@ -188,49 +185,30 @@ def _read_picture(path: Path) -> np.ndarray:
     return image
 
 
-def _tiff_size(path: Path, content: bytes) -> tuple[int, int, int]:
-    """(height, width, bytes of a number) that a TIFF claims, of its tiles if they are larger."""
-    import tifffile  # here only: rasterio does not need it
-
-    try:
-        with tifffile.TiffFile(io.BytesIO(content)) as file:
-            page = file.pages[0]
-            height = max(page.imagelength, page.tilelength if page.is_tiled else 0)
-            width = max(page.imagewidth, page.tilewidth if page.is_tiled else 0)
-            return int(height), int(width), -(-int(page.bitspersample) // 8)
-    except Exception as error:  # a damaged file can raise anything at all
-        raise ValueError(f"{path}: not a readable TIFF ({type(error).__name__})") from None
-
-
 def _read_tiff(path: Path) -> np.ndarray:
-    """The first three bands in file order, by rasterio where it is installed, else by OpenCV."""
+    """The first three bands in file order; missing data is 0, and white is large."""
     check_regular(path, sys.maxsize)  # only parts of it are read
-    try:
-        import rasterio
-        from rasterio.enums import Interleaving
-        from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
-    except ImportError:
-        try:
-            return _read_picture(path)
-        except ValueError as error:
+    page = Page(str(path), str(path))
+    with opened(page) as file:
+        if any("complex" in kind for kind in file.dtypes):
+            raise ValueError(f"{path}: complex numbers, no picture")
+        if has_palette(file):
             raise ValueError(
-                f"{error}; GeoTIFFs need rasterio: pip install -r requirements-geotiff.txt"
-            ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            # By name, because GDAL would follow a text file of another format to other files.
-            with rasterio.open(path, driver="GTiff") as file:
-                if any("complex" in kind for kind in file.dtypes):
-                    raise ValueError(f"{path}: complex numbers, no picture")
-                itemsize = max(np.dtype(kind).itemsize for kind in file.dtypes)
-                _check_size(path, file.height, file.width, itemsize, path.stat().st_size)
-                # GDAL decodes whole blocks, which may be larger than the image.
-                together = file.count if file.interleaving == Interleaving.pixel else 1
-                block = max(height * width for height, width in file.block_shapes)
-                if block * together * itemsize > MAX_DECODED:
-                    raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
-                bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
-    except RasterioIOError as error:
-        raise ValueError(f"{path}: not a readable TIFF ({error})") from None
+                f"{path}: a colour table; convert it to RGB if it is no map of classes"
+            )
+        itemsize = max(np.dtype(kind).itemsize for kind in file.dtypes)
+        bits = kept_bits(file) or 8 * itemsize
+        _check_size(path, file.height, file.width, bits, path.stat().st_size)
+        # GDAL decodes whole blocks, which may be larger than the image.
+        together = file.count if file.interleaving == Interleaving.pixel else 1
+        block = max(height * width for height, width in file.block_shapes)
+        if block * together * itemsize > MAX_DECODED:
+            raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
+        if file.colorinterp[0] == ColorInterp.cyan:
+            raise ValueError(f"{path}: 16-bit CMYK, which is not supported; convert it to RGB")
+        bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
+        if is_inverted(file) and bands.dtype.kind == "u":
+            bands = bands.dtype.type(2**bits - 1) - bands  # which keeps the type
+        if kept_bits(file) and bands.dtype == np.uint8:
+            bands = bands.astype(np.uint16)  # stretched as all that is not 8 bits
     return np.moveaxis(bands.filled(0), 0, 2)

@@ -32,7 +32,8 @@ def _locate(
     """Where tap `tap % TAPS` of group `tap // TAPS` samples, for a block of pixels.
 
     Returns the upper left pixel (y, x) of the four, the distance from it, and the mask.
-    Samples without any weight are moved to (-2, -2), where no corner is in the image.
+    Samples without any weight are moved to (-2, -2), where no corner is in the image; so are
+    those of NaN, whose distances stay NaN.
     """
     row = image.to(tl.int64) * tl.num_programs(1) + tap
     factor = tl.load(mask + row * pixels + pixel, mask=valid, other=0.0)
@@ -43,11 +44,14 @@ def _locate(
     y = dy + (pixel // out_width * stride_y + tap_y).to(dy.dtype)
     x = dx + (pixel % out_width * stride_x + tap_x).to(dx.dtype)
     inside = valid & (y > -1) & (y < height) & (x > -1) & (x < width)
+    unknown = (y != y) | (x != x)
     y = tl.where(inside, y, -2.0)
     x = tl.where(inside, x, -2.0)
     top = tl.floor(y)
     left = tl.floor(x)
-    return top.to(tl.int32), left.to(tl.int32), y - top, x - left, factor
+    y = tl.where(unknown, float("nan"), y - top)
+    x = tl.where(unknown, float("nan"), x - left)
+    return top.to(tl.int32), left.to(tl.int32), y, x, factor
 
 
 @triton.jit

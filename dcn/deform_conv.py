@@ -209,7 +209,8 @@ def deform_conv2d(
     Arguments:
         input: (B, C, H, W), any floating type and memory format. B may be zero.
         offset: (B, 2*G*kh*kw, H', W') in pixels; G deformable groups of C / G channels,
-            channel 2*(g*kh*kw + k) is dy and 2*(g*kh*kw + k) + 1 is dx of tap k.
+            channel 2*(g*kh*kw + k) is dy and 2*(g*kh*kw + k) + 1 is dx of tap k. NaN gives
+            NaN at its output pixel.
         weight: (O, C / weight groups, kh, kw).
         bias: (O,) or None.
         stride, padding, dilation: pixels, one integer or (y, x).

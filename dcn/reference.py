@@ -37,7 +37,8 @@ def _sampling_positions(
     """Where every tap samples: y and x, each (B, G, K, H', W') in pixels of the input.
 
     Samples without any weight are put at (-2, -2), off the image: their value and all
-    their derivatives become zero, as in the original, NaN and infinite offsets included.
+    their derivatives become zero, as in the original, infinite offsets included. Where either
+    offset is NaN, both positions are.
     """
     batch, channels, out_height, out_width = offset.shape
     taps = kernel[0] * kernel[1]
@@ -51,7 +52,9 @@ def _sampling_positions(
     y = offset[:, :, :, 0] + (tap_y + (steps(out_height, stride[0]) - padding[0]).reshape(-1, 1))
     x = offset[:, :, :, 1] + (tap_x + (steps(out_width, stride[1]) - padding[1]))
     inside = (y > -1) & (y < size[0]) & (x > -1) & (x < size[1])
-    return torch.where(inside, y, -2), torch.where(inside, x, -2)
+    unknown = torch.isnan(y) | torch.isnan(x)
+    y, x = (torch.where(inside, position, -2) for position in (y, x))
+    return y.masked_fill(unknown, torch.nan), x.masked_fill(unknown, torch.nan)
 
 
 def _multiply_columns(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,7 +84,8 @@ def deform_conv2d_gather(
     y, x = _sampling_positions(offset, (height, width), kernel, stride, padding, dilation)
     _, groups, taps, out_height, out_width = y.shape
     samples = taps * out_height * out_width
-    y0, x0 = y.detach().floor(), x.detach().floor()
+    # NaN stays in the fractions; an index has none.
+    y0, x0 = (position.detach().nan_to_num(-2).floor() for position in (y, x))
     fraction_y, fraction_x = y - y0, x - x0
     modulation = 1 if mask is None else mask.reshape(y.shape)
     pixels = input.reshape(batch, groups, channels // groups, height * width)
@@ -135,6 +139,7 @@ def deform_conv2d_grid_sample(
     ).reshape(batch * groups, taps * out_height, out_width, 2)
     columns = F.grid_sample(padded, grid, align_corners=True, padding_mode="zeros")
     columns = columns.reshape(batch, groups, -1, taps, out_height, out_width)
+    columns = columns + (y - y).detach()[:, :, None]  # grid_sample takes NaN for a place
     if mask is not None:
         columns = columns * mask.reshape(batch, groups, 1, taps, out_height, out_width)
     columns = columns.reshape(batch, channels, taps, out_height, out_width)

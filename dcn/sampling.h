@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "../utils/matrix.h"
 
@@ -93,7 +94,7 @@ struct Sizes {
 template <class T>
 struct Samples {
     std::int32_t pixel[kBlock];  // upper left of the four, in the staged plane
-    T y[kBlock], x[kBlock];      // distance from it, in [0, 1)
+    T y[kBlock], x[kBlock];      // distance from it, in [0, 1), or NaN as the offset
 };
 
 // Where one tap samples for the output pixels [first, first + count).
@@ -112,11 +113,13 @@ void locate(const Shape& s, Index tap, Index first, Index count, const T* dy, co
         for (int i = 0; i < run; i++) {
             T y = dy[done + i] + base_y, x = dx[done + i] + T(base_x + i * stride_x);
             const bool inside = (y > -1) & (y < height) & (x > -1) & (x < width);
+            const bool is_nan = (y != y) | (x != x);
+            const T unknown = is_nan ? std::numeric_limits<T>::quiet_NaN() : T(0);
             y = inside ? y : T(-1);
             x = inside ? x : T(-1);
             const T top = std::floor(y), left = std::floor(x);
-            samples.y[done + i] = y - top;
-            samples.x[done + i] = x - left;
+            samples.y[done + i] = y - top + unknown;
+            samples.x[done + i] = x - left + unknown;
             samples.pixel[done + i] = (int(top) + 1) * padded_width + int(left) + 1;
         }
         done += run;

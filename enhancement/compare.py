@@ -5,7 +5,6 @@ has a slider between them at the most detailed place. Bicubic stands for what
 there is without a network: given frames enlarged, and between them the blend of their neighbours.
 """
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,11 +12,11 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from enhancement.levels import Levels, fill_missing, full_scale, view_rgb
+from enhancement.levels import Levels, fill_missing, view_rgb
 from enhancement.repair import denser_times
 from media.frames import Source, remove
 from media.open import open_source
-from media.video import VideoSink
+from media.video_sink import VideoSink
 from models.blocks import SCALE
 from utils.page import GIVEN, MOST_FRAMES, PageClip, write_page
 from utils.plots import detailed_place
@@ -69,7 +68,7 @@ class Pair:
         self.result = open_source(output, bands_per_frame)
         self.result_levels = levels
         if self.result.full_scale and not given.full_scale:
-            self.result_levels = stretched(levels, self.result.dtype)
+            self.result_levels = levels.stretched(self.result.dtype)
         self.count = times * (given.count - 1) + 1
 
     def view(self, index: int) -> np.ndarray:
@@ -106,14 +105,6 @@ class Pair:
             for rows, columns in places
         ]
         return [view_rgb(self.result, self.result_levels, part) for part in parts]
-
-
-def stretched(levels: Levels, dtype: np.dtype) -> Levels:
-    """The levels of frames that were brought to the full scale of an integer type."""
-    full = full_scale(dtype)
-    share = full.white / (levels.white - levels.black)
-    view = [(value - levels.black) * share for value in (levels.view_black, levels.view_white)]
-    return replace(full, view_black=view[0], view_white=view[1])
 
 
 def write_split_screen(pair: Pair, fps: float, path: Path) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -211,7 +212,7 @@ class Enhancer:
         first_new: int,
     ) -> Iterator[np.ndarray]:
         """Rows of the result from the top down, see `tiling.blend_tiles`; black 0 and white 1."""
-        groups = band_groups(source.bands, source.colour)
+        groups = band_groups(source.bands, source.colour, source.alpha)
         axes = (source.height, source.width)
         new = 2 * len(frames) - 1 - first_new
         tiles = tiling.tile_count(*axes, tile, self.overlap)
@@ -229,6 +230,9 @@ class Enhancer:
 
         def predict(rows: slice, columns: slice) -> np.ndarray:
             unit = self.levels.to_unit(np.stack([frame.pixels[rows, columns] for frame in frames]))
+            # Networks are at a loss outside of black and white: the values beyond pass beside them.
+            beyond = unit - np.clip(unit, 0, 1)
+            unit -= beyond
             flow = None
             if flows:
                 flow = [torch.from_numpy(both[None, ..., rows, columns]) for both in flows]
@@ -243,9 +247,9 @@ class Enhancer:
                     single = inputs.split(1, dim=1)
                     features = alone(("features", group), self.network.extract, single)
                     if flow is None:  # of the first group: all bands move alike
-                        enlarged = alone("enlarged", self.flow.enlarge, single, features)
-                        flow = self.flow.between_enlarged(torch.cat(enlarged, dim=1))
-                        del enlarged
+                        larger = alone("enlarged", self.flow.enlarge, single, features)
+                        flow = self.flow.between_enlarged(torch.cat(larger, dim=1))
+                        del larger
                     known = joined(features)
                     del features
                     output = self.network(inputs, *flow, known)[0].float()
@@ -255,6 +259,10 @@ class Enhancer:
                     result[..., group[0]] = output.mean(dim=1).cpu()
                 else:
                     result[..., list(group)] = output.movedim(1, -1).cpu()
+            if source.alpha is not None:
+                result[..., [source.alpha]] = enlarged(unit[..., [source.alpha]])
+            if beyond.any():
+                result += enlarged(beyond)
             # Sums of shares may round past the total, which tqdm complains about.
             self.progress.update(min(share, self.progress.total - self.progress.n))
             return result
@@ -309,6 +317,21 @@ def one_ahead(items: Iterator[T]) -> Iterator[T]:
         while (item := ahead.result()) is not end:
             ahead = pool.submit(next, items, end)
             yield item
+
+
+def enlarged(frames: np.ndarray) -> np.ndarray:
+    """What needs no network: N frames (N, H, W, bands) bilinear, between two of them their mean.
+
+    Returns: 2N - 1 frames, (SCALE * H, SCALE * W, bands).
+    """
+    count, height, width, bands = frames.shape
+    larger = np.empty((2 * count - 1, SCALE * height, SCALE * width, bands), np.float32)
+    for index, band in itertools.product(range(count), range(bands)):
+        size = (SCALE * width, SCALE * height)
+        plane = np.ascontiguousarray(frames[index, ..., band])
+        larger[2 * index, ..., band] = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
+    larger[1::2] = (larger[:-1:2] + larger[2::2]) / 2
+    return larger
 
 
 def window_flow(views: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,16 @@
 A survey reads every frame once, before the long work starts: damaged frames are named at once,
 and the values of the whole sequence decide what becomes black and white, so that neither the
 enhancement nor the flow flickers. Next to the network that costs nothing.
+
+Black and white are the ends of 8 bits and of video. All else, whatever its scale and offset, takes
+the lowest and highest value of the sequence: red, green and blue together, every other band by
+itself. Values that lie far from almost all others (a hot pixel, a fill value that the file does not
+name) do not stretch the levels; they are enlarged beside the network, which never sees a value
+outside of black and white.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,64 +21,93 @@ from tqdm import tqdm
 from media.frames import FrameError, Source
 
 SAMPLES = 100_000  # values per frame that the percentiles are taken of
-# Percentiles that the 8-bit view of deeper frames stretches between.
-VIEW_PERCENTILES = (0.5, 99.5)
-# Integer values of unknown depth are taken as one of these; 12 bits are often kept in 16.
-DEPTHS = (8, 10, 11, 12, 14, 16, 32)
+# Percentiles of almost all values, and those that the 8-bit view of the flow stretches between.
+PERCENTILES = (0.1, 99.9, 0.5, 99.5)
+# Levels reach beyond almost all values by as many times their range at most. Networks lose little
+# when their input fills a tenth of black to white, and much when it fills a hundredth.
+REACH = 10
+# Pictures of more than 8 bits are taken as one of these in a video; 12 bits are often kept in 16.
+DEPTHS = (8, 10, 11, 12, 14, 16, 32, 64)
+LARGEST = 2**53  # integers beyond are not exact in the arithmetic of levels
+SAID = 4  # levels of so many groups of bands are told
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Which values are black and white for the network, and for the 8-bit view of the flow.
+    """Which values are black and white for the network, the flow and a video.
 
-    Values beyond are not clipped for the network, only for the view.
+    All but the last are float64 arrays with a number per band, or one for all bands. White lies
+    below black where zero is white.
     """
 
-    black: float
-    white: float
-    view_black: float
-    view_white: float
+    black: np.ndarray  # 0 and 1 for the network
+    white: np.ndarray
+    view_black: np.ndarray  # 0 and 255 in the 8-bit view of the flow
+    view_white: np.ndarray
+    shown_black: np.ndarray  # the ends of a video that is made of these frames
+    shown_white: np.ndarray
+    lowest: np.ndarray  # no result lies beyond
+    highest: np.ndarray
+    told: str = ""  # the levels in a line, where the values decided
 
     def to_unit(self, pixels: np.ndarray) -> np.ndarray:
-        """File values -> float32, black 0 and white 1."""
-        unit = pixels.astype(np.float32)
-        unit -= np.float32(self.black)
-        unit /= np.float32(self.white - self.black)
-        return unit
+        """File values (..., bands) -> float32, black 0 and white 1."""
+        kind = _exact(pixels.dtype)
+        unit = pixels.astype(kind)
+        unit -= self.black.astype(kind)
+        unit /= (self.white - self.black).astype(kind)
+        return unit.astype(np.float32, copy=False)
 
     def from_unit(self, pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """The inverse of `to_unit`, rounded and clipped to the range of an integer type."""
-        values = pixels * np.float32(self.white - self.black) + np.float32(self.black)
-        if np.issubdtype(dtype, np.floating):
-            return values.astype(dtype)
-        limits = np.iinfo(dtype)
-        # In float32 the largest 32-bit integers round up, out of the range of the type.
-        values = np.rint(values, dtype=np.float64 if limits.bits > 16 else np.float32)
-        return np.clip(values, limits.min, limits.max).astype(dtype)
+        """The inverse of `to_unit`, clipped to `lowest` and `highest`, integers rounded."""
+        kind = _exact(dtype)
+        values = pixels * (self.white - self.black).astype(kind) + self.black.astype(kind)
+        if np.issubdtype(dtype, np.integer):
+            np.rint(values, out=values)
+        np.clip(values, self.lowest.astype(kind), self.highest.astype(kind), out=values)
+        return values.astype(dtype, copy=False)
 
     def view(self, pixels: np.ndarray) -> np.ndarray:
         """File values -> uint8, the contrast that flow and human eyes need."""
-        if pixels.dtype == np.uint8:
+        if pixels.dtype == np.uint8 and np.array_equal(
+            self.view_white - self.view_black, np.full_like(self.view_black, 255)
+        ):
             return pixels
-        scale = 255 / max(self.view_white - self.view_black, 1e-12)
-        stretched = (pixels.astype(np.float32) - self.view_black) * scale
+        kind = _exact(pixels.dtype)
+        span = self.view_white - self.view_black
+        scale = (255 / np.where(span == 0, 1, span)).astype(kind)
+        stretched = (pixels.astype(kind) - self.view_black.astype(kind)) * scale
         return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
+
+    def stretched(self, dtype: np.dtype) -> "Levels":
+        """The levels of these frames in a video: what is shown black and white at its ends."""
+        full = full_scale(dtype)
+        scale = full.white / (self.shown_white - self.shown_black)
+        names = ("black", "white", "view_black", "view_white")
+        moved = {name: (getattr(self, name) - self.shown_black) * scale for name in names}
+        return replace(full, **moved)
+
+
+def _exact(dtype: np.dtype) -> type:
+    """The shortest floating type that holds all values of a type that levels are for."""
+    return np.float32 if np.can_cast(dtype, np.float32) else np.float64
 
 
 def full_scale(dtype: np.dtype) -> Levels:
     """Levels of an integer type whose largest value is white."""
-    white = float(np.iinfo(dtype).max)
-    return Levels(0.0, white, 0.0, white)
+    ends = np.zeros(1), np.full(1, float(np.iinfo(dtype).max))
+    return Levels(*ends, *ends, *ends, *ends)
 
 
-def survey(source: Source, white: float | None = None) -> tuple[Levels, dict[int, str]]:
+def survey(
+    source: Source, black: float | None = None, white: float | None = None
+) -> tuple[Levels, dict[int, str]]:
     """Read all frames once.
 
     Arguments:
         source: of the frames.
-        white: the value that is white; None: 255 in 8 bits, full scale in video, otherwise the
-            largest value of the fewest bits that hold all values of the sequence (4095 for 12-bit
-            data in 16 bits); for floating values 1, or their largest value if that is more.
+        black, white: the values that are black and white; None: see the top, but black is 0 (or
+            the lowest value below) where only white is given.
 
     Returns: the levels, and the damaged frames with what is wrong with them.
 
@@ -85,54 +120,133 @@ def survey(source: Source, white: float | None = None) -> tuple[Levels, dict[int
             f"{source.path} holds {source.count} frame{'s' * (source.count != 1)}; "
             "frames between frames need at least two"
         )
-    damaged, lowest, highest, views = {}, [], [], []
+    groups = _level_groups(source)
+    damaged: dict[int, str] = {}
+    ranges: list[list[np.ndarray]] = [[] for _ in groups]
     for index in tqdm(range(source.count), desc="reading", unit="frame", leave=False):
         try:
             pixels = source.read(index)
         except FrameError as error:
             damaged[index] = str(error)
             continue
-        values = np.ma.compressed(pixels)
-        if values.size:
-            lowest.append(values.min())
-            highest.append(values.max())
-            if pixels.dtype != np.uint8:
-                some = values[:: max(values.size // SAMPLES, 1)]
-                views.append(np.percentile(some, VIEW_PERCENTILES))
+        for group, found in zip(groups, ranges, strict=True):
+            values = np.ma.compressed(pixels[..., group])
+            if values.size:
+                found.append(_range(values, source.full_scale))
     if source.count - len(damaged) < 2:
         raise ValueError(f"{source.path} has fewer than two frames that can be read")
-    if not highest:
+    if not any(ranges):
         raise ValueError(f"{source.path} has no pixel with data")
-    low, high = float(min(lowest)), float(max(highest))
-    if np.issubdtype(source.dtype, np.integer) and high > 2 ** DEPTHS[-1] - 1:
+    told, parts = [], np.empty((8, source.bands))
+    for group, found in zip(groups, ranges, strict=True):
+        parts[:, group], line = _group_levels(source, group, found, black, white)
+        told.append(line)
+    return Levels(*parts, "" if source.full_scale else _line(groups, told)), damaged
+
+
+def _level_groups(source: Source) -> list[list[int]]:
+    """Bands that share their levels: the colours; every other band is a quantity of its own."""
+    colours = sorted(source.colour) if source.colour else []
+    return [colours] * bool(colours) + [
+        [band] for band in range(source.bands) if band not in colours
+    ]
+
+
+def _range(values: np.ndarray, is_full_scale: bool) -> np.ndarray:
+    """Lowest and highest value, and the percentiles, unless the type says what is white."""
+    ends = [values.min(), values.max()]
+    if is_full_scale:
+        return np.array([*ends, *2 * ends], float)
+    some = values[:: max(values.size // SAMPLES, 1)]
+    return np.array([*ends, *np.percentile(some, PERCENTILES)], float)
+
+
+def _group_levels(
+    source: Source,
+    group: list[int],
+    found: list[np.ndarray],
+    black: float | None,
+    white: float | None,
+) -> tuple[np.ndarray, str]:
+    """The eight numbers of `Levels` for a group of bands, as a column, and a line about them."""
+    ranges = np.array(found or [np.zeros(6)])  # a band without any data has any levels
+    low, most_low, view_low = ranges[:, [0, 2, 4]].min(axis=0)
+    high, most_high, view_high = ranges[:, [1, 3, 5]].max(axis=0)
+    is_alpha, is_integer = source.alpha in group, np.issubdtype(source.dtype, np.integer)
+    if is_integer and max(high, -low) > LARGEST:
         raise ValueError(
-            f"{source.path} has values up to {high:.0f}; the largest possible is 2^{DEPTHS[-1]} - 1"
+            f"{source.path} has values from {low:.0f} to {high:.0f}; "
+            "the largest possible is 2^53 (9007199254740992)"
         )
-    black = min(low, 0.0)
-    if white is None:
-        white = _white_of(source, high)
-    if not black < white < math.inf:
+    if source.full_scale or is_alpha:
+        ends = 0.0, _largest(source) if is_integer else max(high, 1.0)
+    else:
+        reach = REACH * (most_high - most_low) or math.inf
+        ends = max(low, most_low - reach), min(high, most_high + reach)
+    if ends[0] == ends[1]:  # nothing but one value
+        ends = ends[0], ends[0] + (abs(ends[0]) / 1000 or 1.0)
+    shown = ends
+    if source.measured and not source.full_scale and most_low < most_high:
+        shown = most_low, most_high
+    elif is_integer and not (source.measured or source.full_scale):
+        shown = min(low, 0.0), float(next(2**bits - 1 for bits in DEPTHS if high <= 2**bits - 1))
+    if not is_alpha and (black, white) != (None, None):
+        darkest = ends[0] if white is None else min(low, 0.0)
+        ends = darkest if black is None else black, ends[1] if white is None else white
+        shown = ends
+    if not -math.inf < ends[0] < ends[1] < math.inf:
         raise ValueError(
-            f"white is {white:g}; it has to be a number above the darkest value, {black:g}"
+            f"white is {ends[1]:g}; it has to be a number above black, which is {ends[0]:g}"
         )
-    if not views or source.full_scale:
-        return Levels(black, white, 0.0, white), damaged
-    view_low, view_high = np.array(views)[:, 0].min(), np.array(views)[:, 1].max()
-    return Levels(black, white, float(view_low), float(view_high)), damaged
+    view = ends if source.full_scale else (view_low, view_high)
+    numbers = np.array([ends, view, shown])
+    if source.inverted and not is_alpha:
+        numbers = numbers[:, ::-1]
+    limits = _limits(source, low, high)
+    line = f"black {numbers[0, 0]:.10g} and white {numbers[0, 1]:.10g}"
+    if low < ends[0] or high > ends[1]:
+        line += (
+            f" (values from {low:.10g} to {high:.10g}; "
+            "what lies beyond is enlarged without the network)"
+        )
+    return np.append(numbers, limits)[:, None], "" if is_alpha else line
 
 
-def _white_of(source: Source, highest: float) -> float:
-    if np.issubdtype(source.dtype, np.floating):
-        return max(highest, 1.0)
-    if source.full_scale:
-        return float(np.iinfo(source.dtype).max)
-    return float(next(2**depth - 1 for depth in DEPTHS if highest <= 2**depth - 1))
+def _largest(source: Source) -> float:
+    """The largest value of an integer type, or of as many bits as the file keeps of it."""
+    return float(2**source.bits - 1 if source.bits else np.iinfo(source.dtype).max)
 
 
-def band_groups(bands: int, colour: tuple[int, int, int] | None) -> list[tuple[int, int, int]]:
-    """What goes through the network together: red, green and blue; every other band as grey."""
+def _limits(source: Source, low: float, high: float) -> tuple[float, float]:
+    """Where results are clipped: the range of the type, and the sign that all values have."""
+    smallest, largest = -math.inf, math.inf
+    if np.issubdtype(source.dtype, np.integer):
+        smallest = max(float(np.iinfo(source.dtype).min), -LARGEST)
+        largest = min(_largest(source), LARGEST)
+    return smallest if low < 0 else 0.0, largest if high > 0 else 0.0
+
+
+def _line(groups: list[list[int]], told: list[str]) -> str:
+    """What is said about the levels of all groups of bands."""
+    parts = [
+        f"band {', '.join(str(band + 1) for band in group)}: {line}" if len(groups) > 1 else line
+        for group, line in zip(groups, told, strict=True)
+        if line
+    ]
+    more = f"; and {len(parts) - SAID} more" if len(parts) > SAID else ""
+    return f"levels: {'; '.join(parts[:SAID])}{more}; --black and --white set others"
+
+
+def band_groups(
+    bands: int, colour: tuple[int, int, int] | None, alpha: int | None = None
+) -> list[tuple[int, int, int]]:
+    """What goes through the network together: red, green and blue; every other band as grey.
+
+    An alpha band is no picture and does not.
+    """
     groups = [colour] if colour else []
-    return groups + [(band,) * 3 for band in range(bands) if not colour or band not in colour]
+    beside = (*(colour or ()), alpha)
+    return groups + [(band,) * 3 for band in range(bands) if band not in beside]
 
 
 def fill_missing(pixels: np.ndarray) -> np.ndarray:
@@ -167,12 +281,10 @@ def missing_pixels(pixels: np.ndarray) -> np.ndarray | None:
 
 def view_rgb(source: Source, levels: Levels, pixels: np.ndarray) -> np.ndarray:
     """A frame as flow and human eyes see it, (H, W, 3) uint8: its colours, or the mean of bands."""
-    if source.colour:
-        pixels = pixels[..., list(source.colour)]
-    elif source.bands > 1:
-        pixels = pixels.mean(axis=2, keepdims=True, dtype=np.float32)
-    if source.dtype == np.uint8 and pixels.dtype != np.uint8:
-        # a mean of bands, or a frame of an earlier pass
-        pixels = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     view = levels.view(pixels)
-    return view if source.colour else np.repeat(view, 3, axis=2)
+    if source.colour:
+        return view[..., list(source.colour)]
+    shown = [band for band in range(view.shape[2]) if band != source.alpha]
+    if len(shown) > 1:
+        view = np.rint(view[..., shown].mean(axis=2, keepdims=True, dtype=np.float32))
+    return np.repeat(view[..., :1].astype(np.uint8, copy=False), 3, axis=2)

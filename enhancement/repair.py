@@ -1,7 +1,7 @@
 """Sources that repair or thin out others: damaged frames bridged, denser times, LR files kept."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from enhancement.levels import Levels, fill_missing, missing_pixels, view_rgb
+from enhancement.shots import Cut, last_before
 from flow import estimate_flow
 from media.folder import ImageSink
 from media.frames import Source
@@ -22,16 +23,26 @@ class Bridged(Source):
     """A source whose damaged frames are made from their neighbours.
 
     The nearest frames that can be read are warped along the flow between them to the time of the
-    damaged one and blended; at either end of the sequence the nearest frame is repeated.
+    damaged one and blended; at either end of the sequence, and on a cut, the nearest frame is
+    repeated.
 
     Arguments:
         source: with damaged frames.
         levels: of the sequence.
         damaged: their indices.
         flow_method: see `flow.estimate_flow`.
+        cuts: between shots.
     """
 
-    def __init__(self, source: Source, levels: Levels, damaged: set[int], flow_method: str):
+    def __init__(
+        self,
+        source: Source,
+        levels: Levels,
+        damaged: set[int],
+        flow_method: str,
+        cuts: Sequence[Cut] = (),
+    ):
+        self.cuts = cuts
         self.adopt_from(source)
         self.source, self.levels, self.damaged = source, levels, damaged
         self.flow_method = flow_method
@@ -47,6 +58,8 @@ class Bridged(Source):
         after = min((other for other in good if other > index), default=None)
         if before is None or after is None:
             return self.source.read(after if before is None else before)
+        if (before, after) in self.cuts:
+            return self.source.read(before if index <= last_before((before, after)) else after)
         pair = [self.source.read(other) for other in (before, after)]
         times = self.times or range(self.count)
         share = float((times[index] - times[before]) / (times[after] - times[before]))

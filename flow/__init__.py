@@ -63,10 +63,10 @@ def estimate_flow(frames, method="pyflow", threads=None):
     elif method in ENLARGEMENTS:
         flows = _enlarged_dis_flows(pairs, ENLARGEMENTS[method])
     elif method == "pyflow":
-        plan_levels(*frames.shape[1:3])
+        plan_levels(*frames.shape[1:3], *PYFLOW_PARAMETERS[1:3])
         flows = _pyflow_flows(pairs, threads)
-    else:
-        plan_levels(*frames.shape[1:3])  # the original crashes the process instead
+    else:  # the original crashes the process where there is no level
+        plan_levels(*frames.shape[1:3], *PYFLOW_PARAMETERS[1:3])
         compute = _original_pyflow()
         flows = [_pyflow_flow(pair, compute) for pair in pairs]
     return _forward_and_backward(flows)
@@ -123,7 +123,7 @@ def check_frames(frames, factor=1):
         multiple = f", and multiples of {factor}" if factor > 1 else ""
         raise ValueError(
             f"frames must be at least {factor * MIN_SIDE} pixels on each side{multiple}, "
-            f"not {frames.shape[1]} x {frames.shape[2]} (height x width)"
+            f"not {frames.shape[2]}x{frames.shape[1]}"
         )
 
 

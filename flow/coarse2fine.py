@@ -1,8 +1,11 @@
 """PyFlow's method (pathak22/pyflow), computed by our own native core.
 
 `coarse2fine_reference.py` explains and defines the method, `coarse2fine.cpp` computes it in
-float32 and many times faster; the flows differ by less than 0.001 px. The core is compiled
-on first use; where that is impossible, the definition itself runs, after one warning.
+float32 and many times faster; the flows differ by less than 0.001 px in the mean. At single pixels
+where the images hardly determine the flow they differ by more (0.5 px in PyFlow's own demo, 4.4 px
+in one grey stereo pair); PyFlow differs from itself by more than that where its input is rounded to
+float32. The core is compiled on first use; where that is impossible, the definition itself runs,
+after one warning.
 """
 
 import ctypes
@@ -22,31 +25,34 @@ SOURCE = Path(__file__).with_name("coarse2fine.cpp")
 # both to be vectorised.
 FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
 
-RATIO_RANGE = (0.4, 0.98)  # PyFlow replaces a ratio outside of it ...
+RATIO_RANGE = (0.4, 0.98)  # a ratio outside of it is replaced ...
 DEFAULT_RATIO = 0.75  # ... by this one
 
 
 def coarse2fine_flow(
-    im1,
-    im2,
-    alpha=0.012,
-    ratio=0.75,
-    minWidth=20,
-    nOuterFPIterations=7,
+    Im1,
+    Im2,
+    alpha=1,
+    ratio=0.5,
+    minWidth=40,
+    nOuterFPIterations=3,
     nInnerFPIterations=1,
-    nSORIterations=30,
+    nSORIterations=20,
     colType=0,
 ):
-    """Dense optical flow from im1 to im2, with the signature and the results of PyFlow.
+    """Dense optical flow from Im1 to Im2, with the signature and the results of PyFlow.
+
+    The defaults are PyFlow's; the released code passes others, see flow.PYFLOW_PARAMETERS.
 
     The method is Brox et al., ECCV 2004, as implemented by C. Liu (thesis, MIT 2009,
     appendix A). Silent, and releases Python's lock.
 
     Arguments:
-        im1, im2: (H, W, C) float64 or float32 in [0, 1], equal shapes.
+        Im1, Im2: (H, W, C) float64 or float32 in [0, 1], equal shapes.
         alpha: weight of the smoothness term, > 0.
         ratio: size of a pyramid level relative to the next finer one; outside of
-            [0.4, 0.98] it becomes 0.75, as in PyFlow.
+            [0.4, 0.98] it becomes 0.75. PyFlow then builds its pyramid with 0.75, too, but goes on
+            to scale the flow by the ratio it was given, which is left out here.
         minWidth: width of the coarsest level in pixels, approximately.
         nOuterFPIterations: warps on the finest level; level k does k more.
         nInnerFPIterations: updates of the robust weights per warp.
@@ -54,8 +60,8 @@ def coarse2fine_flow(
         colType: 0 for RGB (C = 3), 1 for grey (C = 1).
 
     Returns:
-        (u, v, warped), float64: u and v (H, W) in pixels, im2 at (x + u, y + v) looks like
-        im1 at (x, y); warped (H, W, C), im2 interpolated there (im1 where outside).
+        (u, v, warped), float64: u and v (H, W) in pixels, Im2 at (x + u, y + v) looks like
+        Im1 at (x, y); warped (H, W, C), Im2 interpolated there (Im1 where outside).
 
     Raises:
         ValueError: images of another shape, type or range, not finite, or too small for one
@@ -67,23 +73,23 @@ def coarse2fine_flow(
         _count("nInnerFPIterations", nInnerFPIterations),
         _count("nSORIterations", nSORIterations),
     )
-    _check_images(im1, im2, colType)
-    levels, ratio = plan_levels(*im1.shape[:2], ratio, _count("minWidth", minWidth))
+    _check_images(Im1, Im2, colType)
+    levels, ratio = plan_levels(*Im1.shape[:2], ratio, _count("minWidth", minWidth))
     library = _native_library()
     if library is None:
-        im1, im2 = (np.asarray(image, np.float64) for image in (im1, im2))
-        return reference.coarse2fine_flow(im1, im2, levels, alpha, ratio, *iterations)
-    return _native_flow(library, im1, im2, levels, alpha, ratio, *iterations)
+        images = (np.asarray(image, np.float64) for image in (Im1, Im2))
+        return reference.coarse2fine_flow(*images, levels, alpha, ratio, *iterations)
+    return _native_flow(library, Im1, Im2, levels, alpha, ratio, *iterations)
 
 
-def plan_levels(height, width, ratio=0.75, min_width=20):
+def plan_levels(height, width, ratio, min_width):
     """(levels of the pyramid, ratio in use). ValueError where not even one level is left."""
     if not RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1]:
         ratio = DEFAULT_RATIO
     levels = reference.pyramid_levels(height, width, ratio, min_width)
     if not levels:
         raise ValueError(
-            f"images of {height} x {width} (height x width) are too small for PyFlow's pyramid: "
+            f"images of {width}x{height} are too small for PyFlow's pyramid: "
             f"with minWidth {min_width} and ratio {ratio} they must be at least "
             f"{math.ceil(min_width / ratio)} pixels wide, and not many times less high; use "
             f'larger images, a smaller minWidth, or estimate_flow(frames, method="dis")'
@@ -95,7 +101,7 @@ def _check_images(im1, im2, col_type):
     if col_type not in (0, 1):
         raise ValueError(f"colType must be 0 (RGB) or 1 (grey), not {col_type!r}")
     channels = 1 if col_type == 1 else 3
-    for name, image in (("im1", im1), ("im2", im2)):
+    for name, image in (("Im1", im1), ("Im2", im2)):
         if not isinstance(image, np.ndarray) or image.dtype not in (np.float64, np.float32):
             kind = getattr(image, "dtype", type(image).__name__)
             raise ValueError(
@@ -112,7 +118,7 @@ def _check_images(im1, im2, col_type):
         if low < 0 or high > 1:
             raise ValueError(f"{name} must be in [0, 1], not [{low:g}, {high:g}]; scale or clip it")
     if im1.shape != im2.shape:
-        raise ValueError(f"im1 {im1.shape} and im2 {im2.shape} must have the same shape")
+        raise ValueError(f"Im1 {im1.shape} and Im2 {im2.shape} must have the same shape")
 
 
 def _positive(name, value):
@@ -201,6 +207,6 @@ def _native_flow(library, im1, im2, levels, alpha, ratio, outer, inner, sweeps):
         warped,
     )
     if status != 0:
-        raise MemoryError(f"no memory for the flow of {im1.shape[1]} x {im1.shape[2]} images")
+        raise MemoryError(f"no memory for the flow of {im1.shape[2]}x{im1.shape[1]} images")
     u, v = flow.astype(np.float64)
     return u, v, warped.transpose(1, 2, 0).astype(np.float64, order="C")

@@ -6,6 +6,7 @@ frame is either right and at its time, or missing.
 
 import bisect
 import math
+import re
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,38 @@ def import_av() -> Any:
         raise ValueError(
             "video files need PyAV; install it with `pip install -r requirements-video.txt`"
         ) from error
+    av.sidedata.sidedata.Type._missing_ = classmethod(_unknown_side_data)
     return av
+
+
+def _unknown_side_data(kinds: Any, value: int) -> Any:
+    """A kind of side data that FFmpeg knows and PyAV does not, such as EXIF; or it would raise."""
+    kind = object.__new__(kinds)
+    kind._name_, kind._value_ = f"UNKNOWN_{value}", value
+    return kind
+
+
+def _holds_picture(content: bytes) -> bool:
+    """Whether a packet of a GIF is more than a comment, as the last one may be."""
+    position = 0
+    if content.startswith(b"GIF8"):  # before the first picture: sizes, and perhaps a palette
+        position = 13 + (3 * 2 ** ((content[10] & 7) + 1) if content[10] & 0x80 else 0)
+    while content[position : position + 1] == b"!":  # an extension, in blocks of up to 255 bytes
+        position += 2
+        while size := content[position : position + 1].rstrip(b"\0"):
+            position += 1 + size[0]
+        position += 1
+    return content[position : position + 1] == b","
+
+
+def _matroska_end(stream: Any) -> int:
+    """The time at which a stream ends, in ticks; 0 where its tags do not say."""
+    match = re.fullmatch(r"(\d+):(\d+):(\d+)(\.\d+)?", stream.metadata.get("DURATION", ""))
+    if not match:
+        return 0
+    hours, minutes, seconds, part = match.groups(default="0")
+    total = 3600 * int(hours) + 60 * int(minutes) + int(seconds) + Fraction(part)
+    return round(total / stream.time_base)
 
 
 class Decoder:
@@ -31,6 +63,8 @@ class Decoder:
         time_base: seconds.
         aspect: width of a pixel by its height, or None if the file does not say.
         lossy: whether the codec is one that loses something; H.264 and others need not.
+        last: ticks that the last frame is shown.
+        has_sound: whether the file has an audio stream.
         timed: whether the ticks are the file's own.
 
     Raises:
@@ -45,6 +79,7 @@ class Decoder:
             self.time_base = stream.time_base or Fraction(1, 25)
             self.aspect = stream.sample_aspect_ratio
             self.lossy = stream.codec_context.codec.lossy
+            self.has_sound = bool(container.streams.audio)
 
     def frames(self) -> Iterator[tuple[int | None, Any]]:
         """Decode from the start: the sound frames in order of time, with their ticks.
@@ -55,9 +90,10 @@ class Decoder:
 
     def _open(self):
         try:
-            container = self.av.open(str(self.path))
+            # Comments may be in any encoding.
+            container = self.av.open(str(self.path), metadata_errors="replace")
         except self.av.error.FFmpegError as error:
-            raise ValueError(f"{self.path} cannot be read as video ({error.strerror})") from error
+            raise self._unreadable(error) from error
         if not container.streams.video:
             container.close()
             raise ValueError(f"{self.path} has no video stream")
@@ -66,24 +102,44 @@ class Decoder:
             raise ValueError(f"{self.path} has a video stream of an unknown codec")
         return container
 
+    def _unreadable(self, error: Exception) -> ValueError:
+        return ValueError(f"{self.path} cannot be read as video ({error.strerror})")
+
+    def _packets(self, container, stream) -> Iterator[Any]:
+        """The packets with pictures, and at the end the empty one that flushes the decoder."""
+        codec = stream.codec_context.name
+        try:
+            for packet in container.demux(stream):
+                if not packet.size or codec != "gif" or _holds_picture(bytes(packet)):
+                    yield packet
+        except self.av.error.FFmpegError as error:
+            raise self._unreadable(error) from error
+
     def _scan(self, container, stream) -> list[int]:
         """The times of all frames, without decoding."""
-        times, order = [], []
-        for packet in container.demux(stream):
+        times, order, lengths = [], [], []
+        for packet in self._packets(container, stream):
             if packet.size and not packet.is_discard:
                 times.append(packet.pts)
                 order.append(packet.dts)
+                lengths.append(packet.duration or 0)
         self.timed = None not in times
         if not self.timed:  # raw streams carry no times: frames follow at the nominal rate
             rate = stream.guessed_rate or stream.average_rate or Fraction(25)
-            step = max(round(1 / (rate * stream.time_base)), 1)
+            step = self.last = max(round(1 / (rate * stream.time_base)), 1)
             return [index * step for index in range(len(times))]
         # AVI knows only when to decode. Where the packets themselves do not tell FFmpeg when to
         # show a frame, it makes that up, in the order of the packets instead of the frames.
         if container.format.name == "avi":
             self.timed = times != sorted(times)
         # Two fields of a frame may come as packets of one time.
-        return sorted(set(times if self.timed else order))
+        ticks = sorted(set(times if self.timed else order))
+        gap = ticks[-1] - ticks[-2] if len(ticks) > 1 else 0
+        self.last = lengths[times.index(max(times))] if ticks else 0
+        self.last = self.last or gap or max(round(Fraction(1, 25) / stream.time_base), 1)
+        if ticks and "matroska" in container.format.name:  # whose frames have no lengths
+            self.last = max(self.last, _matroska_end(stream) - ticks[-1])
+        return ticks
 
     def _decode(self) -> Iterator[tuple[int, Any, list[Any] | None]]:
         """The packets by their number in the file, with the frames they bring; None: an error."""
@@ -92,7 +148,7 @@ class Decoder:
             # With frame threads an error would come with another packet than the damaged one.
             stream.thread_type = "SLICE"
             stream.codec_context.options = {"err_detect": "explode"}
-            for number, packet in enumerate(container.demux(stream)):
+            for number, packet in enumerate(self._packets(container, stream)):
                 if packet.size and not self.timed:
                     packet.pts = number  # the decoder hands it on to the frame
                 try:

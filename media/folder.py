@@ -1,12 +1,15 @@
-"""Frames in a folder, one PNG, JPEG or TIFF file each."""
+"""Frames in a folder, one PNG or JPEG file each; sinks for these and TIFF."""
 
 import os
+import struct
 from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from media.ends import has_end
 from media.frames import (
     JPEG_SUFFIXES,
     TIFF_SUFFIXES,
@@ -15,24 +18,29 @@ from media.frames import (
     Source,
     bgr_to_rgb,
     describe,
+    turned_upright,
 )
-from media.tiff import read_page, write_tiff
+from media.raster import read_tiff
+from media.tiff import ORIENTATION, write_tiff
 
 JPEG_QUALITY = 97  # no visible loss; 4:4:4, so that colours keep their resolution
 
 
 class ImageFolder(Source):
-    """PNG, JPEG and TIFF files in natural order of their names; 8 or 16 bits, any bands."""
+    """PNG and JPEG files in natural order of their names; 8 or 16 bits, any bands."""
 
     def __init__(self, path: Path, files: list[Path]):
         self.path, self.files, self.count = path, files, len(files)
-        suffix = files[0].suffix.lower()
-        self.suffix = ".tif" if suffix in TIFF_SUFFIXES else suffix
+        self.suffix = files[0].suffix.lower()
         self.lossy = any(file.suffix.lower() in JPEG_SUFFIXES for file in files)
         self.adopt(_first_readable(read_image_file, files))
+        self.alpha = 3 if self.bands == 4 else None
 
     def read(self, index: int) -> np.ndarray:
         return self.check(read_image_file(self.files[index]), index)
+
+    def keep_only(self, part: slice) -> None:
+        self.files = self.files[part]
 
     def name(self, index: int) -> str:
         return str(self.files[index])
@@ -90,27 +98,49 @@ def _first_readable(read, files: list[Path]) -> np.ndarray:
 def read_image_file(path: Path) -> np.ndarray:
     """Pixels of an image file, (H, W, bands) in RGB order, in the type of the file.
 
+    They come upright, as EXIF data say, and masked where an alpha channel says that they are clear.
+
     Raises:
         FrameError: the file is damaged or no image.
     """
     if path.suffix.lower() in TIFF_SUFFIXES:
-        return read_page(path, 0, str(path))
+        return read_tiff(path)
     content = np.fromfile(path, np.uint8)
     is_jpeg = path.suffix.lower() in JPEG_SUFFIXES
-    # Only without IMREAD_UNCHANGED does OpenCV turn a JPEG upright, as its EXIF data says.
+    # Only without IMREAD_UNCHANGED does OpenCV turn a JPEG upright, and then without alpha.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if is_jpeg else cv2.IMREAD_UNCHANGED
-    complete = not is_jpeg or b"\xff\xd9" in content[-1024:].tobytes()  # half a JPEG decodes too
-    try:
-        pixels = cv2.imdecode(content, flags) if complete and content.size else None
+    try:  # half a JPEG decodes too
+        pixels = cv2.imdecode(content, flags) if has_end(content.tobytes()) else None
     except cv2.error:
         pixels = None
     if pixels is None:
         raise FrameError(f"{path} cannot be decoded: damaged, truncated or no image")
-    return bgr_to_rgb(pixels)
+    pixels = bgr_to_rgb(pixels)
+    if is_jpeg:
+        return pixels
+    pixels = np.ascontiguousarray(turned_upright(pixels, _png_orientation(content.tobytes())))
+    clear = pixels[..., 3:] == 0
+    return np.ma.array(pixels, mask=clear.repeat(4, axis=2)) if clear.any() else pixels
+
+
+def _png_orientation(content: bytes) -> int:
+    """Of the EXIF data of a PNG; 1 where it has none, or none that make sense."""
+    position = 8  # behind the signature follow chunks: length, kind, body, checksum
+    while position + 8 <= len(content):
+        length, kind = struct.unpack(">I4s", content[position : position + 8])
+        if kind == b"eXIf":
+            exif = Image.Exif()
+            try:
+                exif.load(content[position + 8 : position + 8 + length])
+            except (SyntaxError, ValueError, struct.error):
+                return 1
+            return exif.get(ORIENTATION, 1)
+        position += 12 + length
+    return 1
 
 
 def write_image_file(path: Path, pixels: np.ndarray) -> None:
-    """Write (H, W, bands) pixels as PNG, JPEG or TIFF, by the ending of the path.
+    """Write (H, W, bands) pixels as PNG, JPEG, BMP or TIFF, by the ending of the path.
 
     Raises:
         ValueError: the format cannot hold such pixels.
@@ -120,7 +150,7 @@ def write_image_file(path: Path, pixels: np.ndarray) -> None:
     if suffix in TIFF_SUFFIXES:
         write_tiff(path, [pixels])
         return
-    allowed = (np.uint8,) if suffix in JPEG_SUFFIXES else (np.uint8, np.uint16)
+    allowed = (np.uint8,) if suffix in (*JPEG_SUFFIXES, ".bmp") else (np.uint8, np.uint16)
     if pixels.dtype not in allowed or pixels.shape[2] not in (1, 3, 4):
         raise ValueError(
             f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "

@@ -5,7 +5,7 @@ A source has `count` frames of the same size and reads any of them by its index:
     from media.open import open_source
     source = open_source("frames/")            a folder of PNG, JPEG or TIFF files
     source = open_source("input.mp4")          a video, see media/video.py
-    source = open_source("scene.tif")          a multi-page TIFF or a GeoTIFF, see media/raster.py
+    source = open_source("scene.tif")          a multi-page TIFF or GeoTIFF, see media/raster.py
     pixels = source.read(0)                    (H, W, bands), in the type of the file
 
 A sink takes finished frames in order and keeps them, readable, in a folder for unfinished work;
@@ -28,7 +28,7 @@ import numpy as np
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
 TIFF_SUFFIXES = (".tif", ".tiff")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", *TIFF_SUFFIXES)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -52,9 +52,14 @@ class Source(ABC):
         colour: the indices of the bands that are red, green and blue, or None if none are.
         full_scale: whether the largest value of the type is white, as in 8 bits and in video; if
             not, the values have to be looked at (12 bits are often kept in 16).
+        alpha: the index of the band that says how opaque pixels are, or None.
+        measured: whether values are measurements of any scale, rather than a picture's.
+        inverted: whether the smallest value is white.
+        bits: of a value, where the file keeps fewer than the type has; 0: as many as the type.
         suffix: of the files when the frames are written to a folder.
         lossy: whether the frames went through lossy compression, as far as the file tells.
         times: seconds of every frame from the first one on, or None where frames carry no time.
+        last: seconds that the last frame is shown, or None where frames carry no time.
     """
 
     path: Path
@@ -67,7 +72,12 @@ class Source(ABC):
     full_scale: bool
     suffix: str
     lossy: bool = False
+    alpha: int | None = None
+    measured: bool = False
+    inverted: bool = False
+    bits: int = 0
     times: list[Fraction] | None = None
+    last: Fraction | None = None
 
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
@@ -80,6 +90,22 @@ class Source(ABC):
     @abstractmethod
     def name(self, index: int) -> str:
         """What to call frame `index` in a message."""
+
+    def keep_only(self, part: slice) -> None:
+        """Forget the frames outside of a part; `select` sets the count. For sources of files."""
+        raise NotImplementedError
+
+    def select(self, start: int, count: int) -> None:
+        """Be only `count` frames from `start` on; 0: all that follow.
+
+        Raises:
+            ValueError: there are no frames from there on.
+        """
+        if not 0 <= start < self.count:
+            raise ValueError(f"{self.path} has {self.count} frames, none from {start} on")
+        stop = min(start + count, self.count) if count else self.count
+        self.keep_only(slice(start, stop))
+        self.count = stop - start
 
     def adopt(self, first: np.ndarray) -> None:
         """Take size and type of all frames from the first one."""
@@ -144,6 +170,18 @@ def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
     swapped = pixels.copy()  # one copy, which indexing with a list would make twice
     swapped[..., :3] = pixels[..., 2::-1]
     return swapped
+
+
+def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """(H, W, bands) as the orientation of TIFF and EXIF (1 to 8) says it is meant to be seen.
+
+    Other numbers mean nothing and are taken as 1, upright.
+    """
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return pixels[::rows, ::columns]
 
 
 def free_of(path: Path, overwrite: bool) -> None:

@@ -1,16 +1,29 @@
-"""What a GeoTIFF says besides its pixels, and what of it changes when the pixels become smaller."""
+"""What a TIFF says besides its pixels, and what of it changes when the pixels become smaller."""
 
 import copy
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from rasterio.enums import ColorInterp
+
 from utils.resize import SCALE
+
+RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+BLACK_WHITE = [(0, 0, 0, 255), (255, 255, 255, 255)]
+# Descriptions that programs make of the sizes of a file, which are not those of the result.
+LAYOUTS = ("ImageJ=", '{"shape"', "<?xml", "<OME")
+RESOLUTIONS = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")  # pixels per inch or centimetre
 
 
 @dataclass
 class Georeference:
-    """What a GeoTIFF says besides its pixels, for one frame."""
+    """What a TIFF says besides its pixels, for one frame.
+
+    `transform` is None where the file has none. `options` are those of GDAL for a new file: how
+    many bits a value has, and which colours it stands for; `profile` is its colour profile.
+    """
 
     crs: Any
     transform: Any
@@ -24,6 +37,15 @@ class Georeference:
     units: tuple[str | None, ...]
     points: tuple[list[Any], Any]
     rpcs: Any
+    options: dict[str, Any] = field(default_factory=dict)
+    profile: dict[str, str] = field(default_factory=dict)
+
+    def of_colours(self) -> "Georeference":
+        """The same place with red, green and blue in the place of a band with a colour table."""
+        none = (None,) * 3
+        names = {"descriptions": none, "units": none, "band_tags": ({},) * 3, "colours": RGB}
+        numbers = {"scales": (1.0,) * 3, "offsets": (0.0,) * 3, "nodata": None, "options": {}}
+        return replace(self, **names, **numbers)
 
     def with_bands_of(self, others: list["Georeference"]) -> "Georeference":
         """The same place with the bands of several frames one after the other."""
@@ -37,16 +59,26 @@ class Georeference:
 
         Control points and RPCs stay this frame's: they cannot be averaged.
         """
-        own, next_own = self.transform, other.transform
-        between = [(1 - share) * a + share * b for a, b in zip(own, next_own, strict=True)][:6]
-        transform = type(own)(*between) @ type(own).scale(1 / SCALE)
+        own, transform = self.transform, None
+        if own is not None:
+            next_own = other.transform or own
+            between = [(1 - share) * a + share * b for a, b in zip(own, next_own, strict=True)][:6]
+            transform = type(own)(*between) @ type(own).scale(1 / SCALE)
         points, points_crs = self.points
         points = [
             type(point)(point.row * SCALE, point.col * SCALE, point.x, point.y, point.z)
             for point in points
         ]
+        tags = {
+            name: f"{SCALE * float(value):g}" if name in RESOLUTIONS else value
+            for name, value in self.tags.items()
+        }
         return replace(
-            self, transform=transform, points=(points, points_crs), rpcs=_enlarged_rpcs(self.rpcs)
+            self,
+            transform=transform,
+            tags=tags,
+            points=(points, points_crs),
+            rpcs=_enlarged_rpcs(self.rpcs),
         )
 
 
@@ -68,17 +100,68 @@ def georeference_of(dataset: Any, bands: list[int] | None = None) -> Georeferenc
     def chosen(of_all: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(of_all[band - 1] for band in bands)
 
+    colours = chosen(dataset.colorinterp)
+    options = {}
+    if kept_bits(dataset):
+        options["nbits"] = kept_bits(dataset)
+    if is_inverted(dataset):
+        options["photometric"] = "MINISWHITE"
+    elif [colour.name for colour in colours] == ["cyan", "magenta", "yellow", "black"]:
+        options["photometric"] = "CMYK"
+    is_converted = "SOURCE_COLOR_SPACE" in dataset.tags(ns="IMAGE_STRUCTURE")
     return Georeference(
         crs=dataset.crs,
-        transform=dataset.transform,
+        transform=None if dataset.transform.is_identity else dataset.transform,
         nodata=dataset.nodata,
-        tags=dataset.tags(),
+        tags=_lasting(dataset.tags()),
         descriptions=chosen(dataset.descriptions),
-        band_tags=tuple(dataset.tags(band) for band in bands),
-        colours=chosen(dataset.colorinterp),
+        band_tags=tuple(_lasting(dataset.tags(band)) for band in bands),
+        # GDAL makes a colour table for a single bit.
+        colours=tuple(
+            ColorInterp.gray if colour == ColorInterp.palette else colour for colour in colours
+        ),
+        options=options,
+        # That of another colour space than RGB is of no use to what became RGB.
+        profile={} if is_converted else dataset.tags(ns="COLOR_PROFILE"),
         scales=chosen(dataset.scales),
         offsets=chosen(dataset.offsets),
         units=chosen(dataset.units),
         points=dataset.gcps,
         rpcs=dataset.rpcs,
     )
+
+
+def _lasting(tags: dict[str, str]) -> dict[str, str]:
+    """The tags that are true of the result as well: neither statistics nor sizes in words."""
+    return {
+        name: value
+        for name, value in tags.items()
+        if not name.startswith("STATISTICS_")
+        and not (name == "TIFFTAG_IMAGEDESCRIPTION" and value.startswith(LAYOUTS))
+    }
+
+
+def is_placed(dataset: Any) -> bool:
+    """Whether an open dataset says where on Earth its pixels lie."""
+    return bool(not dataset.transform.is_identity or dataset.gcps[0] or dataset.rpcs)
+
+
+def kept_bits(dataset: Any) -> int:
+    """Bits of an integer where a file keeps fewer than its type has, else 0."""
+    is_integer = np.issubdtype(np.dtype(dataset.dtypes[0].split("_")[-1]), np.integer)
+    return int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 0)) if is_integer else 0
+
+
+def is_inverted(dataset: Any) -> bool:
+    """Whether the smallest value is white."""
+    return dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+
+
+def has_palette(dataset: Any) -> bool:
+    """Whether values stand for the colours of a table; black and white of one bit do not."""
+    if dataset.colorinterp[0] != ColorInterp.palette:
+        return False
+    if kept_bits(dataset) != 1:
+        return True
+    table = dataset.colormap(1)
+    return [table[0], table[1]] not in (BLACK_WHITE, BLACK_WHITE[::-1])

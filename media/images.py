@@ -14,14 +14,22 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
+
+from media.ends import has_end
+from media.folder import read_image_file
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
 MAX_PIXELS = 2**27
 MAX_BYTES = 4 * MAX_PIXELS  # of a file that is read
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+TIFF_SUFFIXES = (".tif", ".tiff")
+WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (*WRITTEN_SUFFIXES, ".bmp", *TIFF_SUFFIXES)
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_BMP_MAGIC = b"BM"
+_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 # JPEG start-of-frame markers; C4, C8 and CC in their range mean something else.
 _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -76,6 +84,32 @@ def _jpeg_size(path, file):
     return height, width
 
 
+def _bmp_size(path, head):
+    if len(head) < 30:
+        _broken(path, "damaged BMP (no header)")
+    width, height, bits = struct.unpack("<iixxH", head[18:30])
+    if bits != 24:
+        _refuse(path, f"{bits}-bit BMP", "convert it to 24-bit RGB")
+    return abs(height), width  # below zero where its rows go down
+
+
+def _tiff_size(path, file):
+    file.seek(0)
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages[0]
+            size, bits, samples = page.shape, page.bitspersample, page.samplesperpixel
+            height, width = page.imagelength, page.imagewidth
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header may raise anything
+        _broken(path, f"damaged TIFF ({error})")
+    if bits != 8 or samples != 3 or len(size) != 3:
+        remedy = "convert it to 8-bit RGB, or let `python -m data.septuplets cut` do so"
+        _refuse(path, f"{bits}-bit TIFF of {samples} band(s)", remedy)
+    return height, width
+
+
 def claimed_size(path, content):
     """Size that a PNG or JPEG of any depth and colour claims to have.
 
@@ -105,16 +139,25 @@ def _read_size(path, file):
     end = file.seek(0, os.SEEK_END)
     file.seek(max(end - 1024, 0))
     tail = file.read(1024)
+    complete = True
     if head.startswith(_PNG_MAGIC):
         height, width = _png_size(path, head)
         complete = b"IEND" in tail
     elif head.startswith(_JPEG_MAGIC):
         height, width = _jpeg_size(path, file)
         complete = b"\xff\xd9" in tail
+    elif head.startswith(_BMP_MAGIC):
+        height, width = _bmp_size(path, head)
+        complete = end >= 3 * height * width
+    elif head.startswith(_TIFF_MAGICS):
+        height, width = _tiff_size(path, file)
     else:
-        problem = "neither PNG nor JPEG" if head else "empty file"
+        problem = "neither PNG, JPEG, BMP nor TIFF" if head else "empty file"
         _refuse(path, problem, "give 8-bit RGB PNG frames")
-    if height == 0 or width == 0:
+    if not complete and not head.startswith(_BMP_MAGIC):
+        file.seek(0)
+        complete = has_end(file.read())
+    if height <= 0 or width <= 0:
         _broken(path, f"image of {width}x{height} pixels")
     if height * width > MAX_PIXELS:
         _refuse(path, f"{width}x{height} pixels, over the limit of {MAX_PIXELS}", "cut it smaller")
@@ -143,23 +186,22 @@ def check_regular(path, max_bytes=MAX_BYTES):
 
 def _open(path):
     check_regular(path)
-    return path.open("rb")
+    return open(path, "rb", buffering=0)  # a few bytes are read of each of very many files
 
 
 def image_size(path):
     """Size of a frame by its header, without decoding it.
 
     Arguments:
-        path: a PNG or JPEG file; the content decides, not the suffix.
+        path: a PNG, JPEG, BMP or TIFF file; the content decides, not the suffix.
 
     Returns:
         (height, width) in pixels.
 
     Raises:
-        ValueError: not an 8-bit RGB PNG or JPEG, truncated, or more than MAX_PIXELS.
+        ValueError: not an 8-bit RGB image of these, truncated, or more than MAX_PIXELS.
         FileNotFoundError: no such file.
     """
-    path = Path(path)
     with _open(path) as file:
         return _read_size(path, file)
 
@@ -197,6 +239,8 @@ def decode_image(path, content):
     _read_size(path, io.BytesIO(content))
     if content.startswith(_PNG_MAGIC):
         _check_png_chunks(path, content)
+    if content.startswith(_TIFF_MAGICS):
+        return _decode_tiff(Path(path))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
@@ -209,11 +253,18 @@ def decode_image(path, content):
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def _decode_tiff(path):
+    image = np.ma.filled(read_image_file(path), 0)
+    if image.dtype != np.uint8 or image.shape[2:] != (3,):
+        _refuse(path, "not plain 8-bit RGB", "convert it to 8-bit RGB without alpha")
+    return image
+
+
 def read_image(path):
     """Read one frame.
 
     Arguments:
-        path: an 8-bit RGB PNG or JPEG file.
+        path: an 8-bit RGB PNG, JPEG, BMP or TIFF file.
 
     Returns:
         uint8 array (H, W, 3), RGB.
@@ -243,8 +294,8 @@ def write_image(path, image):
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ValueError(f"{path}: needs uint8 (H, W, 3), not {image.dtype} {image.shape}")
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        raise ValueError(f"{path}: frames are written as {', '.join(IMAGE_SUFFIXES)}")
+    if path.suffix.lower() not in WRITTEN_SUFFIXES:
+        raise ValueError(f"{path}: frames are written as {', '.join(WRITTEN_SUFFIXES)}")
     encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

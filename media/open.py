@@ -4,20 +4,20 @@ from pathlib import Path
 
 from media.folder import ImageFolder
 from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, Source
-from media.raster import GeoTiffSource
-from media.stack import TiffStack
-from media.tiff import needs_rasterio
+from media.raster import PALETTES, TiffSource
+from media.tiff import VRT_SUFFIX
 from media.video import VideoSource
 from utils.text import natural_key
 
 
-def open_source(path: str | Path, bands_per_frame: int = 0) -> Source:
-    """Open a video, a folder of images, a multi-page TIFF or GeoTIFFs.
+def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALETTES[0]) -> Source:
+    """Open a video, a folder of images, a multi-page TIFF, GeoTIFFs or a GDAL VRT.
 
     Arguments:
         path: what the user named; its ending and content decide what it is.
-        bands_per_frame: of a single-page GeoTIFF, how many of its bands make up one frame; 0 means
+        bands_per_frame: of a single-page TIFF, how many of its bands make up one frame; 0 means
             that all of them are one frame.
+        palette: one of PALETTES: what to do with a TIFF whose values stand for colours of a table.
 
     Raises:
         FileNotFoundError: there is nothing at this path.
@@ -27,17 +27,15 @@ def open_source(path: str | Path, bands_per_frame: int = 0) -> Source:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
-        return _open_folder(path)
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        if needs_rasterio(path):
-            return GeoTiffSource(path, [path], bands_per_frame)
-        return TiffStack(path)
+        return _open_folder(path, palette)
+    if path.suffix.lower() in (*TIFF_SUFFIXES, VRT_SUFFIX):
+        return TiffSource(path, [path], bands_per_frame, palette)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"{path} is a single image; give a folder with at least two frames")
     return VideoSource(path)
 
 
-def _open_folder(path: Path) -> Source:
+def _open_folder(path: Path, palette: str) -> Source:
     files = [
         file
         for file in path.iterdir()
@@ -47,7 +45,12 @@ def _open_folder(path: Path) -> Source:
         raise ValueError(f"{path} holds no frames; they end in {', '.join(IMAGE_SUFFIXES)}")
     files.sort(key=natural_key)
     tiffs = [file for file in files if file.suffix.lower() in TIFF_SUFFIXES]
-    # Any of them: the first may be damaged, and its place would be lost without a word.
-    if files[0] in tiffs and any(map(needs_rasterio, tiffs)):
-        return GeoTiffSource(path, files)
-    return ImageFolder(path, files)
+    if not tiffs:
+        return ImageFolder(path, files)
+    others = [file.name for file in files if file not in tiffs]
+    if others:
+        raise ValueError(
+            f"{path} holds TIFF files and others ({tiffs[0].name}, {others[0]}, ...); "
+            "give a folder with one kind"
+        )
+    return TiffSource(path, tiffs, palette=palette)

@@ -1,12 +1,14 @@
-"""GeoTIFF through rasterio: coordinates, bands and missing data kept.
+"""TIFF and GeoTIFF through GDAL (rasterio): values, bands, coordinates and missing data kept.
 
-A GeoTIFF sequence is a folder with one file per frame, a file with one page per frame, or a file
-with the bands of all frames one after the other. Results keep the coordinate system, the corner
-(pixels become a quarter as wide), band names, tags, scales, ground control points and RPCs, data
-type and nodata value. A frame between two given ones takes its place midway between theirs.
+A TIFF sequence is a folder of files, a file with one page per frame, or a file with the bands of
+all frames one after the other; pages of the files of a folder are frames, too. Results keep the
+coordinate system, the corner (pixels become a quarter as wide), band names, tags, scales, ground
+control points, RPCs, colour profile, data type, bits and nodata value. A frame between two given
+ones takes its place midway between theirs.
 
 The bands that the file calls red, green and blue are enhanced together; every other band is
-enhanced on its own, as grey. All bands share one flow.
+enhanced on its own, as grey, and an alpha band enlarged. All bands share one flow. Pictures in
+CIELAB, YCbCr and 8-bit CMYK are read as RGB; 16-bit CMYK as four bands.
 
 Pixels without data stay so: for the network they take the value of the nearest pixel with data,
 and the result is masked again. A frame between two given ones has no data where either has none.
@@ -15,159 +17,162 @@ values, and a mask, unless the frames are pages of one file: GDAL reads no masks
 """
 
 import contextlib
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rasterio.enums import ColorInterp, MaskFlags
 
-from media.frames import FrameError, Source
-from media.georeference import Georeference, georeference_of
-from media.tiff import count_pages, has_mask_page
-from utils.text import natural_key
+from media.frames import FrameError, Source, turned_upright
+from media.georeference import (
+    Georeference,
+    georeference_of,
+    has_palette,
+    is_inverted,
+    is_placed,
+    kept_bits,
+)
+from media.tiff import Page, frame_pages, opened
 
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
+PALETTES = ("refuse", "rgb")  # what is done with colour tables
 
 
-def import_rasterio() -> Any:
-    """rasterio, or a ValueError that says how to get it."""
-    try:
-        import rasterio.shutil
-    except ImportError as error:
-        raise ValueError(
-            "GeoTIFF needs rasterio; install it with `pip install -r requirements-geotiff.txt`"
-        ) from error
-    return rasterio
+def creation(dtype: np.dtype, values: int, options: dict[str, Any]) -> dict[str, Any]:
+    """How a TIFF of so many values is written; with 64-bit offsets if it may need them.
 
-
-def failures(rasterio: Any) -> tuple[type[Exception], ...]:
-    """What rasterio raises; GDAL's own errors, which it lets through, have no public name."""
-    errors = rasterio.errors
-    return errors.RasterioError, errors.CRSError, errors.RPCError, rasterio._err.CPLE_BaseError
-
-
-def creation(dtype: np.dtype, values: int) -> dict[str, Any]:
-    """How a GeoTIFF of so many values is written; with 64-bit offsets if it may need them."""
+    Arguments:
+        options: of the given file that are kept, see `Georeference`.
+    """
+    predictor = 3 if np.dtype(dtype).kind == "f" else 2
     return {
         "driver": "GTiff",
         "compress": "deflate",
-        "predictor": 3 if np.dtype(dtype).kind == "f" else 2,
+        "predictor": 1 if "nbits" in options else predictor,
         "tiled": True,
         "blockxsize": TILE,
         "blockysize": TILE,
         "BIGTIFF": "YES" if values * np.dtype(dtype).itemsize > CLASSIC_SIZE else "NO",
+        **options,
     }
 
 
-class GeoTiffSource(Source):
-    """GeoTIFF frames: several files, or the pages or groups of bands of one file.
+class TiffSource(Source):
+    """TIFF frames: several files, or the pages or groups of bands of one file.
 
     Arguments:
         path: what the user named.
         files: in order.
         bands_per_frame: of a single page, how many bands make up one frame; 0: all.
+        palette: one of PALETTES.
+
+    Attributes:
+        placed: whether the frames have a place on Earth.
 
     Raises:
-        ValueError: rasterio is missing, or the bands do not divide into frames.
+        ValueError: the bands do not divide into frames, or values are no pixels: complex numbers,
+            or classes with a colour table.
     """
 
-    def __init__(self, path: Path, files: list[Path], bands_per_frame: int = 0):
-        self.rasterio = import_rasterio()
-        self.path, self.files, self.suffix = path, files, ".tif"
+    measured = True
+
+    def __init__(
+        self, path: Path, files: list[Path], bands_per_frame: int = 0, palette: str = PALETTES[0]
+    ):
+        self.path, self.files, self.palette, self.suffix = path, files, palette, ".tif"
         self.layout = "files" if path.is_dir() else "pages"
-        datasets = [str(file) for file in files]
-        if not path.is_dir():
-            with self._open(datasets[0]) as dataset:
-                # rasterio lists page 10 before page 2.
-                datasets = sorted(dataset.subdatasets, key=natural_key) or datasets
-                total = dataset.count
-            if count_pages(path) > 1 and len(datasets) > 1 and has_mask_page(path):
-                raise ValueError(
-                    f"{path} has masks between its pages, which cannot be read; give a folder "
-                    "with one file per frame"
-                )
-        if len(datasets) == 1 and bands_per_frame:
-            if total % bands_per_frame:
-                raise ValueError(
-                    f"{path} has {total} bands, not a multiple of --bands-per-frame "
-                    f"{bands_per_frame}"
-                )
-            self.layout = "bands"
-            groups = range(1, total + 1, bands_per_frame)
-            self.frames = [
-                (datasets[0], list(range(first, first + bands_per_frame))) for first in groups
-            ]
-        elif len(datasets) == 1 and not path.is_dir() and total > 1:
-            raise ValueError(
-                f"{path} holds one frame of {total} bands; if its bands are frames, say how many "
-                "make up one with --bands-per-frame"
-            )
+        if path.is_dir():
+            self.pages = [page for file in files for page in _pages_or_damaged(file)]
         else:
-            self.frames = [(dataset, None) for dataset in datasets]
-        self.count = len(self.frames)
+            self.pages = frame_pages(path)
+            if len(self.pages) == 1:
+                self._divide_bands(bands_per_frame)
+        self.count = len(self.pages)
         self._adopt_first()
 
-    @contextlib.contextmanager
-    def _open(self, name: str) -> Iterator[Any]:
-        try:
-            # Named, so that a file of another format that names further files is not followed.
-            with self.rasterio.open(name, driver="GTiff") as dataset:
-                yield dataset
-        except failures(self.rasterio) as error:
-            raise FrameError(f"{name} cannot be read ({error})") from error
+    def _divide_bands(self, per_frame: int) -> None:
+        """Make frames of the bands of a single page."""
+        with opened(self.pages[0]) as dataset:
+            total = dataset.count
+        if per_frame:
+            if total % per_frame:
+                raise ValueError(
+                    f"{self.path} has {total} bands, not a multiple of --bands-per-frame "
+                    f"{per_frame}"
+                )
+            self.layout = "bands"
+            groups = [range(first, first + per_frame) for first in range(1, total + 1, per_frame)]
+            self.pages = [
+                replace(
+                    self.pages[0],
+                    name=f"{self.path}: bands {group[0]} to {group[-1]}",
+                    bands=tuple(group),
+                )
+                for group in groups
+            ]
+        elif total > 1:
+            raise ValueError(
+                f"{self.path} holds one frame of {total} bands; if its bands are frames, say how "
+                "many make up one with --bands-per-frame"
+            )
 
     def _adopt_first(self) -> None:
         for index in range(self.count):
             try:
                 self.adopt(self._load(index))
+                with opened(self.pages[index]) as dataset:
+                    self.bits, self.inverted = self._kind(dataset)
+                    self.lossy, self.placed = is_lossy(dataset), is_placed(dataset)
                 reference = self._georeference(index)
                 break
             except FrameError as error:
                 failure = error
         else:
             raise failure
-        if self.dtype.kind == "c":
-            raise ValueError(f"{self.name(index)} holds complex numbers, which are not pixels")
         names = band_names(reference.colours)
         rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
         self.colour = tuple(rgb) if len(rgb) == 3 else None
+        self.alpha = names.index("alpha") if "alpha" in names else None
+        self.full_scale &= not (self.bits or self.inverted)
+
+    def _kind(self, dataset: Any) -> tuple[int, bool]:
+        """Bits of a value if they are fewer than those of its type, and whether zero is white."""
+        return (0, False) if has_palette(dataset) else (kept_bits(dataset), is_inverted(dataset))
 
     def _load(self, index: int) -> np.ndarray:
-        name, bands = self.frames[index]
-        with self._open(name) as dataset:
-            bands = bands or list(dataset.indexes)
-            flags = dataset.mask_flag_enums
-            flags = [flags[band - 1] for band in bands]
-            whole = [self.rasterio.enums.MaskFlags.all_valid]
-            try:
-                pixels = np.moveaxis(dataset.read(bands), 0, -1)
-                missing = None
-                if any(flag != whole for flag in flags):
-                    missing = np.moveaxis(dataset.read_masks(bands), 0, -1) == 0
-            except failures(self.rasterio) as error:
-                raise FrameError(f"{self.name(index)} is damaged ({error})") from error
-        pixels = np.ascontiguousarray(pixels)
-        if pixels.dtype.kind == "f":
-            not_a_number = ~np.isfinite(pixels)
-            if not_a_number.any():
-                missing = not_a_number if missing is None else missing | not_a_number
-        return pixels if missing is None else np.ma.array(pixels, mask=missing)
+        with opened(self.pages[index]) as dataset:
+            return read_pixels(dataset, self.pages[index], self.palette)
 
     def read(self, index: int) -> np.ndarray:
-        name, bands = self.frames[index]
-        with self._open(name) as dataset:
-            self._check_dataset(dataset, bands, index)
+        with opened(self.pages[index]) as dataset:
+            self._check_dataset(dataset, index)
         return self.check(self._load(index), index)
 
-    def _check_dataset(self, dataset: Any, bands: list[int] | None, index: int) -> None:
-        shape = (dataset.height, dataset.width, len(bands or dataset.indexes))
+    def _check_dataset(self, dataset: Any, index: int) -> None:
+        page = self.pages[index]
+        height, width = dataset.shape
+        if _orientation(dataset, page) > 4:
+            height, width = width, height
         dtype = dataset.dtypes[0].replace("complex_int16", "complex64")  # as which it is read
-        self.check_header(shape, np.dtype(dtype), index)
+        bands = len(_bands(dataset, page))
+        if has_palette(dataset) and self.palette == "rgb":
+            dtype, bands = "uint8", 3
+        self.check_header((height, width, bands), np.dtype(dtype), index)
+        kind = self._kind(dataset)
+        if kind != (self.bits, self.inverted):
+            raise FrameError(
+                f"{self.name(index)} has {kind[0] or 'all'} bits per value and is "
+                f"{'white' if kind[1] else 'black'} where it is zero, unlike the first frame; "
+                "all must be alike"
+            )
+
+    def keep_only(self, part: slice) -> None:
+        self.pages = self.pages[part]
 
     def name(self, index: int) -> str:
-        name, bands = self.frames[index]
-        return f"{name}: bands {bands[0]} to {bands[-1]}" if bands else name
+        return self.pages[index].name
 
     def georeference(self, index: int) -> Georeference:
         """All that the file says about frame `index` besides its pixels.
@@ -182,23 +187,116 @@ class GeoTiffSource(Source):
         raise failure
 
     def _georeference(self, index: int) -> Georeference:
-        name, bands = self.frames[index]
-        with self._open(name) as dataset:
-            self._check_dataset(dataset, bands, index)
-            return georeference_of(dataset, bands)
+        with opened(self.pages[index]) as dataset:
+            self._check_dataset(dataset, index)
+            reference = georeference_of(dataset, _bands(dataset, self.pages[index]))
+            return reference.of_colours() if has_palette(dataset) else reference
 
     def is_only_masked(self) -> bool:
         """Whether a mask alone, neither nodata nor an alpha band, says where data is missing."""
-        for name in {name for name, _ in self.frames}:
-            with contextlib.suppress(FrameError), self._open(name) as dataset:
-                if has_mask(dataset) and dataset.nodata is None:
+        for page in self.pages[:1] if self.layout == "bands" else self.pages:
+            with contextlib.suppress(FrameError), opened(page) as dataset:
+                # Colours of a table have no nodata value, whatever the classes have.
+                if has_mask(dataset) if dataset.nodata is None else has_palette(dataset):
                     return True
         return False
+
+
+def _pages_or_damaged(file: Path) -> list[Page]:
+    """The frames of a file of a folder; a damaged one is named when its turn comes."""
+    try:
+        return frame_pages(file)
+    except FrameError:
+        return [Page(str(file), str(file))]
+
+
+def read_tiff(path: Path) -> np.ndarray:
+    """The first frame of a TIFF file, as `read_pixels` gives it."""
+    page = frame_pages(path)[0]
+    with opened(page) as dataset:
+        return read_pixels(dataset, page)
+
+
+def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndarray:
+    """Pixels of an open page, (H, W, bands), in the type of the file, masked where data is missing.
+
+    Pictures that lie nowhere on Earth come upright, as TIFF's orientation tag says.
+
+    Raises:
+        ValueError: complex numbers; or a colour table, if `palette` is not "rgb".
+        FrameError: from the surrounding `opened`.
+    """
+    if "complex" in dataset.dtypes[0]:
+        raise ValueError(f"{page.name} holds complex numbers, which are not pixels")
+    table = colour_table(dataset, page, palette)
+    bands = _bands(dataset, page)
+    pixels = np.moveaxis(dataset.read(bands), 0, -1)
+    missing = None
+    flags = [dataset.mask_flag_enums[band - 1] for band in bands]
+    if any(flag != [MaskFlags.all_valid] for flag in flags) and not _is_converted(dataset):
+        missing = np.moveaxis(dataset.read_masks(bands), 0, -1) == 0
+        for index, band in enumerate(bands):
+            if dataset.colorinterp[band - 1] == ColorInterp.alpha:  # for GDAL it is valid anywhere
+                missing[..., index] = missing.any(axis=2)
+    if pixels.dtype.kind == "f":
+        not_a_number = ~np.isfinite(pixels)
+        if not_a_number.any():
+            missing = not_a_number if missing is None else missing | not_a_number
+    if table is not None:
+        pixels = table[pixels[..., 0]]
+        missing = None if missing is None else missing.repeat(3, axis=2)
+    turn = _orientation(dataset, page)
+    pixels = np.ascontiguousarray(turned_upright(pixels, turn))
+    return pixels if missing is None else np.ma.array(pixels, mask=turned_upright(missing, turn))
+
+
+def _bands(dataset: Any, page: Page) -> list[int]:
+    """The bands of a frame; without the alpha that GDAL adds to a picture it makes RGB of."""
+    bands = list(page.bands or dataset.indexes)
+    return bands[:3] if _is_converted(dataset) else bands
+
+
+def _is_converted(dataset: Any) -> bool:
+    """Whether GDAL makes RGB of other colours, to which it adds an alpha band."""
+    return dataset.tags(ns="IMAGE_STRUCTURE").get("SOURCE_COLOR_SPACE") in ("CMYK", "CIELAB")
+
+
+def _orientation(dataset: Any, page: Page) -> int:
+    """How a picture is turned; coordinates are those of the rows and columns in the file."""
+    return 1 if is_placed(dataset) else page.orientation
+
+
+def colour_table(dataset: Any, page: Page, palette: str) -> np.ndarray | None:
+    """The colours (values, 3) of an open page's values, uint8; None if it has no colour table.
+
+    Raises:
+        ValueError: it has one, and `palette` is not "rgb".
+    """
+    if not has_palette(dataset):
+        return None
+    if palette != "rgb":
+        raise ValueError(
+            f"{page.name} has a colour table: its values are names of classes or colours, between "
+            "which nothing lies; --palette rgb enhances the colours, as a picture"
+        )
+    table = np.zeros((np.iinfo(dataset.dtypes[0]).max + 1, 3), np.uint8)
+    for value, colour in dataset.colormap(1).items():
+        table[value] = colour[:3]
+    return table
 
 
 def band_names(colours: tuple[Any, ...]) -> list[str]:
     """What bands show: "red", "alpha", "undefined", ..."""
     return [colour.name for colour in colours]
+
+
+def is_lossy(dataset: Any) -> bool:
+    """Whether a file is compressed as JPEG or, with loss, as WebP."""
+    structure = dataset.tags(ns="IMAGE_STRUCTURE")
+    return (
+        "JPEG" in structure.get("COMPRESSION", "")
+        or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
+    )
 
 
 def has_mask(dataset: Any) -> bool:

@@ -1,29 +1,25 @@
-"""GeoTIFF files made of enhanced frames: place, bands, type and missing data survive."""
+"""TIFF and GeoTIFF files made of enhanced frames: place, bands, type and missing data survive."""
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio.shutil
+from rasterio.errors import NotGeoreferencedWarning
 
 from media.folder import ImageSink
 from media.frames import remove
 from media.georeference import Georeference, georeference_of
-from media.raster import (
-    TILE,
-    GeoTiffSource,
-    band_names,
-    creation,
-    failures,
-    has_mask,
-    import_rasterio,
-)
+from media.raster import TILE, TiffSource, band_names, creation, has_mask
+from media.tiff import FAILURES, cause
 
 
-class GeoTiffSink(ImageSink):
-    """GeoTIFF frames, in the layout of their source: files, pages, or bands of one file.
+class TiffSink(ImageSink):
+    """TIFF frames, in the layout of their source: files, pages, or bands of one file.
 
     Arguments:
         folder: see Sink.
@@ -35,9 +31,8 @@ class GeoTiffSink(ImageSink):
         ValueError: a single file cannot keep the masks of the source.
     """
 
-    def __init__(self, folder: Path, source: GeoTiffSource, times: int, single: bool):
+    def __init__(self, folder: Path, source: TiffSource, times: int, single: bool):
         super().__init__(folder, ".tif")
-        self.rasterio = import_rasterio()
         self.source, self.times, self.single = source, times, single
         # A mask belongs to a whole file; pages have none that GDAL would read.
         self.masks = not single or source.layout == "bands"
@@ -53,7 +48,7 @@ class GeoTiffSink(ImageSink):
         reference = self.source.georeference(before)
         reference = reference.enlarged(self.source.georeference(after), step / self.times)
         height, width, bands = pixels.shape
-        profile = creation(pixels.dtype, pixels.size) | {
+        profile = creation(pixels.dtype, pixels.size, reference.options) | {
             "height": height,
             "width": width,
             "count": bands,
@@ -63,13 +58,13 @@ class GeoTiffSink(ImageSink):
             "nodata": reference.nodata,
         }
         with self._writing(path):
-            with self.rasterio.open(path, "w", **profile) as dataset:
+            with rasterio.open(path, "w", **profile) as dataset:
                 self._describe(dataset, reference)
                 for window, values, valid in _strips(pixels, reference, self.masks):
                     dataset.write(values, window=window)
                     if valid is not None:
                         dataset.write_mask(valid, window=window)
-            with self.rasterio.open(path) as dataset:
+            with rasterio.open(path) as dataset:
                 for window, values, valid in _strips(pixels, reference, self.masks):
                     self._compare(dataset.read(window=window), values)
                     if valid is not None:
@@ -81,11 +76,13 @@ class GeoTiffSink(ImageSink):
         path.unlink(missing_ok=True)  # GDAL reads what is there, and fails if it is damaged
         try:
             # Older versions of GDAL put masks into a second file, which nobody would rename.
-            with self.rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+            with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 yield
-        except failures(self.rasterio) as error:
-            reason = error.__cause__ or error
-            raise OSError(f"{path} cannot be written, is the disk full? ({reason})") from error
+        except FAILURES as error:
+            raise OSError(
+                f"{path} cannot be written, is the disk full? ({cause(error)})"
+            ) from error
 
     def _compare(self, read: np.ndarray, written: np.ndarray) -> None:
         """Make sure that a file holds what was written: GDAL is silent about a full disk.
@@ -94,10 +91,14 @@ class GeoTiffSink(ImageSink):
         tiles that are not there read as zeros.
         """
         if read.tobytes() != written.tobytes():
-            raise self.rasterio.errors.RasterioIOError("it reads back with other values")
+            raise rasterio.errors.RasterioIOError("it reads back with other values")
 
     def _describe(self, dataset: Any, reference: Georeference) -> None:
         dataset.update_tags(**reference.tags)
+        if reference.profile:
+            dataset.update_tags(ns="COLOR_PROFILE", **reference.profile)
+        if reference.profile:
+            dataset.update_tags(ns="COLOR_PROFILE", **reference.profile)
         dataset.descriptions = reference.descriptions
         for band, tags in enumerate(reference.band_tags, 1):
             dataset.update_tags(band, **tags)
@@ -124,38 +125,39 @@ class GeoTiffSink(ImageSink):
         remove(self.folder)
 
     def _join_pages(self, target: Path, files: list[Path]) -> None:
-        with self.rasterio.open(files[0]) as first:
+        with rasterio.open(files[0]) as first:
             values = len(files) * first.count * first.height * first.width
-            options = creation(first.dtypes[0], values)
+            options = creation(first.dtypes[0], values, georeference_of(first).options)
         for number, file in enumerate(files):
             appended = {"APPEND_SUBDATASET": "YES"} if number else {}
-            self.rasterio.shutil.copy(file, target, **options, **appended)
+            rasterio.shutil.copy(file, target, **options, **appended)
         for number, file in enumerate(files, 1):
-            with self.rasterio.open(f"GTIFF_DIR:{number}:{target}") as page:
+            with rasterio.open(f"GTIFF_DIR:{number}:{target}") as page:
                 self._compare_file(page, page.indexes, file)
 
     def _join_bands(self, target: Path, files: list[Path]) -> None:
         references, has_masks = [], False
         for file in files:
-            with self.rasterio.open(file) as frame:
+            with rasterio.open(file) as frame:
                 profile, per_frame = frame.profile, frame.count
                 references.append(georeference_of(frame))
                 has_masks |= has_mask(frame)
         count = per_frame * len(files)
-        profile |= creation(profile["dtype"], count * profile["height"] * profile["width"])
+        values = count * profile["height"] * profile["width"]
+        profile |= creation(profile["dtype"], values, references[0].options)
         profile |= {"count": count, "interleave": "band"}
         profile |= {"crs": references[0].crs, "transform": references[0].transform}
-        with self.rasterio.open(target, "w", **profile) as dataset:
+        with rasterio.open(target, "w", **profile) as dataset:
             self._describe(dataset, references[0].with_bands_of(references))
             for number, file in enumerate(files):
-                with self.rasterio.open(file) as frame:
+                with rasterio.open(file) as frame:
                     bands = [number * per_frame + band for band in frame.indexes]
                     for window in _windows(frame.height, frame.width):
                         dataset.write(frame.read(window=window), bands, window=window)
             if has_masks:
                 for window in _windows(dataset.height, dataset.width):
                     dataset.write_mask(self._valid_anywhere(files, window), window=window)
-        with self.rasterio.open(target) as dataset:
+        with rasterio.open(target) as dataset:
             for number, file in enumerate(files):
                 bands = [number * per_frame + band for band in range(1, per_frame + 1)]
                 self._compare_file(dataset, bands, file)
@@ -168,12 +170,12 @@ class GeoTiffSink(ImageSink):
         """Where any frame has data; floating values say by NaN where only some have none."""
         valid = False
         for file in files:
-            with self.rasterio.open(file) as frame:
+            with rasterio.open(file) as frame:
                 valid = valid | (frame.read_masks(1, window=window) > 0)
         return valid
 
     def _compare_file(self, dataset: Any, bands: list[int], file: Path) -> None:
-        with self.rasterio.open(file) as frame:
+        with rasterio.open(file) as frame:
             for window in _windows(frame.height, frame.width):
                 self._compare(dataset.read(bands, window=window), frame.read(window=window))
 

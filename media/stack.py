@@ -1,35 +1,12 @@
-"""Frames as the pages of one TIFF file."""
+"""Frames of a video or of other files than TIFF as the pages of one TIFF file."""
 
 import os
 from pathlib import Path
 
-import numpy as np
 import tifffile
 
 from media.folder import ImageSink
-from media.frames import FrameError, Source
-from media.tiff import count_pages, read_page, write_tiff
-
-
-class TiffStack(Source):
-    """A TIFF file with one page per frame."""
-
-    def __init__(self, path: Path):
-        self.path, self.suffix = path, ".tif"
-        self.count = count_pages(path)
-        for index in range(self.count):
-            try:
-                self.adopt(read_page(path, index, self.name(index)))
-                return
-            except FrameError as error:
-                failure = error
-        raise failure
-
-    def read(self, index: int) -> np.ndarray:
-        return self.check(read_page(self.path, index, self.name(index)), index)
-
-    def name(self, index: int) -> str:
-        return f"{self.path}: page {index}"
+from media.tiff import write_tiff
 
 
 class TiffStackSink(ImageSink):

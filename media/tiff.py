@@ -1,117 +1,73 @@
-"""Plain TIFF: one page per frame, or one file per frame.
+"""TIFF files: which of their pages are frames, how GDAL opens one, and how plain ones are written.
 
-Read through tifffile, which gives the values of the file and notices damaged compressed data; what
-it cannot decode without further libraries (LZW, JPEG, palettes, odd bits) is left to OpenCV. OpenCV
-would darken colours under an alpha channel, does not invert 16 bits of which zero is white, and
-takes planes of 16 bits for pixels; such files go through rasterio if tifffile cannot decode them.
+tifffile says which pages there are, GDAL (rasterio) reads them with all that lies beside: masks in
+the file and in a .msk, world files (.tfw), RPCs, control points.
 
-Written page by page, so that a stack of any length needs the memory of one frame.
+Plain stacks of frames that come from other formats are written page by page, so that one of any
+length needs the memory of one frame.
 """
 
+import contextlib
 import logging
 import os
+import re
 import struct
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
+import rasterio
 import tifffile
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RPCError
 
-from media.frames import FrameError, bgr_to_rgb
+from media.frames import FrameError
 
 # It complains of nodata values that float32 rounds, which are common and harmless.
 logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in record.getMessage())
 
-
 CLASSIC_SIZE = 2**32 - 2**25  # bytes that a TIFF with 32-bit offsets holds, and some for its tags
-# TIFF tags of georeferenced files: pixel scale, tie points, transformation, keys; GDAL's own.
-GEO_TAGS = (33550, 33922, 34264, 34735, 42112, 42113)
 ORIENTATION = 274
-Photometric = tifffile.PHOTOMETRIC
+VRT_SUFFIX = ".vrt"  # of GDAL's virtual datasets, which name the files of their bands
+# What rasterio raises; GDAL's own errors, which it lets through, have no public name.
+FAILURES = (RasterioError, CRSError, RPCError, rasterio._err.CPLE_BaseError)
 
 
-def needs_rasterio(path: Path) -> bool:
-    """Whether a TIFF file is georeferenced, or has bands that plain TIFF readers refuse."""
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
-            return (
-                any(tag in page.tags for tag in GEO_TAGS)
-                or page.samplesperpixel not in (1, 3, 4)
-                or (_opencv_misreads(page) and not _tifffile_decodes(page))
-            )
-    except OSError:
-        raise
-    except Exception:  # a damaged header may raise anything
-        return False  # the reader will name it
+@dataclass(frozen=True)
+class Page:
+    """A page of a TIFF file, or some of its bands, that is a frame.
+
+    Attributes:
+        dataset: what GDAL calls it.
+        name: what a message calls it.
+        orientation: of the TIFF tag: where the first row and column of a picture are shown.
+        bands: that make up the frame, counted from 1; None: all.
+    """
+
+    dataset: str
+    name: str
+    orientation: int = 1
+    bands: tuple[int, ...] | None = None
 
 
-def _tifffile_decodes(page: tifffile.TiffPage) -> bool:
-    """Whether tifffile turns a page into the values that it shows, with what is installed."""
-    return (
-        page.compression in tifffile.TIFF.DECOMPRESSORS
-        and page.predictor in tifffile.TIFF.UNPREDICTORS
-        and page.photometric in (Photometric.MINISWHITE, Photometric.MINISBLACK, Photometric.RGB)
-        and page.dtype is not None
-        and page.dtype.kind in "uif"
-        and page.bitspersample == 8 * page.dtype.itemsize
-        and page.tags.valueof(ORIENTATION, default=1) == 1
-    )
+def frame_pages(path: Path) -> list[Page]:
+    """The pages of a TIFF file that are frames, which masks and reduced copies are not.
 
-
-def _opencv_misreads(page: tifffile.TiffPage) -> bool:
-    """Whether OpenCV would change the colours, see the top."""
-    planes = page.samplesperpixel > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
-    return page.samplesperpixel == 4 if page.bitspersample == 8 else planes
-
-
-def read_page(path: Path, index: int, name: str) -> np.ndarray:
-    """Pixels of a page, (H, W, bands) in RGB order, in the type of the file; white is large.
+    GDAL makes a single page of the files that a VRT names.
 
     Raises:
-        FrameError: the page, called `name` in the message, is damaged.
+        FrameError: it is no TIFF file, or its header is damaged.
+        ValueError: the file ends before its last page, or it has masks between its pages.
     """
+    if path.suffix.lower() == VRT_SUFFIX:
+        return [Page(str(path), str(path))]
     try:
         with tifffile.TiffFile(path) as file:
-            page = file.pages[index]
-            if _tifffile_decodes(page):
-                # Samples in planes come first, those of pixels last; the other axis is one.
-                pixels = page.asarray().reshape(page.shaped)[:, 0]
-                pixels = np.moveaxis(pixels, 0, -1).reshape(page.imagelength, page.imagewidth, -1)
-                # Of big-endian files, too, in the order of the machine.
-                pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
-            elif _opencv_misreads(page):
-                raise ValueError("to decode it needs the package imagecodecs")
-            else:
-                pixels = _read_with_opencv(path, index)
-            # OpenCV has inverted 8 bits.
-            is_inverted = page.photometric == Photometric.MINISWHITE and pixels.dtype.kind == "u"
-            if is_inverted and (_tifffile_decodes(page) or pixels.dtype != np.uint8):
-                pixels = np.iinfo(pixels.dtype).max - pixels
-            return pixels
-    except OSError:
-        raise
-    except Exception as error:  # a damaged header may raise anything
-        raise FrameError(f"{name} cannot be decoded: damaged or no TIFF ({error})") from error
-
-
-def _read_with_opencv(path: Path, index: int) -> np.ndarray:
-    _, pages = cv2.imreadmulti(str(path), index, 1, flags=cv2.IMREAD_UNCHANGED)
-    if not pages:
-        raise ValueError("not even by OpenCV")
-    return bgr_to_rgb(pages[0])
-
-
-def count_pages(path: Path) -> int:
-    """Number of pages of a TIFF file.
-
-    Raises:
-        ValueError: it is not a TIFF file, or it ends before its last page.
-    """
-    try:
-        with tifffile.TiffFile(path) as file:
-            count, layout = len(file.pages), file.tiff
+            kinds = [page.subfiletype for page in file.pages]
+            orientations = [page.tags.valueof(ORIENTATION, default=1) for page in file.pages]
+            layout = file.tiff
             file.filehandle.seek(file.pages[-1].offset)
             (tags,) = struct.unpack(layout.tagnoformat, file.filehandle.read(layout.tagnosize))
             file.filehandle.seek(tags * layout.tagsize, os.SEEK_CUR)
@@ -119,16 +75,58 @@ def count_pages(path: Path) -> int:
     except OSError:
         raise
     except Exception as error:  # a damaged header may raise anything
-        raise ValueError(f"{path} is damaged or no TIFF file ({error})") from error
+        raise FrameError(f"{path} cannot be read: damaged or no TIFF file ({error})") from error
     if any(following):
-        raise ValueError(f"{path} is damaged: it ends after {count} pages, but more should follow")
-    return count
+        raise ValueError(
+            f"{path} is damaged: it ends after {len(kinds)} pages, but more should follow"
+        )
+    besides = tifffile.FILETYPE.REDUCEDIMAGE | tifffile.FILETYPE.MASK
+    frames = [index for index, kind in enumerate(kinds) if not kind & besides]
+    frames = frames or list(range(len(kinds)))  # a picture that calls itself reduced is one
+    if frames == [0]:  # GDAL finds its mask
+        return [Page(str(path), str(path), orientations[0])]
+    if any(kind & tifffile.FILETYPE.MASK for kind in kinds):
+        raise ValueError(
+            f"{path} has masks between its pages, which cannot be read; give a folder "
+            "with one file per frame"
+        )
+    return [
+        Page(f"GTIFF_DIR:{index + 1}:{path}", f"{path}: page {index}", orientations[index])
+        for index in frames
+    ]
 
 
-def has_mask_page(path: Path) -> bool:
-    """Whether a page of a TIFF file is the mask of another."""
-    with tifffile.TiffFile(path) as file:
-        return any(page.subfiletype & tifffile.FILETYPE.MASK for page in file.pages)
+@contextlib.contextmanager
+def opened(page: Page) -> Iterator[Any]:
+    """A page as a dataset of rasterio.
+
+    Raises:
+        FrameError: GDAL cannot read it, then or later in the context, and why.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            # Named, so that a file of another format that names further files is not followed.
+            is_vrt = page.dataset.lower().endswith(VRT_SUFFIX)
+            dataset = rasterio.open(page.dataset, driver="VRT" if is_vrt else "GTiff")
+        with dataset:
+            yield dataset
+    except FAILURES as error:
+        reason = cause(error)
+        codec = re.search(r"missing codec (?:of code )?(.*?)\.?$", reason)
+        if codec:
+            raise FrameError(
+                f"{page.name} is a TIFF compressed by {codec[1]}, which is not supported; "
+                "convert it, for example with gdal_translate -co COMPRESS=DEFLATE"
+            ) from error
+        raise FrameError(f"{page.name} cannot be read ({reason})") from error
+
+
+def cause(error: BaseException) -> str:
+    """What GDAL said first: rasterio names only the last of its errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())
 
 
 def write_tiff(path: Path, frames: Iterable[np.ndarray], count: int = 1) -> None:

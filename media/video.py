@@ -1,38 +1,23 @@
-"""Video files through PyAV (FFmpeg): decoding to RGB, encoding, and the times of frames.
+"""Video files through PyAV (FFmpeg): decoding to RGB, and the times of frames.
 
-Reading: any codec of FFmpeg. Frames come upright (turned and mirrored as the file says) as RGB, 8
+Any codec of FFmpeg. Frames come upright (turned and mirrored as the file says) as RGB, 8
 bits as uint8, deeper ones as uint16 at full scale; every frame has the time its file gives it, so
 a variable frame rate survives. A damaged frame is named at its time, and so are those that build
 on it, up to the next key frame. The matrix (BT.601, BT.709, ...) and the range (limited or full)
 are those of the file; a file that does not say is taken as players take it: BT.709 from 720 lines
 or 1280 columns on, BT.601 below, limited range. Interlaced frames are taken as they are.
-
-Writing: 8 bits become H.264, deeper ones 10-bit H.265, both YUV 4:2:0 in limited range at a
-quality that leaves no visible loss: the one form that every player and hardware decoder takes.
-Colour at half resolution is no loss in a picture enlarged four times. The input's matrix is kept
-and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere. Sound
-is not carried over.
-
-A finished piece is a small Matroska file without B-frames, so pieces join by copying packets.
 """
 
-import contextlib
-import itertools
-import math
-import os
 from collections import deque
-from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from media.decoder import Decoder, import_av
-from media.frames import FrameError, Sink, Source, remove
+from media.decoder import Decoder
+from media.frames import FrameError, Source
 
-CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no loss is visible
-LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1": 65535}
 KEPT = 8  # decoded frames at hand for reading a little backwards
 
 # AVColorSpace of a frame -> the matrix that swscale knows. Identity (RGB) needs none.
@@ -88,9 +73,28 @@ class VideoSource(Source):
         self.count = len(self.ticks)
         if not self.count:
             raise ValueError(f"{path} has a video stream without frames")
-        self.times = [(tick - self.ticks[0]) * self.decoder.time_base for tick in self.ticks]
+        self.first = 0  # frames that are left out before the first one
+        self.shared = set()  # frames whose time the file gives to another one too
+        self._set_times(self.ticks[-1] + self.decoder.last)
         self._rewind()
         self._adopt_first()
+
+    def _set_times(self, end: int) -> None:
+        """The times of the frames from their ticks; the last one is shown until `end`."""
+        base = self.decoder.time_base
+        self.times = [(tick - self.ticks[0]) * base for tick in self.ticks]
+        self.last = (end - self.ticks[-1]) * base
+
+    def keep_only(self, part: slice) -> None:
+        following = self.ticks[part.stop :] or [self.ticks[-1] + self.decoder.last]
+        self.ticks, self.first = self.ticks[part], self.first + part.start
+        self._set_times(following[0])
+        self._rewind()
+
+    @property
+    def begin(self) -> Fraction:
+        """Seconds in the file at which the first frame is shown."""
+        return self.ticks[0] * self.decoder.time_base
 
     def _adopt_first(self) -> None:
         _, frame = self._next()
@@ -139,14 +143,26 @@ class VideoSource(Source):
         wanted = self.ticks[self._position]
         tick, frame = self._pending or self._next()
         while tick is not None and tick < wanted:  # hidden frames of some codecs
+            if self._position and tick == self.ticks[self._position - 1]:
+                self.shared.add(self._position - 1)
             tick, frame = self._next()
         if frame is None or (tick is not None and tick > wanted):
             self._pending = (tick, frame) if frame is not None else None
             return None
         self._pending = None
+        if self._position == self.count - 1 and any(tick == wanted for tick, _ in self._frames):
+            self.shared.add(self._position)
         return self._pixels(frame)
 
     def _pixels(self, frame) -> np.ndarray:
+        try:
+            return self._converted(frame)
+        except (self.decoder.av.error.FFmpegError, ValueError) as error:
+            raise FrameError(
+                f"{self.path}: a frame cannot be converted to RGB ({error})"
+            ) from error
+
+    def _converted(self, frame) -> np.ndarray:
         deep = self.depth > 8
         rgb = frame.reformat(
             format="rgb48le" if deep else "rgb24",
@@ -160,179 +176,5 @@ class VideoSource(Source):
         return np.ascontiguousarray(upright(rgb, *display_matrix(frame)))
 
     def name(self, index: int) -> str:
-        return f"{self.path}: frame {index} (at {float(self.times[index]):.3f} s)"
-
-
-class VideoSink(Sink):
-    """Encodes frames in pieces, one file each, and joins them.
-
-    Arguments:
-        folder: see Sink.
-        height, width: of the frames.
-        times: seconds of all frames.
-        depth: bits per value of the frames, 8 or more.
-        matrix, primaries, transfer: of the colours, as FFmpeg numbers them.
-        aspect: width of a pixel by its height, or None if square.
-        suffix: of the final file; it decides the container.
-        lossless: see the module's text.
-
-    Raises:
-        ValueError: frames too large for the codec, or times that the container cannot hold.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        height: int,
-        width: int,
-        times: list[Fraction],
-        depth: int = 8,
-        matrix: int = BT709,
-        primaries: int = UNSPECIFIED,
-        transfer: int = UNSPECIFIED,
-        aspect: Fraction | None = None,
-        suffix: str = ".mp4",
-        lossless: bool = False,
-    ):
-        super().__init__(folder)
-        self.av = import_av()
-        self.height, self.width, self.times = height, width, times
-        self.depth, self.aspect, self.suffix = depth, aspect, suffix
-        self.primaries, self.transfer = primaries, transfer
-        self.matrix = BT709 if matrix == RGB else matrix
-        self.codec, self.pixel_format, self.options = encoder(depth, suffix, lossless)
-        limit = LARGEST_SIDE[self.codec]
-        if max(height, width) > limit:
-            raise ValueError(
-                f"{width}x{height} is too large for {self.codec}, which ends at {limit}; "
-                "give a folder or a .tif file as OUTPUT"
-            )
-        gaps = [after - before for before, after in itertools.pairwise(times)]
-        self.step = _common_step(gaps)
-        if suffix == ".avi" and len(set(gaps)) > 1:
-            raise ValueError("AVI has one fixed frame rate, this video has not; write .mp4 or .mkv")
-
-    def _pieces(self) -> list[Path]:
-        """The finished pieces in order, up to the first gap. Names: first frame, frame after."""
-        pieces, position = [], 0
-        found = {int(path.stem.split("-")[0]): path for path in self.folder.glob("*-*.*")}
-        while position in found:
-            pieces.append(found[position])
-            position = int(found[position].stem.split("-")[1])
-        return pieces
-
-    def finished(self) -> int:
-        pieces = self._pieces()
-        return int(pieces[-1].stem.split("-")[1]) if pieces else 0
-
-    def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
-        suffix = ".avi" if self.suffix == ".avi" else ".mkv"
-        partial = self.folder / f"{start:08d}.partial{suffix}"
-        count = 0
-        with self._writing(partial) as container:
-            stream = self._add_stream(container)
-            for count, pixels in enumerate(frames, 1):
-                frame = self._frame(np.ma.filled(pixels, 0))
-                frame.pts, frame.time_base = count - 1, stream.codec_context.time_base
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode(None))
-        os.replace(partial, self.folder / f"{start:08d}-{start + count:08d}{suffix}")
-
-    @contextlib.contextmanager
-    def _writing(self, path: Path) -> Iterator[Any]:
-        """A container to write to; what FFmpeg fails with becomes an OSError that names it."""
-        try:
-            with self.av.open(str(path), "w") as container:
-                yield container
-        except self.av.error.FFmpegError as error:
-            raise OSError(
-                error.errno, f"writing video failed: {error.strerror}", str(path)
-            ) from error
-
-    def _add_stream(self, container):
-        seconds = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
-        rate = (1 / seconds).limit_denominator(1001)
-        stream = container.add_stream(self.codec, rate=rate, options=self.options)
-        stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixel_format
-        context = stream.codec_context
-        context.time_base = 1 / rate
-        context.max_b_frames = 0  # packets in order of time join without reordering
-        if self.aspect:
-            context.sample_aspect_ratio = self.aspect
-        if self._is_rgb():
-            context.colorspace, context.color_range = RGB, FULL
-        else:
-            context.colorspace, context.color_range = self.matrix, LIMITED
-        context.color_primaries, context.color_trc = self.primaries, self.transfer
-        return stream
-
-    def _is_rgb(self) -> bool:
-        return self.pixel_format.startswith(("gbr", "bgr", "rgb"))
-
-    def _frame(self, pixels: np.ndarray):
-        """(H, W, 1 or 3) uint8 or uint16 -> a frame in the encoder's format."""
-        if pixels.shape[2] == 1:
-            pixels = np.repeat(pixels, 3, axis=2)
-        source_format = "rgb24" if pixels.dtype == np.uint8 else "rgb48le"
-        frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), source_format)
-        return frame.reformat(
-            format=self.pixel_format,
-            dst_colorspace=None if self._is_rgb() else SWSCALE_MATRIX[self.matrix],
-            src_color_range=FULL,
-            dst_color_range=FULL if self._is_rgb() else LIMITED,
-            interpolation=exact_conversion(),
-        )
-
-    def join(self, target: Path) -> None:
-        """Copy the packets of all pieces into one file and give every frame its time."""
-        ticks = [int((time - self.times[0]) / self.step) for time in self.times]
-        ticks.append(2 * ticks[-1] - ticks[-2])  # the last frame stays as long as the one before
-        partial = target.with_name(f"{target.stem}.partial{target.suffix}")
-        index, output = 0, None
-        with self._writing(partial) as container:
-            for piece in self._pieces():
-                with self.av.open(str(piece)) as source:
-                    if output is None:
-                        output = container.add_stream_from_template(source.streams.video[0])
-                        output.time_base = self.step
-                    for packet in source.demux(source.streams.video[0]):
-                        if not packet.size:
-                            continue
-                        packet.stream, packet.time_base = output, self.step
-                        packet.pts = packet.dts = ticks[index]
-                        packet.duration = ticks[index + 1] - ticks[index]
-                        index += 1
-                        container.mux(packet)
-        os.replace(partial, target)
-        remove(self.folder)
-
-
-def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
-    """Codec, pixel format and options for frames of a depth in a container.
-
-    Raises:
-        ValueError: no codec of this container keeps such frames.
-    """
-    if not lossless and depth == 8:
-        return "libx264", "yuv420p", {"crf": CRF["libx264"], "preset": "medium"}
-    if not lossless:
-        if suffix in (".avi", ".m4v"):
-            raise ValueError(
-                f"{suffix} cannot hold 10-bit H.265; give an OUTPUT that ends in .mp4, .mov or .mkv"
-            )
-        parameters = "log-level=none:bframes=0"
-        options = {"crf": CRF["libx265"], "preset": "medium", "x265-params": parameters}
-        return "libx265", "yuv420p10le", options
-    if suffix in (".mkv", ".avi"):
-        return "ffv1", "bgr0" if depth == 8 else "gbrp16le", {"level": "3"}
-    if depth > 8:
-        raise ValueError(f"lossless {depth}-bit video needs an OUTPUT that ends in .mkv (FFV1)")
-    return "libx264rgb", "rgb24", {"qp": "0", "preset": "medium"}
-
-
-def _common_step(gaps: list[Fraction]) -> Fraction:
-    """The longest time of which all gaps are multiples: the time base that keeps them exact."""
-    denominator = math.lcm(*(gap.denominator for gap in gaps))
-    return Fraction(math.gcd(*(int(gap * denominator) for gap in gaps)), denominator)
+        seconds = (self.ticks[index] - self.decoder.ticks[0]) * self.decoder.time_base
+        return f"{self.path}: frame {self.first + index} (at {float(seconds):.3f} s)"

@@ -242,7 +242,7 @@ def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -
     batch, count, _, height, width = frames.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(
-            f"frames are {height}x{width}; each side needs at least {SMALLEST_SIDE} pixels"
+            f"frames are {width}x{height}; each side needs at least {SMALLEST_SIDE} pixels"
         )
     expected = (batch, count - 1, 2, height, width)
     for name, flow in (("forward_flow", forward_flow), ("backward_flow", backward_flow)):

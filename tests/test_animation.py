@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import torch
 from torch.utils.data import DataLoader
 
@@ -266,7 +267,6 @@ def test_grey_alpha_and_16_bit_stills(tmp_path):
 
 
 def test_geotiff_keeps_the_order_of_bands_and_ignores_missing_pixels(tmp_path):
-    rasterio = pytest.importorskip("rasterio")
     bands = np.arange(4, dtype=np.int16)[:, None, None] * 1000 + texture(40, 50)[..., 0]
     bands[:, :5] = -9999
     with rasterio.open(

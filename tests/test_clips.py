@@ -4,9 +4,13 @@ import os
 
 import numpy as np
 import pytest
+import rasterio
 
 from data.clips import find_clips, read_clip
+from media.folder import write_image_file
 from media.images import write_image
+from media.open import open_source
+from media.rgb import Rgb
 from utils.resize import imresize
 
 
@@ -93,7 +97,7 @@ def test_problems_of_all_clips_come_together(tmp_path):
         "give 7, or 4 for the even times, or none",
         "sizes/input4: frames of 16x16, a quarter of 68x64 is needed",
         "small/truth: frames of 64x60; needs 64 pixels a side",
-        "broken/truth/00000001.png: neither PNG nor JPEG",
+        "broken/truth/00000001.png: neither PNG, JPEG, BMP nor TIFF",
         "mixed/truth/00000002.png: 64x64 pixels, but 68x64 in 00000000.png",
     ):
         assert line in str(error.value)
@@ -107,8 +111,94 @@ def test_links_out_of_the_root_are_refused(tmp_path):
         find_clips(tmp_path / "root")
 
 
+@pytest.mark.parametrize(("truth", "given"), [("GT", "BIx4"), ("HR", "LR"), ("gt", "lrx4")])
+@pytest.mark.parametrize("clip_first", [True, False])
+def test_layouts_of_other_projects(tmp_path, truth, given, clip_first):
+    """Vid4 as BasicSR has it (GT/calendar, BIx4/calendar), and both folders in that of the clip."""
+    places = ("{1}/{0}", "{0}/{1}")
+    hr, lr = (places[not clip_first].format(name, "calendar") for name in (truth, given))
+    frames, small = write_frames(tmp_path / hr, 5), write_frames(tmp_path / lr, 5, 16, 17)
+    write_frames(tmp_path / lr.replace(given, "other"), 5, 16, 17)
+    (clip,) = find_clips(tmp_path)
+    assert clip.name == "calendar"
+    read_given, read_truth = read_clip(clip)
+    np.testing.assert_array_equal(read_truth, frames)
+    np.testing.assert_array_equal(read_given, small[::2])
+
+
+def test_a_clip_whose_lr_frames_are_missing(tmp_path):
+    for name in ("a", "b"):
+        write_frames(tmp_path / "GT" / name, 5)
+    write_frames(tmp_path / "LR/a", 5, 16, 17)
+    with pytest.raises(ValueError, match="LR/b: 0 LR frames for 5"):
+        find_clips(tmp_path)
+
+
+def test_the_test_list_of_vimeo(tmp_path):
+    for name in ("00001/0001", "00001/0266", "00002/0003"):
+        write_frames(tmp_path / "sequences" / name, 7, name="im{}.png")
+    (tmp_path / "sep_testlist.txt").write_text("00002/0003\n00001/0266\n")
+    names = ["00002/0003", "00001/0266"]
+    assert [clip.name for clip in find_clips(tmp_path)] == names
+    assert [clip.name for clip in find_clips(tmp_path / "sequences")] == names
+    (tmp_path / "fast.txt").write_text("00001/0001 7 (64,68,3)\n")
+    assert [clip.name for clip in find_clips(tmp_path, tmp_path / "fast.txt")] == ["00001/0001"]
+    (tmp_path / "fast.txt").write_text("../a\n")
+    with pytest.raises(ValueError, match="leads out of"):
+        find_clips(tmp_path, tmp_path / "fast.txt")
+    (tmp_path / "fast.txt").write_text("00009/0001\n")
+    with pytest.raises(FileNotFoundError, match="00009/0001: no such clip"):
+        find_clips(tmp_path, tmp_path / "fast.txt")
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif"])
+def test_frames_of_other_formats(tmp_path, suffix):
+    truth = write_frames(tmp_path / "png", 3)
+    (tmp_path / "a").mkdir()
+    for number, frame in enumerate(truth):
+        write_image_file(tmp_path / f"a/{number}{suffix}", frame)
+    (clip,) = find_clips(tmp_path / "a")
+    np.testing.assert_array_equal(read_clip(clip)[1], truth)
+
+
+def test_deep_tiff_frames_keep_one_range(tmp_path):
+    ramp = np.linspace(0, 200, 64 * 68 * 3).reshape(64, 68, 3)
+    for folder, step in (("truth", 1), ("LR", 4)):
+        (tmp_path / "a" / folder).mkdir(parents=True)
+        for number in range(3):
+            values = np.rint(ramp[::step, ::step] * 40 + 900 + 400 * number).astype(np.uint16)
+            write_image_file(tmp_path / f"a/{folder}/{number}.tif", values)
+    with pytest.warns(UserWarning, match="truth: uint16 9[0-9.]+ to 9[0-9.]+ becomes 8 bits"):
+        (clip,) = find_clips(tmp_path)
+    given, truth = read_clip(clip)
+    assert truth.dtype == given.dtype == np.uint8
+    np.testing.assert_array_equal(given, truth[::2, ::4, ::4])
+    brighter = truth[1].astype(int) - truth[0]
+    assert np.abs(np.median(brighter) - 400 * 255 / 8800) < 2
+
+
+def test_endings_that_are_not_read_are_the_problem(tmp_path):
+    write_frames(tmp_path / "a/truth", 3)
+    for path in (tmp_path / "a/truth").iterdir():
+        path.rename(path.with_suffix(".webp"))
+    with pytest.raises(ValueError, match=r"0 frame\(s\); .* which end in \.png, \.jpg"):
+        find_clips(tmp_path)
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_clips(tmp_path / "a")
     with pytest.raises(ValueError, match="no test clips"):
         find_clips(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_frames_whose_zero_is_white_are_turned_round(tmp_path):
+    values = np.arange(32 * 48, dtype=np.uint16).reshape(1, 32, 48)
+    size = {"count": 1, "height": 32, "width": 48, "dtype": "uint16", "photometric": "MINISWHITE"}
+    for index in range(2):
+        with rasterio.open(tmp_path / f"{index}.tif", "w", driver="GTiff", **size) as file:
+            file.write(values)
+    read = Rgb(open_source(tmp_path)).read(0)
+    assert read[0, 0].tolist() == [255] * 3
+    assert read[-1, -1].tolist() == [0] * 3

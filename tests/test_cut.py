@@ -12,7 +12,9 @@ from trainings import run_here
 
 from data.cut import Config, cut, still_mean, tile_corners
 from data.septuplets import SeptupletDataset
+from media.folder import write_image_file
 from media.images import read_image, write_image
+from media.tiff import write_tiff
 
 
 def texture(seed, height=64, width=80):
@@ -85,7 +87,7 @@ def test_unreadable_frames_and_gaps_in_the_numbers_break(tmp_path, config, capsy
     (tmp_path / "city/f27.png").write_bytes(b"no image")
     names, counts = cut(config)
     assert counts == Counter({"read": 24, "gaps in the numbers": 1, "unreadable": 1})
-    assert "f27.png: neither PNG nor JPEG" in capsys.readouterr().out
+    assert "f27.png cannot be decoded" in capsys.readouterr().out
     starts = [0, 8, 16]
     assert len(names) == 3
     for name, start in zip(names, starts, strict=True):
@@ -168,10 +170,36 @@ def test_video_file(tmp_path, config):
     assert np.abs(read_clip(config, name).astype(int) - np.stack(frames[:7])).mean() < 8
 
 
+@pytest.mark.parametrize(("suffix", "scale"), [(".tif", 1), (".tif", 100), (".png", 257)])
+def test_frames_of_any_depth_become_8_bits_all_alike(tmp_path, config, capsys, suffix, scale):
+    frames = [make_frame(time) for time in range(7)]
+    frames[3] = frames[3] - np.minimum(frames[3], 10)  # darker, and has to stay so
+    (tmp_path / "city").mkdir()
+    for number, frame in enumerate(frames):
+        values = frame if scale == 1 else frame.astype(np.uint16) * scale
+        write_image_file(tmp_path / f"city/f{number}{suffix}", values)
+    (name,), _ = cut(config)
+    clip, expected = read_clip(config, name).astype(float), np.stack(frames).astype(float)
+    assert ("uint16" in capsys.readouterr().out) == (scale != 1)
+    if scale == 1:
+        np.testing.assert_array_equal(clip, expected)
+    gain = np.polyfit(expected[0].ravel(), clip[0].ravel(), 1)[0]
+    assert 0.9 < gain < 1.3
+    assert abs(np.median(clip[2] - clip[3]) - 10 * gain) < 1.5
+
+
+def test_pages_of_one_tiff(tmp_path, config):
+    frames = [make_frame(time) for time in range(8)]
+    write_tiff(tmp_path / "stack.tif", frames)
+    (name,), counts = cut(replace(config, source=str(tmp_path / "stack.tif")))
+    assert (name, counts["read"]) == ("stack_s1_000000", 8)
+    np.testing.assert_array_equal(read_clip(config, name), frames[:7])
+
+
 def test_file_that_is_no_video(tmp_path, config):
     pytest.importorskip("av")
     (tmp_path / "a.mp4").write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"a\.mp4: not a video that can be read"):
+    with pytest.raises(ValueError, match=r"a\.mp4 cannot be read as video"):
         cut(replace(config, source=str(tmp_path / "a.mp4")))
 
 

@@ -38,6 +38,14 @@ for options in cases:
     tensors = [t.to(memory_format=torch.channels_last) if t.ndim == 4 else t for t in tensors]
     assert relative_error(run(deform_conv2d, tensors, geometry), expected) < tolerance
 tensors, geometry = random_case(batch=1, size=(3, 2))
+unknown = tensors[1].clone()
+unknown[0, 1, 2, 0] = torch.nan
+results = [
+    function(tensors[0], unknown, *tensors[2:4], mask=tensors[4], **geometry)
+    for function in (deform_conv2d, deform_conv2d_gather)
+]
+assert results[0][0, :, 2, 0].isnan().all()
+torch.testing.assert_close(*results, equal_nan=True)
 zero = [tensors[0], torch.zeros_like(tensors[1]), *tensors[2:4], None]
 expected = run(deform_conv2d_gather, zero, geometry)
 assert relative_error(run(deform_conv2d, zero, geometry), expected) < 1e-12

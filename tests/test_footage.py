@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import rasterio
 import torch
 from enhancing import make_frames, save_small_network, write_frames
 
@@ -88,3 +89,22 @@ def test_the_sheet_of_footage(tmp_path, shipped, monkeypatch, capsys):
     assert read_image_file(out)[..., :3].std() > 20  # not a blank page
     with pytest.raises(ValueError, match="start is 3; the window needs 7 frames from it"):
         run("--start", "3")
+
+
+@pytest.mark.parametrize(
+    ("options", "lossy"),
+    [
+        ({"compress": "jpeg"}, True),
+        ({"compress": "webp"}, True),
+        ({"compress": "webp", "webp_lossless": True}, False),
+        ({"compress": "deflate"}, False),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_a_tiff_is_lossy_as_its_compression_is(tmp_path, options, lossy):
+    size = {"count": 3, "height": 32, "width": 48, "dtype": "uint8"}
+    for index, frame in enumerate(make_frames(2, 32, 48)):
+        path = tmp_path / f"{index}.tif"
+        with rasterio.open(path, "w", driver="GTiff", **size, **options) as file:
+            file.write(frame.transpose(2, 0, 1))
+    assert open_source(tmp_path).lossy == lossy

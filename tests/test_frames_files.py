@@ -6,15 +6,16 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 
 from media import raster, tiff
 from media.folder import read_image_file, write_image_file
 from media.frames import FrameError, bgr_to_rgb
 from media.open import open_source
-from media.raster_sink import GeoTiffSink
+from media.raster_sink import TiffSink
 from media.stack import TiffStackSink
-from media.tiff import needs_rasterio, write_tiff
+from media.tiff import write_tiff
 
 HEIGHT, WIDTH = 40, 50
 
@@ -37,7 +38,6 @@ def noise(*shape, dtype=np.uint16):
 
 def write_geotiff(path, bands, **options):
     """Write (bands, H, W)."""
-    rasterio = pytest.importorskip("rasterio")
     count, height, width = bands.shape
     size = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
     place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5000, 0, -1, 9000)}
@@ -67,7 +67,7 @@ def geotiff_source(folder, layout, frames, **options):
 @pytest.mark.parametrize("missing", [70_000, 300, 20])
 def test_a_full_disk_leaves_no_frame_that_looks_finished(tmp_path, missing, masked):
     source = geotiff_source(tmp_path, "files", noise(2, 1, HEIGHT, WIDTH))
-    sink = GeoTiffSink(tmp_path / "work", source, 2, single=False)
+    sink = TiffSink(tmp_path / "work", source, 2, single=False)
     pixels = noise(4 * HEIGHT, 4 * WIDTH, 1)
     if masked:
         pixels = np.ma.array(pixels, mask=np.zeros(pixels.shape, bool))
@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_no_joined_file(tmp_path, layout, missing):
     target = tmp_path / "out.tif"
 
     def sink():
-        sink = GeoTiffSink(tmp_path / "work", source, 2, single=True)
+        sink = TiffSink(tmp_path / "work", source, 2, single=True)
         sink.write(0, noise(3, 4 * HEIGHT, 4 * WIDTH, 1))
         return sink
 
@@ -117,7 +117,7 @@ def test_large_results_have_wide_offsets(tmp_path, layout, monkeypatch):
     frames = noise(2, 1, HEIGHT, WIDTH)
     source = geotiff_source(tmp_path, layout, frames)
     monkeypatch.setattr(raster, "CLASSIC_SIZE", 2.5 * frames[0].nbytes)  # three are more
-    sink = GeoTiffSink(tmp_path / "work", source, 2, single=True)
+    sink = TiffSink(tmp_path / "work", source, 2, single=True)
     sink.write(0, noise(3, HEIGHT, WIDTH, 1))
     magic = {"classic": b"II\x2a\x00", "big": b"II\x2b\x00"}
     assert sink.path(0).read_bytes()[:4] == magic["classic"]
@@ -147,7 +147,6 @@ def test_large_plain_stacks_have_wide_offsets(tmp_path, monkeypatch):
 
 def masked_source(tmp_path, layout, dtype=np.uint16, **options):
     """Two frames whose top is missing, by an internal mask, or in floating values by NaN."""
-    rasterio = pytest.importorskip("rasterio")
     frames = noise(2, 1, HEIGHT, WIDTH, dtype=dtype)
     if np.dtype(dtype).kind == "f":
         frames[0, :, :5], frames[1, :, :8] = np.nan, np.nan
@@ -185,7 +184,7 @@ def write_all(sink, source):
 )
 def test_what_is_missing_without_nodata_stays_missing(tmp_path, layout, dtype, single):
     source = masked_source(tmp_path, layout, dtype)
-    sink = GeoTiffSink(tmp_path / "work", source, 2, single)
+    sink = TiffSink(tmp_path / "work", source, 2, single)
     frames = write_all(sink, source)
     target = tmp_path / ("out.tif" if single else "out")
     sink.join(target)
@@ -198,12 +197,11 @@ def test_what_is_missing_without_nodata_stays_missing(tmp_path, layout, dtype, s
 
 
 def test_masks_that_pages_cannot_keep_are_refused(tmp_path):
-    rasterio = pytest.importorskip("rasterio")
     from rasterio.shutil import copy
 
     source = masked_source(tmp_path, "files")
     with pytest.raises(ValueError, match="mask, which pages of one file cannot have; name a f"):
-        GeoTiffSink(tmp_path / "work", source, 2, single=True)
+        TiffSink(tmp_path / "work", source, 2, single=True)
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
         copy(source.files[0], tmp_path / "pages.tif", driver="GTiff")
         copy(source.files[1], tmp_path / "pages.tif", driver="GTiff", APPEND_SUBDATASET="YES")
@@ -212,7 +210,6 @@ def test_masks_that_pages_cannot_keep_are_refused(tmp_path):
 
 
 def test_joined_bands_keep_what_the_file_says_of_each(tmp_path):
-    rasterio = pytest.importorskip("rasterio")
     source = geotiff_source(tmp_path, "bands", noise(2, 2, HEIGHT, WIDTH), nodata=7)
     colours = (rasterio.enums.ColorInterp.red, rasterio.enums.ColorInterp.blue)
     with rasterio.open(source.path, "r+") as dataset:
@@ -220,7 +217,7 @@ def test_joined_bands_keep_what_the_file_says_of_each(tmp_path):
         dataset.units, dataset.descriptions = ("m", "s", "m", "s"), ("a", "b", "c", "d")
         dataset.colorinterp = colours * 2
         dataset.update_tags(3, WAVELENGTH="850")
-    sink = GeoTiffSink(tmp_path / "work", open_source(source.path, 2), 2, single=True)
+    sink = TiffSink(tmp_path / "work", open_source(source.path, 2), 2, single=True)
     sink.write(0, noise(3, 4 * HEIGHT, 4 * WIDTH, 2))
     sink.join(tmp_path / "out.tif")
     with rasterio.open(tmp_path / "out.tif") as dataset:
@@ -246,7 +243,7 @@ def test_damaged_geotiffs_take_the_place_of_their_neighbours(tmp_path, damaged, 
                 source.read(index)
         else:
             source.read(index)
-    sink = GeoTiffSink(tmp_path / "work", source, 2, single=True)
+    sink = TiffSink(tmp_path / "work", source, 2, single=True)
     sink.write(0, noise(5, 4 * HEIGHT, 4 * WIDTH, 1))
     sink.join(tmp_path / "out.tif")
     result = open_source(tmp_path / "out.tif")
@@ -282,21 +279,18 @@ def test_tiffs_give_the_values_of_the_file(tmp_path, bands, dtype, compression):
     read = read_image_file(path)
     np.testing.assert_array_equal(read, pixels)
     assert read.dtype == dtype  # of the machine's byte order
-    if bands == 1 and dtype != np.float32:
-        tifffile.imwrite(path, pixels[..., 0], photometric="miniswhite")
-        np.testing.assert_array_equal(read_image_file(path), np.iinfo(dtype).max - pixels)
 
 
-@pytest.mark.parametrize(("bands", "dtype"), [(1, np.uint16), (3, np.uint16), (4, np.uint8)])
-@pytest.mark.parametrize("interleave", ["pixel", "band"])
-def test_tiffs_in_lzw_give_the_values_of_the_file(tmp_path, bands, dtype, interleave):
-    rasterio = pytest.importorskip("rasterio")
+@pytest.mark.parametrize(("bands", "dtype"), [(3, np.uint8), (3, np.uint16), (4, np.uint8)])
+@pytest.mark.parametrize(
+    ("interleave", "photometric"), [("pixel", "RGB"), ("band", "RGB"), ("pixel", "MINISBLACK")]
+)
+def test_tiffs_in_lzw_give_the_values_of_the_file(tmp_path, bands, dtype, interleave, photometric):
     (tmp_path / "in").mkdir()
     pixels = noise(bands, HEIGHT, WIDTH, dtype=dtype)
     for index in range(2):
         size = {"count": bands, "height": HEIGHT, "width": WIDTH, "dtype": dtype}
-        options = {"compress": "lzw", "interleave": interleave}
-        options["photometric"] = "RGB" if bands > 1 else "MINISBLACK"
+        options = {"compress": "lzw", "interleave": interleave, "photometric": photometric}
         with rasterio.open(tmp_path / f"in/{index}.tif", "w", "GTiff", **size, **options) as file:
             file.write(pixels)
     read = open_source(tmp_path / "in").read(1)
@@ -310,7 +304,7 @@ def test_damage_in_compressed_tiffs_is_noticed(tmp_path):
     for _ in range(20):
         start = chance.randrange(len(content) // 3, len(content) // 2)
         path.write_bytes(content[:start] + chance.randbytes(20) + content[start + 20 :])
-        with pytest.raises(FrameError, match=r"a.tif cannot be decoded: damaged"):
+        with pytest.raises(FrameError, match=r"a.tif cannot be read"):
             read_image_file(path)
 
 
@@ -323,7 +317,7 @@ def test_a_stack_names_damaged_pages_and_a_missing_end(tmp_path):
     content[start + 50 : start + 90] = bytes(40)
     path.write_bytes(content)
     source = open_source(path)
-    with pytest.raises(FrameError, match=r"a.tif: page 0 cannot be decoded"):
+    with pytest.raises(FrameError, match=r"a.tif: page 0 cannot be read"):
         source.read(0)
     np.testing.assert_array_equal(source.read(3), frames[3])
     path.write_bytes(content[: last - 10])
@@ -339,10 +333,7 @@ def test_a_damaged_header_is_a_damaged_frame(tmp_path):
         height = file.pages[0].tags[257].offset
     content[height + 4] = 2  # numbers, instead of one
     path.write_bytes(content)
-    assert not needs_rasterio(path)
-    with pytest.raises(FrameError, match=r"a.tif cannot be decoded: damaged"):
-        read_image_file(path)
-    with pytest.raises(ValueError, match=r"a.tif is damaged or no TIFF file"):
+    with pytest.raises(FrameError, match=r"a.tif cannot be read: damaged or no TIFF file"):
         open_source(path)
 
 
@@ -373,6 +364,6 @@ def test_only_the_reader_names_damage(tmp_path, capfd):
     path = tmp_path / "a.tif"
     write_geotiff(path, noise(1, HEIGHT, WIDTH, dtype=np.uint8), compress="lzw")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(FrameError, match=r"a.tif cannot be decoded"):
+    with pytest.raises(FrameError, match=r"a.tif cannot be read \(.*error at scanline"):
         read_image_file(path)
-    assert "OpenCV" not in capfd.readouterr().err
+    assert capfd.readouterr().err == ""

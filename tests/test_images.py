@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from media.ends import has_end
 from media.images import MAX_PIXELS, image_size, read_image, write_image
 
 
@@ -93,7 +94,7 @@ def test_bomb_is_refused_before_it_is_decoded(tmp_path):
     ("content", "message"),
     [
         (b"", "empty file"),
-        (b"hello", "neither PNG nor JPEG"),
+        (b"hello", "neither PNG, JPEG, BMP nor TIFF"),
         (png(0, 5), "0x5 pixels"),
         (png(8, 8, data=b"\0" * 30), "cannot be decoded"),
         (b"\xff\xd8\xff\xe0\0\0", "no length"),
@@ -151,3 +152,28 @@ def test_write_refuses_other_arrays_and_suffixes(tmp_path, name, array):
     with pytest.raises(ValueError, match=name):
         write_image(tmp_path / name, array)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_bytes_behind_the_picture(tmp_path, suffix):
+    """A phone's motion photo has its film there; half a picture has no end anywhere."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    write_image(tmp_path / f"a{suffix}", image)
+    content = (tmp_path / f"a{suffix}").read_bytes()
+    (tmp_path / f"b{suffix}").write_bytes(content + bytes(5000))
+    np.testing.assert_array_equal(
+        read_image(tmp_path / f"b{suffix}"), read_image(tmp_path / f"a{suffix}")
+    )
+    (tmp_path / f"c{suffix}").write_bytes(content[: len(content) // 2] + bytes(5000))
+    with pytest.raises(ValueError, match="truncated"):
+        read_image(tmp_path / f"c{suffix}")
+
+
+def test_the_end_of_a_preview_is_not_that_of_the_picture():
+    small, large = (cv2.imencode(".jpg", np.zeros((n, n, 3), np.uint8))[1] for n in (8, 64))
+    small, large = small.tobytes(), large.tobytes()
+    segment = b"\xff\xe1" + (len(small) + 2).to_bytes(2, "big") + small
+    content = large[:2] + segment + large[2:]
+    assert has_end(content)
+    assert not has_end(content[:-2])
+    assert not has_end(content[: 2 + len(segment)])

@@ -10,9 +10,10 @@ import torch
 from data import septuplets
 from data.augment import Augmentation
 from data.lists import MAX_NAMES, read_list
-from data.septuplets import SeptupletDataset, reduce_patch
+from data.septuplets import SeptupletDataset, fitting_patch, reduce_patch, smallest_side
 from media.files import check_frames
 from media.images import write_image
+from media.tiff import write_tiff
 from utils.resize import imresize
 from utils.text import MAX_PRINTED
 
@@ -180,7 +181,73 @@ def test_189_vime7_layouts(tmp_path, names, folder, listed):
         (tmp_path / "189_vime7_train.txt").write_text("clip10\n")
     dataset = SeptupletDataset(tmp_path, patch=16)
     assert dataset.names == (["clip10"] if listed else ["clip9", "clip10"])
-    assert [path.name for path in dataset.paths[0]] == names
+    assert [path.name for path in dataset.paths(0)] == names
+
+
+def test_vimeo_by_its_folder_of_sequences(tmp_path):
+    for clip in ("00001/0001", "00001/0002"):
+        write_clip(tmp_path / "sequences" / clip)
+    (tmp_path / "sep_trainlist.txt").write_text("00001/0002\n")
+    assert SeptupletDataset(tmp_path / "sequences", patch=16).names == ["00001/0002"]
+
+
+def test_lines_of_basicsr(tmp_path):
+    (tmp_path / "list.txt").write_text("00001/0001 7 (256,448,3)\na b 7\nc (1,2,3)\n")
+    assert read_list(tmp_path / "list.txt") == ["00001/0001", "a b 7", "c (1,2,3)"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".bmp", ".tif"])
+def test_frames_of_other_formats(tmp_path, suffix):
+    frames = write_clip(tmp_path / "train/a")
+    for path, frame in zip(sorted((tmp_path / "train/a").iterdir()), frames, strict=True):
+        path.unlink()
+        content = cv2.imencode(suffix.lower(), frame[..., ::-1])[1]
+        path.with_suffix(suffix).write_bytes(content.tobytes())
+    truth = to_bytes(SeptupletDataset(tmp_path, patch=None, augment=False)[0]["truth"])
+    assert np.abs(truth.astype(int) - frames).mean() < (3 if "j" in suffix.lower() else 0.01)
+
+
+def test_endings_that_are_not_read_are_the_problem(tmp_path):
+    for name in ("a", "b"):
+        write_clip(tmp_path / "train" / name)
+    for path in (tmp_path / "train/a").iterdir():
+        path.rename(path.with_suffix(".webp"))
+    with pytest.raises(ValueError, match=r"a: no frames; .* holds im1\.webp; frames end in \.png"):
+        SeptupletDataset(tmp_path, patch=16)
+
+
+def test_deep_frames_are_refused_with_a_way_out(tmp_path):
+    write_clip(tmp_path / "train/a")
+    for path in (tmp_path / "train/a").iterdir():
+        path.unlink()
+        write_tiff(path.with_suffix(".tif"), [np.zeros((96, 112, 3), np.uint16)])
+    with pytest.raises(ValueError, match=r"16-bit TIFF of 3 band\(s\); .* data\.septuplets cut"):
+        SeptupletDataset(tmp_path, patch=16)
+
+
+def test_clips_of_nine_frames_are_told(tmp_path):
+    write_clip(tmp_path / "train/a", names=[f"im{number}.png" for number in range(1, 10)])
+    write_clip(tmp_path / "train/b")
+    with pytest.warns(UserWarning, match=r"1 clip\(s\) in .* more than 7 frames, .*a the first"):
+        dataset = SeptupletDataset(tmp_path, patch=16)
+    assert [path.name for path in dataset.paths(0)] == IM
+
+
+def test_patch_that_fits(tmp_path):
+    assert [fitting_patch(side) for side in (15, 16, 64, 79, 80, 160)] == [0, 16, 64, 64, 80, 80]
+    write_clip(tmp_path / "train/a", size=(400, 384))
+    write_clip(tmp_path / "train/b", size=(256, 448))
+    assert smallest_side(tmp_path) == (64, (448, 256))
+    with pytest.raises(ValueError, match=r"b: frames of 448x256, .* train with --patch 64"):
+        SeptupletDataset(tmp_path, patch=80)
+    assert smallest_side(tmp_path / "train/a") is None
+
+
+def test_folder_above_the_data_set(tmp_path):
+    write_clip(tmp_path / "vimeo/sequences/00001/0001")
+    (tmp_path / "vimeo/sep_trainlist.txt").write_text("00001/0001\n")
+    with pytest.raises(ValueError, match=r"no septuplets; .* Is it .*vimeo that is meant"):
+        SeptupletDataset(tmp_path)
 
 
 def test_list_given_by_hand(tmp_path):

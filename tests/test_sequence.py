@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from enhancing import HEIGHT, WIDTH, make_frames, write_frames
+from enhancing import HEIGHT, WIDTH, make_frames
 
 from enhancement import enhancer
 from enhancement.enhancer import output_masks, window_flow
@@ -13,7 +13,6 @@ from enhancement.levels import band_groups, fill_missing, survey, view_rgb
 from enhancement.repair import Bridged, reduce_frame
 from flow import estimate_flow
 from media.frames import Source
-from media.open import open_source
 from utils.resize import imresize
 from utils.text import natural_key
 
@@ -30,18 +29,6 @@ def test_names_sort_as_people_do():
     ]
 
 
-def test_levels_follow_the_depth_of_the_data(tmp_path):
-    frames = make_frames(3).astype(np.uint16) * 8  # up to 1760: 11 bits
-    levels, damaged = survey(open_source(write_frames(tmp_path / "in", frames)))
-    assert (levels.black, levels.white, damaged) == (0, 2047, {})
-    assert 0 < levels.view_black < levels.view_white < 2047
-    unit = levels.to_unit(frames)
-    assert unit.max() < 1
-    np.testing.assert_array_equal(levels.from_unit(unit, np.dtype(np.uint16)), frames)
-    over = np.array([-0.1, 40.0], np.float32)
-    assert levels.from_unit(over, np.dtype(np.uint16)).tolist() == [0, 65535]
-
-
 class Arrays(Source):
     """Frames from memory."""
 
@@ -56,6 +43,93 @@ class Arrays(Source):
 
     def name(self, index):
         return f"array {index}"
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize(("offset", "scale"), [(0, 1), (40_000, 1), (0, 200), (20, 0.5)])
+def test_levels_are_the_ends_of_the_data(dtype, offset, scale):
+    frames = (make_frames(3).astype(float) * scale + offset).astype(dtype)
+    levels, damaged = survey(Arrays(frames))
+    assert damaged == {}
+    assert (levels.black == frames.min()).all()
+    assert (levels.white == frames.max()).all()
+    unit = levels.to_unit(frames)
+    assert (unit.min(), unit.max(), unit.dtype) == (0, 1, np.float32)
+    np.testing.assert_allclose(
+        levels.from_unit(unit, np.dtype(dtype)), frames, rtol=0, atol=np.ptp(frames) * 1e-6
+    )
+    assert f"black {frames.min():.10g} and white {frames.max():.10g}" in levels.told
+
+
+def test_few_values_far_away_do_not_stretch_the_levels():
+    frames = np.random.default_rng(0).uniform(0.2, 0.7, (2, 64, 64, 1)).astype(np.float32)
+    expected = survey(Arrays(frames))[0]
+    frames[0, 3, 4], frames[1, 5, 6] = -9999, 1e20  # fewer than one of a thousand values
+    levels, _ = survey(Arrays(frames))
+    assert expected.black - 10 < levels.black < expected.black
+    assert expected.white < levels.white < expected.white + 10
+    assert "values from -9999 to 1.000000" in levels.told
+
+
+def test_bands_have_levels_of_their_own_and_colours_share_them():
+    frames = np.random.default_rng(0).uniform(0, 1, (2, 16, 16, 4)).astype(np.float32)
+    frames *= (0.1, 0.2, 0.3, 5)
+    frames[..., 3] += 290  # a thermal band in kelvin beside reflectances
+    levels, _ = survey(Arrays(frames))
+    np.testing.assert_array_equal(levels.white[:3], frames[..., :3].max())
+    assert (levels.black[3], levels.white[3]) == (frames[..., 3].min(), frames[..., 3].max())
+
+
+def test_results_keep_the_sign_and_the_bits_of_the_data():
+    def clipped(frames, bits=0):
+        source = Arrays(frames)
+        source.bits, source.full_scale = bits, False
+        beyond = np.array([[-40], [40]], np.float32)
+        return survey(source)[0].from_unit(beyond, frames.dtype).ravel().tolist()
+
+    ramp = np.arange(256).reshape(1, 16, 16, 1).repeat(2, axis=0)
+    assert clipped(ramp.astype(np.uint16)) == [0, 40 * 255]
+    assert clipped(ramp.astype(np.uint16), 9) == [0, 511]
+    assert clipped((ramp // 16).astype(np.uint8), 4) == [0, 15]
+    assert clipped(ramp.astype(np.int16)) == [0, 40 * 255]
+    assert clipped(ramp.astype(np.int16) - 5) == [-40 * 255 - 5, 40 * 255 - 5]
+    assert clipped(-ramp.astype(np.float32)) == [-41 * 255, 0]
+    assert clipped(ramp.astype(np.float32)) == [0, 40 * 255]
+
+
+def test_black_and_white_of_the_user():
+    source = Arrays(make_frames(2).astype(np.float32))
+    low, high = source.frames.min(), source.frames.max()
+    for given, expected in (((None, 300), (0, 300)), ((5, None), (5, high)), ((5, 30), (5, 30))):
+        levels, _ = survey(source, *given)
+        assert (levels.black[0], levels.white[0]) == expected
+    for given in ((300, None), (7, 7), (np.nan, None), (None, np.inf)):
+        with pytest.raises(ValueError, match=r"white is .* a number above black, which is"):
+            survey(source, *given)
+    assert low > 0
+
+
+def test_where_zero_is_white_the_network_sees_it_white():
+    source = Arrays(make_frames(2)[..., :1])
+    source.inverted, source.measured, source.full_scale = True, True, False
+    levels, _ = survey(source)
+    low, high = source.frames.min(), source.frames.max()
+    assert levels.to_unit(np.array([[low], [high]])).ravel().tolist() == [1, 0]
+    assert levels.view(np.array([[low], [high]])).ravel().tolist() == [255, 0]
+    video = levels.stretched(np.dtype(np.uint16))
+    unit = np.array([[0], [1]], np.float32)
+    assert video.from_unit(unit, np.dtype(np.uint16)).ravel().tolist() == [0, 65535]
+
+
+def test_pictures_of_ten_bits_keep_their_exposure_in_a_video():
+    """Measurements fill the range; a picture of half the brightness stays one."""
+    frames = np.linspace(0, 1000, 2 * 16 * 16).reshape(2, 16, 16, 1).astype(np.uint16)
+    source, middle = Arrays(frames), np.array([[0.5]], np.float32)
+    for measured, expected in ((False, 500 / 1023), (True, 0.5)):
+        source.measured = measured
+        video = survey(source)[0].stretched(np.dtype(np.uint16))
+        value = int(video.from_unit(middle, np.dtype(np.uint16))[0, 0])
+        assert abs(value - expected * 65535) < 20
 
 
 def test_views_of_frames_of_an_earlier_pass_are_clipped():
@@ -86,10 +160,13 @@ def test_a_bridge_follows_the_times_of_the_frames():
     np.testing.assert_array_equal(bridged.read(1), np.full((16, 16, 3), 10))
 
 
-def test_values_of_more_than_32_bits_are_refused():
-    with pytest.raises(ValueError, match="values up to 4294967296; the largest possible is 2"):
-        survey(Arrays(np.full((2, 16, 16, 1), 2**32, np.uint64)))
-    assert survey(Arrays(np.full((2, 16, 16, 1), 9, np.uint64)))[0].white == 255
+def test_values_that_are_not_exact_are_refused():
+    for value in (2**53 + 2, -(2**53) - 2):
+        with pytest.raises(ValueError, match=r"values from .* the largest possible is 2\^53"):
+            survey(Arrays(np.full((2, 16, 16, 1), value, np.int64)))
+    levels, _ = survey(Arrays(np.full((2, 16, 16, 1), 2**53, np.uint64)))
+    unit = levels.to_unit(np.full((1, 1), 2**53, np.uint64))
+    assert levels.from_unit(unit, np.dtype(np.uint64))[0, 0] == 2**53
 
 
 def test_missing_pixels_take_the_nearest_value():
@@ -105,6 +182,7 @@ def test_bands_go_through_together_or_alone():
     assert band_groups(3, (0, 1, 2)) == [(0, 1, 2)]
     assert band_groups(4, (2, 1, 0)) == [(2, 1, 0), (3, 3, 3)]
     assert band_groups(2, None) == [(0, 0, 0), (1, 1, 1)]
+    assert band_groups(4, (0, 1, 2), alpha=3) == [(0, 1, 2)]
 
 
 @pytest.mark.parametrize("method", ["dis", "pyflow"])

@@ -5,7 +5,6 @@ import errno
 import os
 import random
 import struct
-import sys
 import time
 import tracemalloc
 import zipfile
@@ -14,6 +13,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import torch
 from trainings import make_optimiser
 
@@ -116,28 +116,22 @@ def test_many_bad_stills_are_listed_in_a_few_lines(tmp_path):
     assert len(str(caught.value).splitlines()) < 30
 
 
-@pytest.mark.parametrize("reader", ["rasterio", "opencv"])
 @pytest.mark.parametrize(
     ("size", "kind", "options", "refusal"),
     [
         (12_000, "float64", {}, "12000x12000 pixels of 64 bits, over the limit"),
         (16_000, "uint8", {"tiled": True, "blockxsize": 2048, "blockysize": 2048}, "pixels in"),
-        (64, "float64", {"tiled": True, "blockxsize": 8192, "blockysize": 8192}, "67108864|8192x"),
-        (64, "complex64", {}, "complex numbers|not a readable image"),
+        (64, "float64", {"tiled": True, "blockxsize": 8192, "blockysize": 8192}, "67108864"),
+        (64, "complex64", {}, "complex numbers"),
     ],
 )
-def test_a_small_tiff_that_decodes_to_gigabytes_is_refused(
-    tmp_path, monkeypatch, reader, size, kind, options, refusal
-):
+def test_a_small_tiff_that_decodes_to_gigabytes_is_refused(tmp_path, size, kind, options, refusal):
     """GDAL leaves out blocks that were never written."""
-    rasterio = pytest.importorskip("rasterio")
     path = tmp_path / "bomb.tif"
     shape = {"width": size, "height": size, "count": 3, "dtype": kind, "SPARSE_OK": True}
     transform = rasterio.Affine(2, 0, 500, 0, -2, 900)
     rasterio.open(path, "w", driver="GTiff", transform=transform, **shape, **options).close()
     assert path.stat().st_size < 200_000
-    if reader == "opencv":
-        monkeypatch.setitem(sys.modules, "rasterio", None)
     with pytest.raises(ValueError, match=refusal):
         read_still(path)
 
@@ -162,9 +156,8 @@ def test_other_formats_under_the_name_of_a_picture_are_refused(tmp_path):
         read_still(tmp_path / "a.png")
 
 
-def test_a_plain_tiff_is_read_without_rasterio(tmp_path, monkeypatch):
+def test_a_plain_tiff_is_read(tmp_path):
     cv2.imwrite(str(tmp_path / "a.tif"), IMAGE[..., ::-1])
-    monkeypatch.setitem(sys.modules, "rasterio", None)
     np.testing.assert_array_equal(read_still(tmp_path / "a.tif"), IMAGE)
 
 
@@ -179,14 +172,13 @@ def test_stills_do_not_lead_out_of_their_folder(tmp_path):
 
 def test_a_tiff_cannot_name_other_files(tmp_path):
     """GDAL's VRT format is text that names the files its pixels come from."""
-    pytest.importorskip("rasterio")
     write_image(tmp_path / "secret.png", IMAGE)
     band = '<VRTRasterBand dataType="Byte" band="{}"><SimpleSource><SourceFilename>{}'
     band += "</SourceFilename><SourceBand>{}</SourceBand></SimpleSource></VRTRasterBand>"
     bands = "".join(band.format(n, tmp_path / "secret.png", n) for n in (1, 2, 3))
     text = f'<VRTDataset rasterXSize="64" rasterYSize="64">{bands}</VRTDataset>'
     (tmp_path / "still.tif").write_text(text)
-    with pytest.raises(ValueError, match="not a readable TIFF"):
+    with pytest.raises(ValueError, match=r"still\.tif cannot be read"):
         read_still(tmp_path / "still.tif")
 
 

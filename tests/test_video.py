@@ -1,10 +1,12 @@
 """Video files: colours, times, depth and rotation survive; damage is named."""
 
+import io
 import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 av = pytest.importorskip("av")
 
@@ -12,7 +14,8 @@ from enhancing import make_frames, run  # noqa: E402
 
 from media.frames import FrameError  # noqa: E402
 from media.open import open_source  # noqa: E402
-from media.video import BT601, BT709, VideoSink  # noqa: E402
+from media.video import BT601, BT709  # noqa: E402
+from media.video_sink import VideoSink  # noqa: E402
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255), (0, 0, 0)]
 COLOURS += [(200, 100, 50), (30, 180, 220)]
@@ -103,11 +106,13 @@ def test_frame_rate_doubles_and_pieces_join_exactly(tmp_path, checkpoint, suffix
     lossless = () if suffix == ".avi" else ("--lossless",)
     path = run(checkpoint, given, tmp_path / f"out{suffix}", *lossless)
     with av.open(str(path)) as container:
-        assert container.streams.video[0].average_rate == 50
+        assert container.streams.video[0].guessed_rate == 50
     result, given = open_source(path), open_source(given)
-    assert (result.count, result.height, result.width) == (15, 4 * 24, 4 * 32)
+    count = 16 if suffix == ".avi" else 15  # AVI repeats the last frame, which the others hold
+    assert (result.count, result.height, result.width) == (count, 4 * 24, 4 * 32)
+    assert result.times[-1] + result.last == given.times[-1] + given.last == Fraction(8, 25)
     folder = open_source(run(checkpoint, given.path, tmp_path / "folder"))
-    for index in range(result.count):
+    for index in range(folder.count):
         difference = result.read(index).astype(int) - folder.read(index)
         # Lossy video keeps colour at half resolution, so only the brightness is compared.
         assert not difference.any() if lossless else np.abs(difference.mean(axis=2)).mean() < 3
@@ -274,6 +279,143 @@ def test_a_damaged_frame_is_named_and_bridged(tmp_path, checkpoint):
     assert result.count == 11
     neighbours = (result.read(2).astype(int) + result.read(6)) / 2
     assert np.abs(result.read(4) - neighbours).mean() < 6
+
+
+def gif_comment(text):
+    return b"\x21\xfe" + bytes([len(text)]) + text + b"\0"
+
+
+@pytest.mark.parametrize("place", ["start", "end"])
+@pytest.mark.parametrize("text", [b"made by me", "Gr\xf6\xdfe".encode("latin-1")])
+def test_comments_of_a_gif_do_not_matter(tmp_path, place, text):
+    frames = [Image.fromarray(pixels) for pixels in make_frames(4)]
+    path = tmp_path / "v.gif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=40)
+    content, expected = path.read_bytes(), open_source(path).read(3)
+    table = 3 * 2 ** ((content[10] & 7) + 1) if content[10] & 0x80 else 0
+    where = 13 + table if place == "start" else len(content) - 1
+    path.write_bytes(content[:where] + gif_comment(text) + content[where:])
+    source = open_source(path)
+    assert source.count == 4
+    np.testing.assert_array_equal(source.read(3), expected)
+
+
+@pytest.mark.parametrize(("orientation", "shown"), [
+    (1, lambda pixels: pixels),
+    (2, lambda pixels: pixels[:, ::-1]),
+    (6, lambda pixels: np.rot90(pixels, -1)),
+])  # fmt: skip
+def test_exif_data_of_motion_jpeg(tmp_path, orientation, shown):
+    exif, content = Image.Exif(), b""
+    exif[274] = orientation
+    frames = make_frames(3, 32, 64)
+    for pixels in frames:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "JPEG", quality=95, exif=exif)
+        content += file.getvalue()
+    (tmp_path / "v.mjpeg").write_bytes(content)
+    source = open_source(tmp_path / "v.mjpeg")
+    assert source.count == 3
+    assert np.abs(source.read(1).astype(int) - shown(frames[1])).mean() < 4
+
+
+def test_two_frames_of_one_time_are_told(tmp_path, checkpoint, capsys):
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuvj420p"
+        for index, pixels in enumerate(make_frames(6)):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")):
+                packet.pts = packet.dts = index - (index in (3, 5))
+                container.mux(packet)
+    assert open_source(run(checkpoint, path, tmp_path / "out.mp4")).count == 7
+    told = capsys.readouterr().err
+    assert told.count("another frame of this time is left out") == 2
+    assert "at 0.080 s" in told
+
+
+def test_a_frame_rate_of_ones_own(tmp_path, checkpoint, capsys):
+    given = write_video(tmp_path / "in.mp4", make_frames(3), [0, 0.04, 0.2])
+    result = open_source(run(checkpoint, given, tmp_path / "out.mp4", "--fps", 10))
+    assert [float(time) for time in result.times] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    assert float(result.times[-1] + result.last) == pytest.approx(0.3)
+    assert "10 frames per second instead of its own times" in capsys.readouterr().out
+
+
+def test_part_of_a_video(tmp_path, checkpoint):
+    given = write_video(tmp_path / "in.mp4", numbered_frames(9))
+    result = run(checkpoint, given, tmp_path / "out", "--start", 4, "--frames", 3)
+    whole, part = open_source(given), open_source(given)
+    part.select(4, 3)
+    assert [part.read(index)[4, 4, 0] for index in range(3)] == [
+        whole.read(index)[4, 4, 0] for index in range(4, 7)
+    ]
+    assert (part.times[0], float(part.last)) == (0, pytest.approx(0.04))
+    assert "frame 4 (at 0.160 s)" in part.name(0)
+    assert len(list(result.iterdir())) == 5
+    with pytest.raises(ValueError, match="has 9 frames, none from 9 on"):
+        run(checkpoint, given, tmp_path / "no", "--start", 9)
+
+
+def video_with_sound(path, codec="aac"):
+    """Eight frames of 0.04 s, and a tone of the same length."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 32, 24, "yuv420p"
+        audio = container.add_stream(codec, rate=48000)
+        audio.bit_rate = 64_000
+        for pixels in make_frames(8):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(video.encode(None))
+        resampler = av.AudioResampler(audio.format, audio.layout, audio.rate)
+        tone = np.sin(np.arange(15360) / 20).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
+        frame.rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+        for part in resampler.resample(frame):
+            container.mux(audio.encode(part))
+        container.mux(audio.encode(None))
+    return path
+
+
+def sound_times(path):
+    with av.open(str(path)) as container:
+        return [float(p.pts * p.time_base) for p in container.demux(audio=0) if p.size]
+
+
+def test_sound_is_copied_or_told(tmp_path, checkpoint, capsys):
+    given = video_with_sound(tmp_path / "in.mp4")
+    run(checkpoint, given, tmp_path / "without.mp4")
+    assert "its sound is left out; --keep-audio copies it" in capsys.readouterr().err
+    with av.open(str(tmp_path / "without.mp4")) as container:
+        assert not container.streams.audio
+    expected = [time for time in sound_times(given) if time >= 0]
+    assert len(expected) > 10
+    for suffix in (".mp4", ".mkv"):
+        result = run(checkpoint, given, tmp_path / f"with{suffix}", "--keep-audio")
+        assert sound_times(result) == pytest.approx(expected, abs=1e-3)
+    assert open_source(result).count == 15
+    # From frame 5 on, 0.2 s later.
+    part = run(checkpoint, given, tmp_path / "part.mp4", "--keep-audio", "--start", 5)
+    later = [time - 0.2 for time in expected if time >= 0.2]
+    assert sound_times(part) == pytest.approx(later, abs=1e-3)
+
+
+def test_sound_that_cannot_be_copied_is_refused(tmp_path, checkpoint):
+    given = video_with_sound(tmp_path / "in.avi", "wmav2")
+    with pytest.raises(ValueError, match=r"\.mp4 cannot hold its sound \(wmav2\)"):
+        run(checkpoint, given, tmp_path / "out.mp4", "--keep-audio")
+    for flags in (["out.mp4", "--slow-motion"], ["out.mp4", "--fps", 10], ["folder"]):
+        with pytest.raises(ValueError, match="a video that keeps its times"):
+            run(checkpoint, given, tmp_path / flags[0], "--keep-audio", *flags[1:])
+    silent = write_video(tmp_path / "silent.mp4", make_frames(2))
+    with pytest.raises(ValueError, match="has no sound"):
+        run(checkpoint, silent, tmp_path / "out.mp4", "--keep-audio")
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".gif", ".wmv", ".ts", ".webp", ".jp2", ".mp3"])
+def test_outputs_that_are_not_written_are_refused(tmp_path, suffix):
+    with pytest.raises(ValueError, match=rf"out\{suffix}: \{suffix} is not written; give a video"):
+        run("none", tmp_path / "in.mp4", tmp_path / f"out{suffix}")
 
 
 def test_what_is_no_video_is_refused(tmp_path, checkpoint):

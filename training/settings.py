@@ -7,13 +7,14 @@ from typing import Any, TypeVar
 
 import torch
 
+from data.lists import find_list
 from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network
 from models.inference import pick_precision
 from training.distributed import Team
 from training.run import MOST_STEPS
-from training.sources import find_data_root, find_list, find_validation_folder
+from training.sources import find_data_root, find_patch, find_validation_folder
 from utils.config import check_kinds, given_fields
 from utils.text import one_line
 
@@ -207,23 +208,24 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     size = config.size
     if size == "auto" and config.weights is None:
         size = "mstt" if gpu else "fast"
-    part = batch // (team.world * config.accumulate)
-    check_maps(dataclasses.replace(config, size=size), part)
+    root = find_data_root(config)
+    list_file = config.list_file or (root and find_list(root))
+    config = dataclasses.replace(
+        config, size=size, data_root=root, list_file=list_file and str(list_file)
+    )
+    config = dataclasses.replace(config, patch=find_patch(config))
+    check_maps(config, batch // (team.world * config.accumulate))
     workers = config.workers
     if workers is None:
         cores = torch.multiprocessing.cpu_count() // team.local_world
         workers = min(max(cores, 1), 16) if gpu else 1
-    root = find_data_root(config)
     native = pick_precision(device, config.precision) == torch.bfloat16
     return dataclasses.replace(
         config,
-        data_root=root,
-        list_file=config.list_file or find_list(root),
         validation=find_validation_folder(config),
         batch=batch,
         steps=steps,
         validate_every=every,
-        size=size,
         workers=workers,
         precision="bfloat16" if native else "float32",
     )

@@ -10,9 +10,8 @@ from torch.utils.data import Dataset
 from data.animation import Animation, StillsDataset
 from data.clips import Clip, degraded, find_clips
 from data.degrade import CODEC_RANGES
-from data.lists import LIST_NAMES
 from data.scenes.make import make_scenes
-from data.septuplets import SeptupletDataset
+from data.septuplets import LARGEST_PATCH, SeptupletDataset, fitting_patch, smallest_side
 from media.codec import check_available
 from utils.text import one_line
 
@@ -49,15 +48,24 @@ def _scenes() -> Path:
     return SCENES
 
 
-def find_list(root: str | None) -> str | None:
-    """The list of clips that a folder of septuplets itself holds, if there is one.
+def find_patch(config: Any) -> int:
+    """The side of a training crop that a Config means: what the smallest septuplets have room for.
 
-    A link that leads out of the folder is left to the data set, which refuses it.
+    Arguments:
+        config: its `data_root` and `list_file` decided already.
     """
-    lists = [Path(root) / name for name in LIST_NAMES if root and (Path(root) / name).is_file()]
-    if lists and lists[0].resolve().is_relative_to(Path(root).resolve()):
-        return str(lists[0])
-    return None
+    if config.patch is not None:
+        return config.patch
+    folders = [(config.data_root, config.list_file), (config.clips, None)]
+    found = [smallest_side(*folder) for folder in folders if folder[0] and Path(folder[0]).is_dir()]
+    side, (width, height) = min(filter(None, found), default=(LARGEST_PATCH, (0, 0)))
+    patch = fitting_patch(side) or LARGEST_PATCH
+    if patch < LARGEST_PATCH:
+        print(
+            f"patch {patch}: frames of {width}x{height} have no room for {LARGEST_PATCH}",
+            flush=True,
+        )
+    return patch
 
 
 def find_validation_folder(config: Any) -> str:

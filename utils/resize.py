@@ -2,7 +2,9 @@
 
 The low-resolution frames of the paper, of Vimeo-90K's users and of the test clips are made by it:
 a cubic kernel with a = -0.5, widened by 4 for reduction, pixel centres at half integers, image
-mirrored at its border with the border pixel repeated, and halves rounded up. PyTorch's
+mirrored at its border with the border pixel repeated, and halves rounded up. Bytes are rounded
+once, at the end, as `im2uint8(imresize(im2double(x), scale))` does; MATLAB's `imresize(x, scale)`
+of bytes rounds after each of the two axes, and may be a level off from this. PyTorch's
 antialiased `interpolate` has the same kernel and differs only at the border, so the border is
 padded here and cropped again.
 """
@@ -51,7 +53,7 @@ def _resize(x, scale, dtype):
 
 
 def imresize(image, scale):
-    """Reduce or enlarge images by 4 as MATLAB's `imresize(image, scale)` does.
+    """Reduce or enlarge images by 4 as MATLAB's `imresize(image, scale)` does in floating point.
 
     Arguments:
         image: numpy array (H, W), (H, W, C) or (..., H, W, C), uint8 or floating, or a

@@ -1,0 +1,287 @@
+"""Video files through PyAV (FFmpeg): encoding of frames, joined with their times and sound.
+
+8 bits become H.264, deeper ones 10-bit H.265, both YUV 4:2:0 in limited range at a
+quality that leaves no visible loss: the one form that every player and hardware decoder takes.
+Colour at half resolution is no loss in a picture enlarged four times. The input's matrix is kept
+and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere. The last
+frame is held as long as the last one of the input, so that the lengths agree; in AVI, which knows
+no lengths, it is repeated. Sound is copied as it is, where that is asked for.
+
+A finished piece is a small Matroska file without B-frames, so pieces join by copying packets.
+"""
+
+import contextlib
+import heapq
+import io
+import itertools
+import math
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from media.decoder import import_av
+from media.frames import Sink, remove
+from media.video import BT709, FULL, LIMITED, RGB, SWSCALE_MATRIX, UNSPECIFIED, exact_conversion
+
+CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no loss is visible
+LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1": 65535}
+# FFmpeg's names of the containers that are written.
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
+
+
+class VideoSink(Sink):
+    """Encodes frames in pieces, one file each, and joins them.
+
+    Arguments:
+        folder: see Sink.
+        height, width: of the frames.
+        times: seconds of all frames.
+        depth: bits per value of the frames, 8 or more.
+        matrix, primaries, transfer: of the colours, as FFmpeg numbers them.
+        aspect: width of a pixel by its height, or None if square.
+        suffix: of the final file; it decides the container.
+        lossless: see the module's text.
+        last: seconds that the last frame is shown; None: as long as the one before.
+        sound: a file whose sound is copied, or None.
+        begin: seconds in that file at which the first frame is shown.
+
+    Raises:
+        ValueError: frames too large for the codec, or times or sound that the container cannot
+            hold.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        height: int,
+        width: int,
+        times: list[Fraction],
+        depth: int = 8,
+        matrix: int = BT709,
+        primaries: int = UNSPECIFIED,
+        transfer: int = UNSPECIFIED,
+        aspect: Fraction | None = None,
+        suffix: str = ".mp4",
+        lossless: bool = False,
+        last: Fraction | None = None,
+        sound: Path | None = None,
+        begin: Fraction = Fraction(0),
+    ):
+        super().__init__(folder)
+        self.av = import_av()
+        self.height, self.width, self.times = height, width, times
+        self.depth, self.aspect, self.suffix = depth, aspect, suffix
+        self.primaries, self.transfer = primaries, transfer
+        self.matrix = BT709 if matrix == RGB else matrix
+        self.codec, self.pixel_format, self.options = encoder(depth, suffix, lossless)
+        limit = LARGEST_SIDE[self.codec]
+        if max(height, width) > limit:
+            raise ValueError(
+                f"{width}x{height} is too large for {self.codec}, which ends at {limit}; "
+                "give a folder or a .tif file as OUTPUT"
+            )
+        gaps = [after - before for before, after in itertools.pairwise(times)]
+        self.last, self.repeats = last or gaps[-1], 0
+        if suffix == ".avi":
+            if len(set(gaps)) > 1:
+                raise ValueError(
+                    "AVI has one fixed frame rate, this video has not; write .mp4 or .mkv"
+                )
+            self.repeats = max(round(self.last / gaps[-1]) - 1, 0)
+            self.last = gaps[-1]
+        self.step = _common_step([*gaps, self.last])
+        self.sound, self.begin = sound, begin
+        if sound:
+            check_sound(sound, suffix)
+
+    def _pieces(self) -> list[Path]:
+        """The finished pieces in order, up to the first gap. Names: first frame, frame after."""
+        pieces, position = [], 0
+        found = {int(path.stem.split("-")[0]): path for path in self.folder.glob("*-*.*")}
+        while position in found:
+            pieces.append(found[position])
+            position = int(found[position].stem.split("-")[1])
+        return pieces
+
+    def finished(self) -> int:
+        pieces = self._pieces()
+        return int(pieces[-1].stem.split("-")[1]) if pieces else 0
+
+    def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
+        suffix = ".avi" if self.suffix == ".avi" else ".mkv"
+        partial = self.folder / f"{start:08d}.partial{suffix}"
+        count = 0
+        with self._writing(partial) as container:
+            stream = self._add_stream(container)
+            for count, pixels in enumerate(frames, 1):
+                repeats = self.repeats if start + count == len(self.times) else 0
+                for number in range(1 + repeats):
+                    frame = self._frame(np.ma.filled(pixels, 0))
+                    frame.pts, frame.time_base = count - 1 + number, stream.codec_context.time_base
+                    container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+        os.replace(partial, self.folder / f"{start:08d}-{start + count:08d}{suffix}")
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[Any]:
+        """A container to write to; what FFmpeg fails with becomes an OSError that names it."""
+        try:
+            with self.av.open(str(path), "w") as container:
+                yield container
+        except self.av.error.FFmpegError as error:
+            raise OSError(
+                error.errno, f"writing video failed: {error.strerror}", str(path)
+            ) from error
+
+    def _add_stream(self, container):
+        seconds = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+        rate = (1 / seconds).limit_denominator(1001)
+        stream = container.add_stream(self.codec, rate=rate, options=self.options)
+        stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixel_format
+        context = stream.codec_context
+        context.time_base = 1 / rate
+        context.max_b_frames = 0  # packets in order of time join without reordering
+        if self.aspect:
+            context.sample_aspect_ratio = self.aspect
+        if self._is_rgb():
+            context.colorspace, context.color_range = RGB, FULL
+        else:
+            context.colorspace, context.color_range = self.matrix, LIMITED
+        context.color_primaries, context.color_trc = self.primaries, self.transfer
+        return stream
+
+    def _is_rgb(self) -> bool:
+        return self.pixel_format.startswith(("gbr", "bgr", "rgb"))
+
+    def _frame(self, pixels: np.ndarray):
+        """(H, W, 1 or 3) uint8 or uint16 -> a frame in the encoder's format."""
+        if pixels.shape[2] == 1:
+            pixels = np.repeat(pixels, 3, axis=2)
+        source_format = "rgb24" if pixels.dtype == np.uint8 else "rgb48le"
+        frame = self.av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), source_format)
+        return frame.reformat(
+            format=self.pixel_format,
+            dst_colorspace=None if self._is_rgb() else SWSCALE_MATRIX[self.matrix],
+            src_color_range=FULL,
+            dst_color_range=FULL if self._is_rgb() else LIMITED,
+            interpolation=exact_conversion(),
+        )
+
+    def join(self, target: Path) -> None:
+        """Copy the packets of all pieces into one file and give every frame its time."""
+        partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+        with contextlib.ExitStack() as files:
+            container = files.enter_context(self._writing(partial))
+            with self.av.open(str(self._pieces()[0])) as piece:
+                stream = container.add_stream_from_template(piece.streams.video[0])
+            stream.time_base = self.step
+            packets = self._video_packets(stream)
+            if self.sound:
+                given = files.enter_context(
+                    self.av.open(str(self.sound), metadata_errors="replace")
+                )
+                copies = {
+                    s.index: container.add_stream_from_template(s) for s in given.streams.audio
+                }
+                packets = heapq.merge(packets, self._sound_packets(given, copies), key=_seconds)
+            for packet in packets:
+                container.mux(packet)
+        os.replace(partial, target)
+        remove(self.folder)
+
+    def _video_packets(self, stream) -> Iterator[Any]:
+        """The packets of all pieces, with their times in the result."""
+        times = [time - self.times[0] for time in self.times]
+        times += [times[-1] + number * self.last for number in range(1, self.repeats + 2)]
+        ticks = [int(time / self.step) for time in times]
+        index = 0
+        for piece in self._pieces():
+            with self.av.open(str(piece)) as source:
+                for packet in source.demux(source.streams.video[0]):
+                    if not packet.size:
+                        continue
+                    packet.stream, packet.time_base = stream, self.step
+                    packet.pts = packet.dts = ticks[index]
+                    packet.duration = ticks[index + 1] - ticks[index]
+                    index += 1
+                    yield packet
+
+    def _sound_packets(self, given, copies: dict[int, Any]) -> Iterator[Any]:
+        """The sound while the frames are shown, with its times in the result.
+
+        Arguments:
+            given: the file of the sound.
+            copies: the streams of the result, by the numbers of those of the file.
+        """
+        end = self.times[-1] - self.times[0] + self.last * (1 + self.repeats)
+        for packet in given.demux(given.streams.audio):
+            if not packet.size or packet.dts is None:
+                continue
+            shift = round(self.begin / packet.time_base)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            if 0 <= _seconds(packet) < end:
+                packet.stream = copies[packet.stream.index]
+                yield packet
+
+
+def _seconds(packet) -> Fraction:
+    return packet.dts * packet.time_base
+
+
+def check_sound(path: Path, suffix: str) -> None:
+    """Refuse sound that a container cannot hold.
+
+    Arguments:
+        path: the file with the sound.
+        suffix: of the result.
+
+    Raises:
+        ValueError: says what the sound is.
+    """
+    av = import_av()
+    with av.open(str(path), metadata_errors="replace") as given:
+        for stream in given.streams.audio:
+            try:
+                with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as container:
+                    container.add_stream_from_template(stream)
+                    container.start_encoding()
+            except (av.error.FFmpegError, ValueError) as error:
+                raise ValueError(
+                    f"{path}: {suffix} cannot hold its sound ({stream.codec_context.name}); "
+                    "give an OUTPUT that ends in .mkv, or leave out --keep-audio"
+                ) from error
+
+
+def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
+    """Codec, pixel format and options for frames of a depth in a container.
+
+    Raises:
+        ValueError: no codec of this container keeps such frames.
+    """
+    if not lossless and depth == 8:
+        return "libx264", "yuv420p", {"crf": CRF["libx264"], "preset": "medium"}
+    if not lossless:
+        if suffix in (".avi", ".m4v"):
+            raise ValueError(
+                f"{suffix} cannot hold 10-bit H.265; give an OUTPUT that ends in .mp4, .mov or .mkv"
+            )
+        parameters = "log-level=none:bframes=0"
+        options = {"crf": CRF["libx265"], "preset": "medium", "x265-params": parameters}
+        return "libx265", "yuv420p10le", options
+    if suffix in (".mkv", ".avi"):
+        return "ffv1", "bgr0" if depth == 8 else "gbrp16le", {"level": "3"}
+    if depth > 8:
+        raise ValueError(f"lossless {depth}-bit video needs an OUTPUT that ends in .mkv (FFV1)")
+    return "libx264rgb", "rgb24", {"qp": "0", "preset": "medium"}
+
+
+def _common_step(gaps: list[Fraction]) -> Fraction:
+    """The longest time of which all gaps are multiples: the time base that keeps them exact."""
+    denominator = math.lcm(*(gap.denominator for gap in gaps))
+    return Fraction(math.gcd(*(int(gap * denominator) for gap in gaps)), denominator)

@@ -1,0 +1,143 @@
+"""Cuts between shots: found, told, and never blended over."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import rasterio
+from enhancing import make_frames, read_all, run, save_small_network, write_frames
+
+import enhance
+from enhancement.levels import full_scale
+from enhancement.repair import Bridged
+from enhancement.shots import ShotSink, find_cuts, shots
+from media.frames import FrameError, Sink, Source
+from media.open import open_source
+from models.inference import super_resolve
+
+LEVELS = full_scale(np.dtype(np.uint8))
+
+
+def other_scene(count, seed=3):
+    """Blobs that move slowly."""
+    noise = np.random.default_rng(seed).standard_normal((40, 40 + count, 3))
+    ground = np.clip(cv2.GaussianBlur(noise, (0, 0), 3) * 500 + 120, 0, 255).astype(np.uint8)
+    return np.stack([ground[:24, time : time + 32] for time in range(count)])
+
+
+class Arrays(Source):
+    suffix = ".png"
+
+    def __init__(self, frames):
+        self.path, self.frames, self.count = Path("arrays"), list(frames), len(frames)
+        self.adopt(frames[0])
+
+    def read(self, index):
+        if self.frames[index] is None:
+            raise FrameError("damaged")
+        return self.frames[index]
+
+    def name(self, index):
+        return f"array {index}"
+
+
+class Kept(Sink):
+    """A sink that keeps what it gets, in pieces as a video does."""
+
+    def __init__(self):
+        self.frames = []
+
+    def finished(self):
+        return len(self.frames)
+
+    def write(self, start, frames):
+        assert start == len(self.frames)
+        self.frames += list(frames)
+
+    def join(self, target):
+        raise AssertionError
+
+
+def test_cuts_are_found_and_motion_light_and_noise_are_none():
+    rng = np.random.default_rng(0)
+    moving = other_scene(6)
+    lighter = np.clip(moving.astype(int) + 15 * np.arange(6)[:, None, None, None], 0, 255)
+    noisy = np.clip(moving + rng.normal(0, 12, moving.shape), 0, 255)
+    for frames in (make_frames(6), moving, lighter.astype(np.uint8), noisy.astype(np.uint8)):
+        assert find_cuts(Arrays(frames), LEVELS, ()) == []
+    film = np.concatenate([make_frames(3), other_scene(4), other_scene(2, seed=9)])
+    assert find_cuts(Arrays(film), LEVELS, ()) == [(2, 3), (6, 7)]
+    flat = np.stack([np.full((24, 32, 3), colour, np.uint8) for colour in (40, 40, 160, 160)])
+    assert find_cuts(Arrays(flat), LEVELS, ()) == [(1, 2)]
+
+
+def test_damaged_frames_on_a_cut_are_shared_out():
+    frames = [*make_frames(3), *other_scene(3)]
+    source = Arrays(frames)
+    source.frames[2] = source.frames[3] = None
+    cuts = find_cuts(source, LEVELS, {2, 3})
+    assert cuts == [(1, 4)]
+    assert shots(6, cuts) == [range(0, 3), range(3, 6)]
+    bridged = Bridged(source, LEVELS, {2, 3}, "dis", cuts)
+    np.testing.assert_array_equal(bridged.read(2), frames[1])
+    np.testing.assert_array_equal(bridged.read(3), frames[4])
+
+
+@pytest.mark.parametrize("times", [2, 4, 8])
+@pytest.mark.parametrize("cuts", [[(2, 3)], [(2, 3), (3, 4)], [(0, 1), (4, 5)]])
+def test_frames_on_a_cut_repeat_the_nearer_one(times, cuts):
+    count, sink = 6, Kept()
+    for frames in shots(count, cuts):
+        part = ShotSink(sink, frames, count, times)
+        assert part.finished() == 0
+        made = times * (max(len(frames), 2) - 1) + 1  # what the network makes, in two pieces
+        labels = [frames.start + number / times for number in range(made)]
+        part.write(0, labels[:2])
+        if part.finished() < made:
+            assert part.finished() <= 2
+            part.write(2, labels[2:])
+        assert part.finished() == made
+    expected = []
+    for number in range(times * (count - 1) + 1):
+        before, step = divmod(number, times)
+        on_cut = step and (before, before + 1) in cuts
+        expected.append(round(number / times - 1e-6) if on_cut else number / times)
+    assert sink.frames == expected
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "small.safetensors"
+    save_small_network(path)
+    return path
+
+
+def test_shots_are_enhanced_by_themselves(tmp_path, checkpoint, capsys):
+    film = np.concatenate([make_frames(3), other_scene(1), other_scene(2, seed=9)])
+    given = write_frames(tmp_path / "in", film)
+    result = read_all(run(checkpoint, given, tmp_path / "out"))
+    told = capsys.readouterr().out
+    assert told.count("the nearer frame is repeated") == 2
+    assert "3.png" in told
+    network = save_small_network(checkpoint)
+    first = np.stack(list(super_resolve(network, film[:3], "dis")))
+    np.testing.assert_array_equal(result[:5], first)
+    np.testing.assert_array_equal(result[5], first[4])
+    np.testing.assert_array_equal(result[7], result[6])
+    np.testing.assert_array_equal(result[8:], list(super_resolve(network, film[4:], "dis")))
+    blended = read_all(run(checkpoint, given, tmp_path / "kept", "--cuts", "keep"))
+    assert (blended[5] != blended[4]).mean() > 0.5
+
+
+@pytest.mark.parametrize("placed", [False, True])
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_only_frames_with_coordinates_are_no_film(tmp_path, placed):
+    size = {"count": 3, "height": 24, "width": 32, "dtype": "uint8"}
+    if placed:
+        size |= {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 5e6)}
+    for index, frame in enumerate([*make_frames(3), *other_scene(3)]):
+        with rasterio.open(tmp_path / f"{index}.tif", "w", driver="GTiff", **size) as file:
+            file.write(frame.transpose(2, 0, 1))
+    source, config = open_source(tmp_path), enhance.Config(str(tmp_path), str(tmp_path / "out"))
+    assert enhance.cuts_of(source, LEVELS, {}, config) == ([] if placed else [(2, 3)])

@@ -1,0 +1,80 @@
+"""enhance.py and the values of files: alpha, orientation, levels told, values far away."""
+
+import cv2
+import numpy as np
+import pytest
+from enhancing import HEIGHT, WIDTH, make_frames, read_all, run, save_small_network, write_frames
+from PIL import Image
+
+from media.folder import read_image_file
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("network") / "small.safetensors"
+    save_small_network(path)
+    return path
+
+
+def test_an_alpha_channel_stays(tmp_path, checkpoint):
+    alpha = np.full((2, HEIGHT, WIDTH, 1), 200, np.uint8)
+    rgba = np.concatenate([make_frames(2), alpha], axis=3)
+    result = read_all(run(checkpoint, write_frames(tmp_path / "in", rgba), tmp_path / "out"))
+    assert (result[..., 3] == 200).all()
+    colours = read_all(
+        run(checkpoint, write_frames(tmp_path / "rgb", rgba[..., :3]), tmp_path / "out2")
+    )
+    np.testing.assert_array_equal(result[..., :3], colours)
+
+
+def test_clear_pixels_stay_clear_and_do_not_bleed(tmp_path, checkpoint):
+    alpha = np.full((2, HEIGHT, WIDTH, 1), 255, np.uint8)
+    alpha[:, :6] = 0
+    results = []
+    for colour in (0, 255):
+        frames = np.where(alpha == 0, np.uint8(colour), make_frames(2))
+        given = write_frames(tmp_path / f"in{colour}", np.concatenate([frames, alpha], axis=3))
+        path = run(checkpoint, given, tmp_path / f"out{colour}") / "00000001.png"
+        results.append(cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
+    np.testing.assert_array_equal(*results)
+    assert (results[0][:24, :, 3] == 0).all()
+    assert (results[0][24:, :, 3] == 255).all()
+    assert results[0][24:28, :, :3].mean() > 90  # as the ground, neither black nor white
+
+
+def test_png_comes_upright_as_jpeg_does(tmp_path):
+    picture = Image.fromarray(cv2.resize(make_frames(1)[0], (64, 48)))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[274] = orientation
+        for suffix in ("png", "jpg"):
+            picture.save(tmp_path / f"{orientation}.{suffix}", exif=exif, quality=100)
+        png = read_image_file(tmp_path / f"{orientation}.png").astype(int)
+        jpeg = read_image_file(tmp_path / f"{orientation}.jpg")
+        assert png.shape == jpeg.shape == ((48, 64, 3) if orientation < 5 else (64, 48, 3))
+        assert np.abs(png - jpeg).mean() < 3
+    assert np.abs(png - png[::-1]).mean() > 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_hot_pixel_changes_its_surroundings_only(tmp_path, checkpoint, dtype):
+    frames = make_frames(2, 64, 64)[..., :1].astype(dtype)
+    expected = read_all(
+        run(checkpoint, write_frames(tmp_path / "a", frames, ".tif"), tmp_path / "x")
+    )
+    frames[:, 50, 50] = 60_000
+    result = read_all(run(checkpoint, write_frames(tmp_path / "b", frames, ".tif"), tmp_path / "y"))
+    difference = np.abs(result.astype(float) - expected)
+    difference[:, 4 * 44 : 4 * 58, 4 * 44 : 4 * 58] = 0
+    assert difference.max() < 12
+    assert result[:, 4 * 50 + 1 : 4 * 51 - 1, 4 * 50 + 1 : 4 * 51 - 1].min() > 30_000
+
+
+def test_levels_are_told_in_a_line_unless_the_type_says_them(tmp_path, checkpoint, capsys):
+    frames = 40_000 + make_frames(2).astype(np.uint16)
+    run(checkpoint, write_frames(tmp_path / "in", frames, ".tif"), tmp_path / "out")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "levels" in line]
+    black, white = frames.min(), frames.max()
+    assert lines == [f"levels: black {black} and white {white}; --black and --white set others"]
+    run(checkpoint, write_frames(tmp_path / "8", make_frames(2)), tmp_path / "out8")
+    assert "levels" not in capsys.readouterr().err
