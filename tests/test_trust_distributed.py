@@ -61,7 +61,8 @@ def test_two_processes_train_as_one(data, one, accumulate):
     assert [training.wait() for training in team] == [0, 0], team[1].err
     two = load_torch_file(run / "last.pt")
     for part in ("network", "ema"):
-        assert largest_difference(one[part], two[part]) < 1e-6
+        # Muon moves every weight by about 1e-2 a step, and sums in another order by up to 2e-5.
+        assert largest_difference(one[part], two[part]) < 1e-4
     assert two["best_score"] == pytest.approx(one["best_score"], abs=1e-4)
     assert "MSTT, step" in team[0].out
     assert team[1].out == ""
