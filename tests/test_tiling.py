@@ -188,13 +188,17 @@ def test_blending_takes_the_memory_that_is_planned(tmp_path):
     class Grey:
         options: ClassVar = {"channels": 8}
 
-        def __call__(self, frames, *flows):
+        def extract(self, frames):
+            return None
+
+        def __call__(self, frames, *flows_and_features):
             _, count, _, height, width = frames.shape
             return torch.full((1, 2 * count - 1, 3, SCALE * height, SCALE * width), 0.5)
 
     source = open_source(write_frames(tmp_path / "in", make_frames(4, 120, 600)))
     levels, job = full_scale(np.dtype(np.uint8)), Job(tmp_path / "out", {}, False, False)
-    enhancer = Enhancer(Grey(), torch.device("cpu"), torch.float32, "dis", 80, 32, levels, job)
+    settings = torch.device("cpu"), torch.float32, "dis", 80, 32, levels, job
+    enhancer = Enhancer(Grey(), *settings, say=lambda *_, **__: None)
     tracemalloc.start()
     enhancer.run(source, ImageSink(tmp_path / "frames", ".png"), levels, source.dtype, "")
     peak = tracemalloc.get_traced_memory()[1]
