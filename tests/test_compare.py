@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from enhancement.compare import detailed_places
 from media.open import open_source
-from media.video import VideoSink
+from media.video_sink import VideoSink
 from utils.resize import imresize
 
 pytest.importorskip("av")

@@ -58,7 +58,7 @@ def test_network_equals_the_obvious_formulation(options, layout):
     inputs = random_inputs((80, 160))  # wider than a tile
     with torch.inference_mode():
         torch.testing.assert_close(
-            network(*inputs), obvious(network)(*inputs), atol=1e-5, rtol=1e-5
+            network(*inputs), obvious(network)(*inputs), atol=3e-5, rtol=1e-5
         )
 
 
