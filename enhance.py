@@ -53,25 +53,25 @@ from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
 from enhancement.job import Job, work_folder
 from enhancement.levels import Levels, survey
-from enhancement.repair import Bridged, Denser, LowResolutionSink, denser_times
+from enhancement.outputs import (
+    FPS,
+    LONGEST,
+    check_outputs,
+    check_sound_wanted,
+    levels_of_output,
+    open_sink,
+)
+from enhancement.repair import Bridged, Denser, LowResolutionSink
 from enhancement.shots import Cut, Shot, ShotSink, find_cuts, shots
-from media.decoder import import_av
-from media.folder import ImageSink
 from media.frames import (
     IMAGE_SUFFIXES,
-    JPEG_SUFFIXES,
     TIFF_SUFFIXES,
     VIDEO_SUFFIXES,
     Sink,
     Source,
-    free_of,
 )
 from media.open import open_source
 from media.raster import PALETTES, TiffSource
-from media.raster_sink import TiffSink
-from media.stack import TiffStackSink
-from media.video import VideoSource
-from media.video_sink import VideoSink
 from models.blocks import SCALE
 from models.checkpoint import SHIPPED, load_network, shipped_weights, trained_flow
 from models.ensemble import Ensemble
@@ -79,8 +79,6 @@ from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_prec
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 
-LONGEST = 1001  # seconds between given frames
-FPS = 25.0  # given frames per second, where neither the file nor the user says
 TOLD = 10  # cuts that are named
 # Endings of files that mimetypes does not know for pictures or video.
 FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m", ".apng", ".webp")
@@ -333,29 +331,6 @@ def run_passes(
     enhancer.run(source, sink, *levels_of_output(config, source, levels), title)
 
 
-def check_outputs(config: Config, output: Path) -> list[Path]:
-    """The paths of the comparison, if there is to be one.
-
-    Raises:
-        ValueError: an output would replace the input or, without --overwrite, an existing file.
-    """
-    ends = (".mp4", ".png", ".html") if config.compare else ()
-    extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
-    given = Path(config.input).resolve()
-    for path in (output, *extras):
-        if given in (path.resolve(), *path.resolve().parents):
-            raise ValueError(f"{path} is in the input {config.input}; choose another OUTPUT")
-    if output.is_symlink() and output.is_dir():
-        raise ValueError(f"{output} is a link to a folder; name the folder itself")
-    if not output.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{output.parent} is not a folder to put {output.name} in")
-    for path in (output, *extras):
-        free_of(path, config.overwrite)
-    if extras:
-        import_av()
-    return extras
-
-
 def choose_times(config: Config, given: Source) -> None:
     """Let the user's frame rate replace the times of the file."""
     if config.fps is None or given.times is None:
@@ -363,28 +338,6 @@ def choose_times(config: Config, given: Source) -> None:
     rate = Fraction(config.fps).limit_denominator(LONGEST)
     given.times, given.last = [index / rate for index in range(given.count)], 1 / rate
     print(f"{config.input}: {config.fps:g} frames per second instead of its own times")
-
-
-def check_sound_wanted(config: Config, given: Source) -> None:
-    """Say that sound is left out, or refuse to copy what is not there or would not fit.
-
-    Raises:
-        ValueError: there is no sound to copy, or it would not fit the frames.
-    """
-    has_sound = isinstance(given, VideoSource) and given.decoder.has_sound
-    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
-    if not config.keep_audio:
-        if has_sound:
-            hint = "--keep-audio copies it" if is_video else "only a video holds it"
-            print(f"{config.input}: its sound is left out; {hint}", file=sys.stderr)
-        return
-    if not has_sound:
-        raise ValueError(f"{config.input} has no sound for --keep-audio")
-    if not is_video or config.slow_motion or config.fps:
-        raise ValueError(
-            "--keep-audio is for a video that keeps its times, neither for a folder or .tif nor "
-            "with --slow-motion or --fps"
-        )
 
 
 def check_damaged(damaged: dict[int, str], config: Config) -> None:
@@ -410,59 +363,6 @@ def cuts_of(given: Source, levels: Levels, damaged: dict[int, str], config: Conf
     if len(cuts) > TOLD:
         print(f"and {len(cuts) - TOLD} more cuts")
     return cuts
-
-
-def open_sink(config: Config, given: Source, folder: Path) -> Sink:
-    """Where the frames go, by the ending of the output and the kind of the input.
-
-    Arguments:
-        config: of the run.
-        given: what the user gave.
-        folder: for unfinished work.
-
-    Raises:
-        ValueError: a video cannot hold these frames.
-    """
-    suffix = Path(config.output).suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        if given.bands != 1 and (given.colour is None or given.bands > 3):
-            raise ValueError(
-                f"{config.input} has {given.bands} bands, a video one or three; "
-                "give a folder or a .tif file as OUTPUT"
-            )
-        rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
-        times = given.times or [index / rate for index in range(given.count)]
-        last = given.last or 1 / rate
-        for _ in range(config.times.bit_length() - 1):
-            times = list(denser_times(times))
-        if config.slow_motion:
-            times = [time * config.times for time in times]
-            last *= config.times
-        colours = {"depth": 8 if given.dtype == np.uint8 else 10}
-        if isinstance(given, VideoSource):
-            kept = ("depth", "matrix", "primaries", "transfer", "aspect")
-            colours = {name: getattr(given, name) for name in kept}
-        size = (SCALE * given.height, SCALE * given.width)
-        kind = {"suffix": suffix, "lossless": config.lossless, "last": last}
-        if config.keep_audio:
-            kind |= {"sound": given.path, "begin": given.begin}
-        return VideoSink(folder, *size, times, **colours, **kind)
-    single = suffix in TIFF_SUFFIXES
-    if isinstance(given, TiffSource):
-        return TiffSink(folder, given, config.times, single)
-    if single:
-        return TiffStackSink(folder)
-    as_png = config.lossless and given.suffix in JPEG_SUFFIXES
-    return ImageSink(folder, ".png" if as_png else given.suffix)
-
-
-def levels_of_output(config: Config, given: Source, levels: Levels) -> tuple[Levels, np.dtype]:
-    """Levels and type of the result: those of the input, but full scale in a video."""
-    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
-    if is_video and not given.full_scale:
-        dtype = np.dtype(np.uint16)
-        return levels.stretched(dtype), dtype
-    return levels, given.dtype
 
 
 if __name__ == "__main__":

@@ -1,0 +1,121 @@
+"""Where the frames go: the kinds of output, and what is refused before any work."""
+
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from enhancement.levels import Levels
+from enhancement.repair import denser_times
+from media.decoder import import_av
+from media.folder import ImageSink
+from media.frames import JPEG_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Sink, Source, free_of
+from media.raster import TiffSource
+from media.raster_sink import TiffSink
+from media.stack import TiffStackSink
+from media.video import VideoSource
+from media.video_sink import VideoSink
+from models.blocks import SCALE
+
+LONGEST = 1001  # seconds between given frames
+FPS = 25.0  # given frames per second, where neither the file nor the user says
+
+
+def check_outputs(config: Any, output: Path) -> list[Path]:
+    """The paths of the comparison, if there is to be one.
+
+    Raises:
+        ValueError: an output would replace the input or, without --overwrite, an existing file.
+    """
+    ends = (".mp4", ".png", ".html") if config.compare else ()
+    extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
+    given = Path(config.input).resolve()
+    for path in (output, *extras):
+        if given in (path.resolve(), *path.resolve().parents):
+            raise ValueError(f"{path} is in the input {config.input}; choose another OUTPUT")
+    if output.is_symlink() and output.is_dir():
+        raise ValueError(f"{output} is a link to a folder; name the folder itself")
+    if not output.resolve().parent.is_dir():
+        raise FileNotFoundError(f"{output.parent} is not a folder to put {output.name} in")
+    for path in (output, *extras):
+        free_of(path, config.overwrite)
+    if extras:
+        import_av()
+    return extras
+
+
+def check_sound_wanted(config: Any, given: Source) -> None:
+    """Say that sound is left out, or refuse to copy what is not there or would not fit.
+
+    Raises:
+        ValueError: there is no sound to copy, or it would not fit the frames.
+    """
+    has_sound = isinstance(given, VideoSource) and given.decoder.has_sound
+    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
+    if not config.keep_audio:
+        if has_sound:
+            hint = "--keep-audio copies it" if is_video else "only a video holds it"
+            print(f"{config.input}: its sound is left out; {hint}", file=sys.stderr)
+        return
+    if not has_sound:
+        raise ValueError(f"{config.input} has no sound for --keep-audio")
+    if not is_video or config.slow_motion or config.fps:
+        raise ValueError(
+            "--keep-audio is for a video that keeps its times, neither for a folder or .tif nor "
+            "with --slow-motion or --fps"
+        )
+
+
+def open_sink(config: Any, given: Source, folder: Path) -> Sink:
+    """Where the frames go, by the ending of the output and the kind of the input.
+
+    Arguments:
+        config: of the run.
+        given: what the user gave.
+        folder: for unfinished work.
+
+    Raises:
+        ValueError: a video cannot hold these frames.
+    """
+    suffix = Path(config.output).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        if given.bands != 1 and (given.colour is None or given.bands > 3):
+            raise ValueError(
+                f"{config.input} has {given.bands} bands, a video one or three; "
+                "give a folder or a .tif file as OUTPUT"
+            )
+        rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
+        times = given.times or [index / rate for index in range(given.count)]
+        last = given.last or 1 / rate
+        for _ in range(config.times.bit_length() - 1):
+            times = list(denser_times(times))
+        if config.slow_motion:
+            times = [time * config.times for time in times]
+            last *= config.times
+        colours = {"depth": 8 if given.dtype == np.uint8 else 10}
+        if isinstance(given, VideoSource):
+            kept = ("depth", "matrix", "primaries", "transfer", "aspect")
+            colours = {name: getattr(given, name) for name in kept}
+        size = (SCALE * given.height, SCALE * given.width)
+        kind = {"suffix": suffix, "lossless": config.lossless, "last": last}
+        if config.keep_audio:
+            kind |= {"sound": given.path, "begin": given.begin}
+        return VideoSink(folder, *size, times, **colours, **kind)
+    single = suffix in TIFF_SUFFIXES
+    if isinstance(given, TiffSource):
+        return TiffSink(folder, given, config.times, single)
+    if single:
+        return TiffStackSink(folder)
+    as_png = config.lossless and given.suffix in JPEG_SUFFIXES
+    return ImageSink(folder, ".png" if as_png else given.suffix)
+
+
+def levels_of_output(config: Any, given: Source, levels: Levels) -> tuple[Levels, np.dtype]:
+    """Levels and type of the result: those of the input, but full scale in a video."""
+    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
+    if is_video and not given.full_scale:
+        dtype = np.dtype(np.uint16)
+        return levels.stretched(dtype), dtype
+    return levels, given.dtype
