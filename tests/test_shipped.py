@@ -46,7 +46,8 @@ def test_the_file_is_the_one_that_is_described(name):
 @pytest.mark.parametrize("name", THERE)
 def test_the_output_is_the_one_that_was_shipped(name):
     golden = np.load(GOLDEN / f"{name}.npy")
-    np.testing.assert_allclose(output_of(THERE[name]), golden, atol=2e-5)
+    # Noise of 0.3 takes some pixels to 4, where the order of sums shows in the sixth digit.
+    np.testing.assert_allclose(output_of(THERE[name]), golden, atol=2e-5, rtol=3e-5)
 
 
 @pytest.mark.parametrize("change", ["padding", "kernel", "place"])
