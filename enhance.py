@@ -94,8 +94,6 @@ Say = Callable[..., None]  # say(event, name=value, ...)
 class Config:
     input: str  # a video, a folder of frames, or a TIFF
     output: str  # a video, a .tif, or any other name: a folder of frames of the input's kind
-    # real is for compressed and noisy footage; auto: real for lossy video and JPEG, else the
-    # weights for clean frames, those that suit the device.
     model: str = "auto"  # auto, real, mstt, fast, small, or a checkpoint
     times: int = 2  # frames per given frame: 2, or 4 and 8 in two and three passes
     scale: int = 4  # enlargement in space; the network has no other

@@ -21,7 +21,8 @@ from data.lists import (
 )
 from media.codec import check_available
 from media.files import check_frames, list_folders, list_images, raise_problems
-from media.images import IMAGE_SUFFIXES, TIFF_SUFFIXES, read_image
+from media.frames import TIFF_SUFFIXES
+from media.images import IMAGE_SUFFIXES, read_image
 from media.open import open_source
 from media.rgb import Rgb
 

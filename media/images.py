@@ -18,11 +18,11 @@ import tifffile
 
 from media.ends import has_end
 from media.folder import read_image_file
+from media.frames import TIFF_SUFFIXES
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
 MAX_PIXELS = 2**27
 MAX_BYTES = 4 * MAX_PIXELS  # of a file that is read
-TIFF_SUFFIXES = (".tif", ".tiff")
 WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
 IMAGE_SUFFIXES = (*WRITTEN_SUFFIXES, ".bmp", *TIFF_SUFFIXES)
 
