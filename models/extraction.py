@@ -8,7 +8,7 @@ from models.blocks import channels_last, frame_by_frame, residual_blocks
 from models.layers import Conv
 
 LEVELS = 255.0  # the range of the pictures that SPAN's weights were trained on
-MEAN = (0.4488, 0.4371, 0.4040)  # their mean colour, in [0, 1]
+MEAN = (0.4488, 0.4371, 0.4040)  # mean colour of photographs (DIV2K), in [0, 1]
 
 
 class FeatureExtraction(nn.Module):
@@ -94,6 +94,3 @@ class AttentionBlock(nn.Module):
         found = self.conv3(F.silu(self.conv2(inside)))
         # tanh(x / 2) / 2 is sigmoid(x) - 1/2, without its cancellation in bfloat16.
         return (found + x) * (0.5 * torch.tanh(found / 2)), inside
-
-
-EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction}

@@ -108,15 +108,20 @@ def start_from_span(path: Path, seed: int) -> MSTT:
         weight, bias = layers[f"/{name}/Conv"]
         layers[f"/{name}/Conv"] = (weight * gain, bias * max(gain, 1))
     for name, conv in zip(names, targets.values(), strict=True):
-        _widen(conv, *layers[name], width)
-    with torch.no_grad():
-        for conv in (
-            network.transformer.decoder.get_submodule("5"),
-            *(block.conv2 for block in network.reconstruction.blocks),
-        ):
-            conv.weight.zero_()
-            conv.bias.zero_()
+        widen(conv, *layers[name], width)
+    quieten(network)
     return network
+
+
+@torch.no_grad()
+def quieten(network: MSTT) -> None:
+    """Let the stages behind the extraction start at no change of its features."""
+    for conv in (
+        network.transformer.decoder.get_submodule("5"),
+        *(block.conv2 for block in network.reconstruction.blocks),
+    ):
+        conv.weight.zero_()
+        conv.bias.zero_()
 
 
 def _targets(network: MSTT) -> dict[str, nn.Conv2d]:
@@ -134,7 +139,7 @@ def _targets(network: MSTT) -> dict[str, nn.Conv2d]:
 
 
 @torch.no_grad()
-def _widen(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
+def widen(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
     """Put weights into a wider convolution. What more it computes, of random weights no larger
     than the given ones, goes nowhere yet: the weights from there to the channels of SPAN are zero.
 

