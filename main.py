@@ -65,7 +65,7 @@ class Config:
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
     # Network
-    size: Literal["auto", "mstt", "small", "fast"] = "auto"  # auto: mstt on a GPU, fast on a CPU
+    size: Literal["auto", "mstt", "small", "fast", "large"] = "auto"  # mstt on a GPU, else fast
     coupling: Literal["released", "symmetric"] = "released"  # see models/interpolation.py
     midpoint_flow: bool = True  # warp features half-way; the released code warps them whole
     global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = "enhanced"  # newer

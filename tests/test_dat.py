@@ -185,7 +185,7 @@ def test_the_command_writes_weights_that_enhance(tmp_path, published):
     assert network.options["extraction"] == "dat"
     assert "DAT-light" in information["started_from"]
     pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    enlarged = list(super_resolve(network, list(pictures), flow_method="dis"))
+    enlarged = list(super_resolve(network, pictures, flow_method="dis"))
     assert np.shape(enlarged) == (3, 64, 64, 3)
 
 
