@@ -10,7 +10,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rasterio.enums import ColorInterp, Interleaving
 
 from media.ends import has_end
 from media.georeference import has_palette, is_inverted, kept_bits
@@ -200,11 +199,11 @@ def _read_tiff(path: Path) -> np.ndarray:
         bits = kept_bits(file) or 8 * itemsize
         _check_size(path, file.height, file.width, bits, path.stat().st_size)
         # GDAL decodes whole blocks, which may be larger than the image.
-        together = file.count if file.interleaving == Interleaving.pixel else 1
+        together = file.count if file.interleaving.name == "pixel" else 1
         block = max(height * width for height, width in file.block_shapes)
         if block * together * itemsize > MAX_DECODED:
             raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
-        if file.colorinterp[0] == ColorInterp.cyan:
+        if file.colorinterp[0].name == "cyan":
             raise ValueError(f"{path}: 16-bit CMYK, which is not supported; convert it to RGB")
         bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
         if is_inverted(file) and bands.dtype.kind == "u":

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from rasterio.enums import ColorInterp
 
 from utils.resize import SCALE
 
-RGB = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+RGB = ("red", "green", "blue")
 BLACK_WHITE = [(0, 0, 0, 255), (255, 255, 255, 255)]
 # Descriptions that programs make of the sizes of a file, which are not those of the result.
 LAYOUTS = ("ImageJ=", '{"shape"', "<?xml", "<OME")
@@ -21,8 +20,9 @@ RESOLUTIONS = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")  # pixels per inch 
 class Georeference:
     """What a TIFF says besides its pixels, for one frame.
 
-    `transform` is None where the file has none. `options` are those of GDAL for a new file: how
-    many bits a value has, and which colours it stands for; `profile` is its colour profile.
+    `colours` says what the bands show: "red", "alpha", "undefined", ... `transform` is None where
+    the file has none. `options` are those of GDAL for a new file: how many bits a value has, and
+    which colours it stands for; `profile` is its colour profile.
     """
 
     crs: Any
@@ -31,7 +31,7 @@ class Georeference:
     tags: dict[str, str]
     descriptions: tuple[str | None, ...]
     band_tags: tuple[dict[str, str], ...]
-    colours: tuple[Any, ...]
+    colours: tuple[str, ...]
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
     units: tuple[str | None, ...]
@@ -100,13 +100,13 @@ def georeference_of(dataset: Any, bands: list[int] | None = None) -> Georeferenc
     def chosen(of_all: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(of_all[band - 1] for band in bands)
 
-    colours = chosen(dataset.colorinterp)
+    colours = tuple(colour.name for colour in chosen(dataset.colorinterp))
     options = {}
     if kept_bits(dataset):
         options["nbits"] = kept_bits(dataset)
     if is_inverted(dataset):
         options["photometric"] = "MINISWHITE"
-    elif [colour.name for colour in colours] == ["cyan", "magenta", "yellow", "black"]:
+    elif colours == ("cyan", "magenta", "yellow", "black"):
         options["photometric"] = "CMYK"
     is_converted = "SOURCE_COLOR_SPACE" in dataset.tags(ns="IMAGE_STRUCTURE")
     return Georeference(
@@ -117,9 +117,7 @@ def georeference_of(dataset: Any, bands: list[int] | None = None) -> Georeferenc
         descriptions=chosen(dataset.descriptions),
         band_tags=tuple(_lasting(dataset.tags(band)) for band in bands),
         # GDAL makes a colour table for a single bit.
-        colours=tuple(
-            ColorInterp.gray if colour == ColorInterp.palette else colour for colour in colours
-        ),
+        colours=tuple("gray" if colour == "palette" else colour for colour in colours),
         options=options,
         # That of another colour space than RGB is of no use to what became RGB.
         profile={} if is_converted else dataset.tags(ns="COLOR_PROFILE"),
@@ -159,7 +157,7 @@ def is_inverted(dataset: Any) -> bool:
 
 def has_palette(dataset: Any) -> bool:
     """Whether values stand for the colours of a table; black and white of one bit do not."""
-    if dataset.colorinterp[0] != ColorInterp.palette:
+    if dataset.colorinterp[0].name != "palette":
         return False
     if kept_bits(dataset) != 1:
         return True

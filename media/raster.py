@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rasterio.enums import ColorInterp, MaskFlags
 
 from media.frames import FrameError, Source, turned_upright
 from media.georeference import (
@@ -131,7 +130,7 @@ class TiffSource(Source):
                 failure = error
         else:
             raise failure
-        names = band_names(reference.colours)
+        names = reference.colours
         rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
         self.colour = tuple(rgb) if len(rgb) == 3 else None
         self.alpha = names.index("alpha") if "alpha" in names else None
@@ -233,10 +232,12 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
     pixels = np.moveaxis(dataset.read(bands), 0, -1)
     missing = None
     flags = [dataset.mask_flag_enums[band - 1] for band in bands]
-    if any(flag != [MaskFlags.all_valid] for flag in flags) and not _is_converted(dataset):
+    if any([kind.name for kind in flag] != ["all_valid"] for flag in flags) and not _is_converted(
+        dataset
+    ):
         missing = np.moveaxis(dataset.read_masks(bands), 0, -1) == 0
         for index, band in enumerate(bands):
-            if dataset.colorinterp[band - 1] == ColorInterp.alpha:  # for GDAL it is valid anywhere
+            if dataset.colorinterp[band - 1].name == "alpha":  # for GDAL it is valid anywhere
                 missing[..., index] = missing.any(axis=2)
     if pixels.dtype.kind == "f":
         not_a_number = ~np.isfinite(pixels)
@@ -283,11 +284,6 @@ def colour_table(dataset: Any, page: Page, palette: str) -> np.ndarray | None:
     for value, colour in dataset.colormap(1).items():
         table[value] = colour[:3]
     return table
-
-
-def band_names(colours: tuple[Any, ...]) -> list[str]:
-    """What bands show: "red", "alpha", "undefined", ..."""
-    return [colour.name for colour in colours]
 
 
 def is_lossy(dataset: Any) -> bool:

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio.shutil
-from rasterio.errors import NotGeoreferencedWarning
 
 from media.folder import ImageSink
 from media.frames import remove
 from media.georeference import Georeference, georeference_of
-from media.raster import TILE, TiffSource, band_names, creation, has_mask
-from media.tiff import FAILURES, cause
+from media.raster import TILE, TiffSource, creation, has_mask
+from media.tiff import cause, failures, import_rasterio
 
 
 class TiffSink(ImageSink):
@@ -34,6 +32,7 @@ class TiffSink(ImageSink):
     def __init__(self, folder: Path, source: TiffSource, times: int, single: bool):
         super().__init__(folder, ".tif")
         self.source, self.times, self.single = source, times, single
+        self.rasterio = import_rasterio()
         # A mask belongs to a whole file; pages have none that GDAL would read.
         self.masks = not single or source.layout == "bands"
         if not self.masks and source.dtype.kind != "f" and source.is_only_masked():
@@ -58,13 +57,13 @@ class TiffSink(ImageSink):
             "nodata": reference.nodata,
         }
         with self._writing(path):
-            with rasterio.open(path, "w", **profile) as dataset:
+            with self.rasterio.open(path, "w", **profile) as dataset:
                 self._describe(dataset, reference)
                 for window, values, valid in _strips(pixels, reference, self.masks):
                     dataset.write(values, window=window)
                     if valid is not None:
                         dataset.write_mask(valid, window=window)
-            with rasterio.open(path) as dataset:
+            with self.rasterio.open(path) as dataset:
                 for window, values, valid in _strips(pixels, reference, self.masks):
                     self._compare(dataset.read(window=window), values)
                     if valid is not None:
@@ -76,10 +75,10 @@ class TiffSink(ImageSink):
         path.unlink(missing_ok=True)  # GDAL reads what is there, and fails if it is damaged
         try:
             # Older versions of GDAL put masks into a second file, which nobody would rename.
-            with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with warnings.catch_warnings(), self.rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
+                warnings.simplefilter("ignore", self.rasterio.errors.NotGeoreferencedWarning)
                 yield
-        except FAILURES as error:
+        except failures() as error:
             raise OSError(
                 f"{path} cannot be written, is the disk full? ({cause(error)})"
             ) from error
@@ -91,7 +90,7 @@ class TiffSink(ImageSink):
         tiles that are not there read as zeros.
         """
         if read.tobytes() != written.tobytes():
-            raise rasterio.errors.RasterioIOError("it reads back with other values")
+            raise self.rasterio.errors.RasterioIOError("it reads back with other values")
 
     def _describe(self, dataset: Any, reference: Georeference) -> None:
         dataset.update_tags(**reference.tags)
@@ -102,7 +101,8 @@ class TiffSink(ImageSink):
         dataset.descriptions = reference.descriptions
         for band, tags in enumerate(reference.band_tags, 1):
             dataset.update_tags(band, **tags)
-        dataset.colorinterp = reference.colours
+        kinds = self.rasterio.enums.ColorInterp
+        dataset.colorinterp = [kinds[name] for name in reference.colours]
         dataset.scales, dataset.offsets = reference.scales, reference.offsets
         dataset.units = reference.units
         if reference.points[0]:
@@ -125,20 +125,20 @@ class TiffSink(ImageSink):
         remove(self.folder)
 
     def _join_pages(self, target: Path, files: list[Path]) -> None:
-        with rasterio.open(files[0]) as first:
+        with self.rasterio.open(files[0]) as first:
             values = len(files) * first.count * first.height * first.width
             options = creation(first.dtypes[0], values, georeference_of(first).options)
         for number, file in enumerate(files):
             appended = {"APPEND_SUBDATASET": "YES"} if number else {}
-            rasterio.shutil.copy(file, target, **options, **appended)
+            self.rasterio.shutil.copy(file, target, **options, **appended)
         for number, file in enumerate(files, 1):
-            with rasterio.open(f"GTIFF_DIR:{number}:{target}") as page:
+            with self.rasterio.open(f"GTIFF_DIR:{number}:{target}") as page:
                 self._compare_file(page, page.indexes, file)
 
     def _join_bands(self, target: Path, files: list[Path]) -> None:
         references, has_masks = [], False
         for file in files:
-            with rasterio.open(file) as frame:
+            with self.rasterio.open(file) as frame:
                 profile, per_frame = frame.profile, frame.count
                 references.append(georeference_of(frame))
                 has_masks |= has_mask(frame)
@@ -147,17 +147,17 @@ class TiffSink(ImageSink):
         profile |= creation(profile["dtype"], values, references[0].options)
         profile |= {"count": count, "interleave": "band"}
         profile |= {"crs": references[0].crs, "transform": references[0].transform}
-        with rasterio.open(target, "w", **profile) as dataset:
+        with self.rasterio.open(target, "w", **profile) as dataset:
             self._describe(dataset, references[0].with_bands_of(references))
             for number, file in enumerate(files):
-                with rasterio.open(file) as frame:
+                with self.rasterio.open(file) as frame:
                     bands = [number * per_frame + band for band in frame.indexes]
                     for window in _windows(frame.height, frame.width):
                         dataset.write(frame.read(window=window), bands, window=window)
             if has_masks:
                 for window in _windows(dataset.height, dataset.width):
                     dataset.write_mask(self._valid_anywhere(files, window), window=window)
-        with rasterio.open(target) as dataset:
+        with self.rasterio.open(target) as dataset:
             for number, file in enumerate(files):
                 bands = [number * per_frame + band for band in range(1, per_frame + 1)]
                 self._compare_file(dataset, bands, file)
@@ -170,12 +170,12 @@ class TiffSink(ImageSink):
         """Where any frame has data; floating values say by NaN where only some have none."""
         valid = False
         for file in files:
-            with rasterio.open(file) as frame:
+            with self.rasterio.open(file) as frame:
                 valid = valid | (frame.read_masks(1, window=window) > 0)
         return valid
 
     def _compare_file(self, dataset: Any, bands: list[int], file: Path) -> None:
-        with rasterio.open(file) as frame:
+        with self.rasterio.open(file) as frame:
             for window in _windows(frame.height, frame.width):
                 self._compare(dataset.read(bands, window=window), frame.read(window=window))
 
@@ -194,7 +194,7 @@ def _strips(
     The mask is where there is data; None if nodata or an alpha band says it, or if all is there.
     """
     missing = np.ma.getmask(pixels)
-    names = band_names(reference.colours)
+    names = reference.colours
     nodata = reference.nodata
     is_marked = nodata is not None or "alpha" in names
     has_mask = masks and missing is not np.ma.nomask and not is_marked

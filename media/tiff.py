@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import tifffile
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RPCError
 
 from media.frames import FrameError
 
@@ -31,8 +29,30 @@ logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in reco
 CLASSIC_SIZE = 2**32 - 2**25  # bytes that a TIFF with 32-bit offsets holds, and some for its tags
 ORIENTATION = 274
 VRT_SUFFIX = ".vrt"  # of GDAL's virtual datasets, which name the files of their bands
-# What rasterio raises; GDAL's own errors, which it lets through, have no public name.
-FAILURES = (RasterioError, CRSError, RPCError, rasterio._err.CPLE_BaseError)
+
+
+def import_rasterio() -> Any:
+    """GDAL's Python interface, or a ValueError that says how to get it.
+
+    It takes half a second, which training on PNG and JPEG never needs: only what reads or writes
+    a TIFF calls this.
+    """
+    try:
+        import rasterio
+        import rasterio.shutil
+    except ImportError as error:
+        raise ValueError(
+            "TIFF files need rasterio; install it with `pip install -r requirements.txt`"
+        ) from error
+    return rasterio
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What rasterio raises; GDAL's own errors, which it lets through, have no public name."""
+    rasterio = import_rasterio()
+    errors = rasterio.errors
+    own = (errors.RasterioError, errors.CRSError, errors.RPCError)
+    return (*own, rasterio._err.CPLE_BaseError)
 
 
 @dataclass(frozen=True)
@@ -102,16 +122,18 @@ def opened(page: Page) -> Iterator[Any]:
 
     Raises:
         FrameError: GDAL cannot read it, then or later in the context, and why.
+        ValueError: there is no rasterio.
     """
+    rasterio = import_rasterio()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             # Named, so that a file of another format that names further files is not followed.
             is_vrt = page.dataset.lower().endswith(VRT_SUFFIX)
             dataset = rasterio.open(page.dataset, driver="VRT" if is_vrt else "GTiff")
         with dataset:
             yield dataset
-    except FAILURES as error:
+    except failures() as error:
         reason = cause(error)
         codec = re.search(r"missing codec (?:of code )?(.*?)\.?$", reason)
         if codec:

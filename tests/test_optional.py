@@ -1,0 +1,38 @@
+"""What is not asked for is not needed: training on JPEG and PNG without the other libraries."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.stills import read_still
+from media.images import write_image
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKED = ("rasterio", "av", "tensorboard", "lpips", "torchvision", "triton")
+CODE = f"""
+import sys
+
+sys.modules |= dict.fromkeys({BLOCKED}, None)  # each raises ImportError
+import main, test, benchmarks.gpu, data.pack, data.stills
+
+assert test.__file__ == {str(ROOT / "test.py")!r}, test.__file__
+print(data.stills.read_still(sys.argv[1]).shape)
+"""
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_stills_need_none_of_the_optional_packages(tmp_path, suffix):
+    write_image(tmp_path / f"still{suffix}", np.zeros((20, 30, 3), np.uint8))
+    command = [sys.executable, "-c", CODE, str(tmp_path / f"still{suffix}")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.stdout == "(20, 30, 3)\n", result.stderr
+
+
+def test_a_tiff_without_rasterio_is_told_how_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "still.tif").write_bytes(b"II*\0")
+    monkeypatch.setitem(sys.modules, "rasterio", None)
+    with pytest.raises(ValueError, match=r"rasterio.*pip install"):
+        read_still(tmp_path / "still.tif")
