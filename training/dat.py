@@ -46,6 +46,7 @@ NAMES = (
 NORMALISED = {"dwconv.1": "dwconv.0", "channel_interaction.2": "channel_interaction.1"}
 NORMALISED |= {"spatial_interaction.1": "spatial_interaction.0"}
 UNUSED = re.compile(r"\.attns\.|attn_mask_|num_batches_tracked")
+OFFSET_LIMIT = 10.0  # LR pixels, of the alignment
 EPSILON = 1e-5  # of PyTorch's batch normalisation
 
 
@@ -102,7 +103,7 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
     """
     weights = read_dat(path)
     torch.manual_seed(seed)
-    network = build_network("large", **NETWORK)
+    network = build_network("large", **NETWORK, offset_limit=OFFSET_LIMIT)
     width = network.options["channels"]
     body = network.extraction.conv_body[2]
     wider = {

@@ -86,7 +86,8 @@ class Clock:
         used: seconds that the run had used before it was resumed.
     """
 
-    LAST = 60.0  # seconds at the end that belong to validation and saving
+    LAST = 60.0  # seconds at the end that belong to validation and saving, until one is timed
+    LEAST = 10.0  # of them, however fast a validation is
 
     def __init__(self, minutes: float | None, used: float = 0.0):
         self.limit = math.inf if minutes is None else 60 * minutes
@@ -122,7 +123,7 @@ class Clock:
         yield
         self.validated = self.used
         self.took = self.validated - start
-        self.last = max(self.last, 2.5 * self.took)
+        self.last = max(self.LEAST, 2.5 * self.took)
 
     @property
     def rested(self) -> bool:
