@@ -19,16 +19,17 @@ sys.modules |= dict.fromkeys({BLOCKED}, None)  # each raises ImportError
 import main, test, benchmarks.gpu, data.pack, data.stills
 
 assert test.__file__ == {str(ROOT / "test.py")!r}, test.__file__
-print(data.stills.read_still(sys.argv[1]).shape)
+print(*(data.stills.read_still(path).shape for path in sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_stills_need_none_of_the_optional_packages(tmp_path, suffix):
-    write_image(tmp_path / f"still{suffix}", np.zeros((20, 30, 3), np.uint8))
-    command = [sys.executable, "-c", CODE, str(tmp_path / f"still{suffix}")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.stdout == "(20, 30, 3)\n", result.stderr
+def test_stills_need_none_of_the_optional_packages(tmp_path):
+    paths = [tmp_path / "still.jpg", tmp_path / "still.png"]
+    for path in paths:
+        write_image(path, np.zeros((20, 30, 3), np.uint8))
+    command = [sys.executable, "-c", CODE, *map(str, paths)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.stdout == "(20, 30, 3) (20, 30, 3)\n", result.stderr
 
 
 def test_a_tiff_without_rasterio_is_told_how_to_get_it(tmp_path, monkeypatch):
