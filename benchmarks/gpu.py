@@ -239,7 +239,7 @@ class Run:
         """How a part is started."""
         python, config = [sys.executable], self.config
         if name == "tests":
-            return [*python, "-m", "pytest", "-v", "--tb=short", "tests/test_cuda.py"]
+            return [*python, "-m", "pytest", "-vv", "--tb=short", "tests/test_cuda.py"]
         if name == "training":
             seconds = self.left - CLOSING - LIMITS["evaluation"][config.rehearse]
             flags = {"--stills": config.stills, "--validation": config.validation}
