@@ -71,7 +71,7 @@ class Config:
     minutes: float = 9.0  # for everything together
     size: str = "mstt"  # of the network that is trained
     flow_method: str = "dis2x"  # of the training
-    validation: str = "auto"  # clips that the best weights are chosen on; auto: see main.py
+    validation: str = "auto"  # clips to choose the best on; auto: see main.py, may take a minute
     rehearse: bool = False  # on a CPU, with tiny settings
     part: str = "all"  # one part alone, in this process
 
