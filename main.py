@@ -34,7 +34,7 @@ from models.inference import autocast
 from models.mstt import with_frame_fusion
 from training.diagnosis import blame, largest_offset
 from training.distributed import Team, join_team
-from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch
+from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
 from training.optimiser import Optimiser
 from training.recorder import Recorder, validation_score
 from training.run import MOST_STEPS, Progress, open_run, restore
@@ -166,7 +166,7 @@ def train(
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
     if config.compile:
         print("compiling the network; the first steps take minutes", flush=True)
-        model = torch.compile(model)
+        model = compiled(model, network)
     loader, validation, data = open_data(config, device, progress.step, state, team)
     recorder = Recorder(
         config, run, device, team, network, ema, optimiser, progress, clock, validation, data

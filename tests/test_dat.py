@@ -5,6 +5,7 @@ evaluation, float32) makes of `frames()` with the weights of `published_weights(
 pixel of every fifth row.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from models.checkpoint import load_network
 from models.dual_aggregation import DatExtraction, shift_mask
 from tests.test_mstt import random_inputs
 from training.dat import start_from_dat
+from training.loop import compiled
 
 REFERENCE = Path(__file__).parent / "data" / "dat_reference.npz"
 WIDTH, BLOCKS = 60, 18
@@ -205,6 +207,25 @@ def test_other_files_are_refused(tmp_path):
         torch.save({"params": broken}, tmp_path / "a.pth")
         with pytest.raises(ValueError, match="not a DAT-light for 4x"):
             start_from_dat(tmp_path / "a.pth", seed=0)
+
+
+def test_only_its_blocks_are_compiled_three_kinds_of_them(monkeypatch):
+    torch.manual_seed(0)
+    network = MSTT(extraction="dat", front_blocks=6, back_blocks=1, enlargement="direct")
+    inputs = random_inputs(32, 32, count=1)
+    expected = network(*inputs)
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    assert compiled(network, network) is network
+    torch.testing.assert_close(network(*inputs), expected)
+    assert len(graphs) == 3
+    other = MSTT(channels=16, groups=2)
+    assert isinstance(compiled(other, other), torch._dynamo.OptimizedModule)
 
 
 def test_a_width_too_small_is_refused():

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.dual_aggregation import DualAggregationBlock
 from utils.metrics import BT601_GREY, MOVING_LEVELS, PEAK
 
 
@@ -76,6 +77,22 @@ def moving_pixels(truth: Tensor) -> Tensor:
     change = torch.maximum((now - before).abs(), (now - after).abs())
     moving = (change > MOVING_LEVELS / PEAK).float()
     return F.max_pool2d(moving, 3, stride=1, padding=1)[:, :, None] > 0
+
+
+def compiled(model: nn.Module, network: nn.Module) -> nn.Module:
+    """A network that PyTorch compiles when it first computes.
+
+    Arguments:
+        model: what is called in training: the network, or what wraps it.
+        network: where its extraction is of many equal blocks, only these are compiled: all of
+            them take as long as one of each kind.
+    """
+    blocks = [part for part in network.modules() if isinstance(part, DualAggregationBlock)]
+    if not blocks:
+        return torch.compile(model)
+    for block in blocks:
+        block.compile()
+    return model
 
 
 class Clock:
