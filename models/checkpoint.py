@@ -30,13 +30,17 @@ CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 # The weights in the box by their name, and which of them to take, best first.
 SHIPPED = {
     "mstt": CHECKPOINTS / "mstt.safetensors",
+    "large": CHECKPOINTS / "mstt_large.safetensors",
     "fast": CHECKPOINTS / "mstt_fast.safetensors",
     "small": CHECKPOINTS / "mstt_small.safetensors",
     # Trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
     "fast_real": CHECKPOINTS / "mstt_fast_real.safetensors",
 }
 
-PREFERRED = {"cuda": ("mstt", "fast", "small"), "cpu": ("fast", "small", "mstt")}
+PREFERRED = {
+    "cuda": ("large", "mstt", "fast", "small"),
+    "cpu": ("fast", "small", "mstt", "large"),
+}
 FORMAT = "mstt-stvsr training checkpoint, version 1"
 
 # The parts of a training checkpoint and what they are.
