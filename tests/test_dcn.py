@@ -408,10 +408,30 @@ def torchvision_stub(monkeypatch):
     deform_conv._torchvision_problem.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("missing", "small", "large"),
+    [
+        ("", "torchvision", "triton"),
+        ("triton", "torchvision", "torchvision"),
+        ("torchvision", "triton", "triton"),
+        ("triton torchvision", "reference", "reference"),
+    ],
+)
+def test_a_gpu_takes_what_is_fastest_of_what_there_is(monkeypatch, missing, small, large):
+    monkeypatch.setattr(deform_conv, "_problem", lambda name, device: name in missing.split())
+    assert deform_conv._pick("cuda", False, "") == small
+    assert deform_conv._pick("cuda", True, "") == large
+    asked = []
+    monkeypatch.setattr(deform_conv, "_choose", lambda *choice: asked.append(choice))
+    for side in (255, 256):
+        dcn.backend(torch.zeros(1, 64, 256, side))
+    assert [choice[1] for choice in asked] == [False, True]
+
+
 def test_torchvision_is_asked_for_its_kernels(torchvision_stub, monkeypatch):
-    assert deform_conv._pick("cuda", "") == "reference"  # it would fail at the first call
+    assert deform_conv._pick("cuda", False, "") != "torchvision"  # it would fail when first called
     with pytest.raises(ValueError, match="a torchvision with kernels for cuda"):
-        deform_conv._pick("cuda", "torchvision")
+        deform_conv._pick("cuda", False, "torchvision")
     monkeypatch.setenv("MSTT_DCN_BACKEND", "torchvision")
     tensors, geometry = uneven_case()
     out = deform_conv2d(*tensors[:4], *geometry, mask=tensors[4])
