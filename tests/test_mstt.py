@@ -243,8 +243,8 @@ def test_unknown_names_are_refused():
         MSTT(8, 2, 1, 1, extraction="vgg")
     with pytest.raises(ValueError, match="offset_limit is -1"):
         MSTT(8, 2, 1, 1, offset_limit=-1)
-    with pytest.raises(ValueError, match="large"):
-        build_network("large")
+    with pytest.raises(ValueError, match="size is 'huge'; choose one of mstt"):
+        build_network("huge")
 
 
 class TestFlowWarp:
