@@ -138,7 +138,7 @@ direct convolutions; in float32 most of ours are done with a quarter of the prod
 from before that.
 
 {chr(10).join(parts)}
-Speed on GPUs has not been measured. `python -m benchmarks.inference compare`, `stages`, `growth`
+For GPUs see below. `python -m benchmarks.inference compare`, `stages`, `growth`
 and `python -m benchmarks.training` measure again, `python -m benchmarks.speed plot` draws, `python
 -m benchmarks.speed tables --write` writes this section; what was tried, and what it brought, is in
 `benchmarks/NOTES.md`.
