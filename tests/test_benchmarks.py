@@ -37,6 +37,7 @@ import benchmarks.mutants
 import benchmarks.operators
 import benchmarks.parity
 import benchmarks.recipe
+import benchmarks.sizes
 import benchmarks.speed
 import benchmarks.training
 import benchmarks.trust
@@ -161,11 +162,27 @@ def test_parity(run, capsys):
     assert all(float(row.split()[-2]) < 1e-6 for row in rows)
 
 
-def test_flow_methods(run, tmp_path, folder, capsys):
-    (tmp_path / "clip" / "truth").mkdir(parents=True)
+def make_test_clip(folder):
+    (folder / "clip" / "truth").mkdir(parents=True)
     texture = np.random.default_rng(0).integers(0, 256, (112, 130, 3), dtype=np.uint8)
     for shift in range(3):
-        write_image(tmp_path / "clip" / "truth" / f"{shift}.png", texture[:, shift : shift + 112])
+        write_image(folder / "clip" / "truth" / f"{shift}.png", texture[:, shift : shift + 112])
+
+
+def test_sizes(run, tmp_path, folder, capsys):
+    file = folder / "net.safetensors"
+    with pytest.raises(ValueError, match="weights has 'net'; give NAME=FILE"):
+        run(benchmarks.sizes, tmp_path, tmp_path / "a.png", "--weights", "net")
+    make_test_clip(tmp_path)
+    weights = f"joint={file},apart={file}+flow"
+    run(benchmarks.sizes, tmp_path, tmp_path / "a.png", "--weights", weights, "--repeats", 1)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert {row[0] for row in rows if row} >= {"bicubic", "joint", "apart"}
+    assert cv2.imread(tmp_path / "a.png").shape == (418, 924, 3)
+
+
+def test_flow_methods(run, tmp_path, folder, capsys):
+    make_test_clip(tmp_path)
     run(benchmarks.flow_methods, tmp_path)
     assert [row.split()[0] for row in capsys.readouterr().out.splitlines()[-4:]] == [
         *("dis", "dis2x", "dis4x", "pyflow")
