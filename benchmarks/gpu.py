@@ -164,6 +164,7 @@ def inference(config: Config, device: torch.device) -> None:
                     {"network": size, "frames": name, "precision": precision}
                     | {"milliseconds": f"{seconds * 1e3:.1f}"}
                 )
+                print(*rows[-1].values(), flush=True)  # should the time not suffice for all
     print_table("4 frames in, 7 frames of 4 times the side out", rows)
 
 
@@ -184,6 +185,7 @@ def steps(config: Config, device: torch.device) -> None:
             {"batch": str(batch), "samples per second": f"{batch / seconds:.1f}"}
             | {"memory": f"{memory:.1f} GiB"}
         )
+        print(*rows[-1].values(), flush=True)
     print_table(f"training steps, {config.size}, 4 given frames of {side}x{side}", rows)
     step = make_step(config, device, min(fits, 16), side)
     step()
