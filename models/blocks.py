@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from models.layers import Conv
 from utils.resize import SCALE
 
+# Numbers in a map that a GPU takes at once: with fewer it waits for the launches of its kernels.
+TOGETHER = 2**24
+
 
 def channels_last(x: Tensor) -> Tensor:
     """The same (B, C, H, W) tensor, laid out in memory with the channels of a pixel together."""
@@ -27,11 +30,17 @@ def frame_by_frame(stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a stage that sees each frame on its own, (B, ...) -> (B, ...).
 
     Without gradients one frame goes through after the other: the stage then needs the memory of
-    one frame, which stays in the processor's caches and need not be asked of the system anew.
+    one frame, which stays in the processor's caches and need not be asked of the system anew. A
+    GPU takes as many small ones together as have the numbers of one large frame.
     """
     if torch.is_grad_enabled() or x.shape[0] == 1:
         return stage(x)
-    return torch.cat([stage(frame) for frame in x.split(1)])
+    return torch.cat([stage(frames) for frames in x.split(frames_at_once(x))])
+
+
+def frames_at_once(x: Tensor) -> int:
+    """How many frames of (B, C, H, W) go through a stage together."""
+    return max(TOGETHER // x[0].numel(), 1) if x.is_cuda else 1
 
 
 class ResidualBlock(nn.Module):

@@ -175,6 +175,23 @@ def test_frame_by_frame_sees_one_frame_only_without_gradients():
     assert seen == [1, 1, 1, 3]
 
 
+@pytest.mark.parametrize(
+    ("sides", "counts"), [((8, 10), [2, 1]), ((8, 4), [3]), ((16, 10), [1, 1, 1])]
+)
+def test_a_gpu_takes_small_frames_together_and_large_ones_alone(monkeypatch, sides, counts):
+    monkeypatch.setattr("models.blocks.TOGETHER", 2 * 8 * 10)
+    seen = []
+
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    x = torch.randn(3, 1, *sides)
+    with torch.no_grad():
+        out = frame_by_frame(lambda part: seen.append(len(part)) or 2 * part, x.as_subclass(OnGpu))
+    assert torch.equal(out, 2 * x)
+    assert seen == counts
+
+
 def test_the_network_compiles_into_one_graph_and_exports():
     network, inputs = random_network(**NEWER).eval(), random_inputs((16, 20))
     compiled = torch.compile(network, backend="eager", fullgraph=True)
