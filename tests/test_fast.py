@@ -33,12 +33,14 @@ NEWER = {
     "attention_channels": 16,
     "enlargement": "direct",
 }
+LARGE = NEWER | {"extraction": "dat", "channels": 64, "front_blocks": 3}
 NEIGHBOURS = NEWER | {"global_skip": "neighbours", "frame_fusion": True}
 
 
 def random_network(**options):
     torch.manual_seed(0)
-    network = MSTT(16, 2, 1, 1, **options)
+    few = {"channels": 16, "groups": 2, "front_blocks": 1, "back_blocks": 1}
+    network = MSTT(**(few | options))
     if network.frame_fusion is not None:
         torch.nn.init.normal_(network.frame_fusion.conv_last.weight, std=0.05)
     if network.skip_refinement is not None:
@@ -192,8 +194,9 @@ def test_a_gpu_takes_small_frames_together_and_large_ones_alone(monkeypatch, sid
     assert seen == counts
 
 
-def test_the_network_compiles_into_one_graph_and_exports():
-    network, inputs = random_network(**NEWER).eval(), random_inputs((16, 20))
+@pytest.mark.parametrize("options", [NEWER, LARGE])
+def test_the_network_compiles_into_one_graph_and_exports(options):
+    network, inputs = random_network(**options).eval(), random_inputs((16, 20))
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     program = torch.export.export(network, inputs)
     with torch.no_grad():
