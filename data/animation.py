@@ -24,12 +24,11 @@ from tqdm import tqdm
 from data import look, traffic
 from data.degrade import CLEAN, draw_degradation, reduced
 from data.flow_cache import flow_of
+from data.lists import FRAMES, LEAST_SIDE
 from data.stills import Stills
 from media.images import write_image
 from utils.config import parse_config, run_script
 
-FRAMES = 7
-LEAST = 64  # smallest side of a clip in pixels, 16 of the given frames
 CACHE_BYTES = 4 * 10**9  # decoded stills kept in memory
 MARGIN = 8  # pixels a still must be larger than a clip on each axis, for the camera to move in
 
@@ -316,9 +315,9 @@ class Config(Animation):
         super().__post_init__()
         if self.clips < 1:
             raise ValueError(f"clips is {self.clips}, want at least 1")
-        if min(self.height, self.width) < LEAST or self.height % 4 or self.width % 4:
+        if min(self.height, self.width) < LEAST_SIDE or self.height % 4 or self.width % 4:
             raise ValueError(
-                f"clips of {self.width}x{self.height} pixels: want multiples of 4 from {LEAST} on"
+                f"clips of {self.width}x{self.height} pixels: want multiples of 4 from {LEAST_SIDE}"
             )
 
 
@@ -331,7 +330,7 @@ def write_clips(config: Config) -> list[str]:
         FileNotFoundError, ValueError: as StillsDataset.
     """
     wanted = (config.height, config.width)
-    least = (LEAST, LEAST) if config.fit else wanted
+    least = (LEAST_SIDE, LEAST_SIDE) if config.fit else wanted
     stills = Stills(config.stills, (least[0] + MARGIN, least[1] + MARGIN), CACHE_BYTES)
     out, names = Path(config.out), []
     for number in tqdm(range(config.clips), unit="clip"):

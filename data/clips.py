@@ -12,6 +12,7 @@ import numpy as np
 
 from data.degrade import CLEAN, CONDITIONS, Degradation, draw_degradation, reduced
 from data.lists import (
+    LEAST_SIDE,
     TEST_LIST_NAMES,
     find_list,
     folders_of_clips,
@@ -26,8 +27,6 @@ from media.images import IMAGE_SUFFIXES, read_image
 from media.open import open_source
 from media.rgb import Rgb
 
-# The network takes LR frames from 16x16 on.
-MIN_LR_SIZE = 16
 DRAWS = 0  # seed of what clips go through under the condition "real", the same for all trainings
 # The names that folders of HR and of LR frames go by; the first one that is there counts.
 TRUTH_FOLDERS = ("truth", "GT", "HR")
@@ -126,9 +125,9 @@ def _check_clip(folders, root):
         endings = "" if truth else f", which end in {', '.join(IMAGE_SUFFIXES)}"
         return None, [f"{folders.truth}: {len(truth)} frame(s); a clip needs at least 3{endings}"]
     size, problems, frames = _check_sequence(folders.truth, truth, root)
-    if size and min(size) < 4 * MIN_LR_SIZE:
+    if size and min(size) < LEAST_SIDE:
         problems.append(
-            f"{folders.truth}: frames of {size[1]}x{size[0]}; needs {4 * MIN_LR_SIZE} pixels a side"
+            f"{folders.truth}: frames of {size[1]}x{size[0]}; needs {LEAST_SIDE} pixels a side"
         )
 
     odd = len(truth) - (len(truth) + 1) % 2

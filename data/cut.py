@@ -21,7 +21,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data.lists import FRAMES, LIST_NAME, read_list
+from data.lists import FRAMES, LEAST_SIDE, LIST_NAME, read_list
 from media.frames import FrameError
 from media.images import write_image
 from media.open import open_source
@@ -47,7 +47,7 @@ class Config:
     overwrite: bool = False  # replace clips of the same name in OUT
 
     def __post_init__(self):
-        for field, least in (("spacing", 1), ("stride", 1), ("average", 0), ("crop", 64)):
+        for field, least in (("spacing", 1), ("stride", 1), ("average", 0), ("crop", LEAST_SIDE)):
             if getattr(self, field) < least:
                 raise ValueError(f"--{field} is {getattr(self, field)}; needs at least {least}")
         if self.crop % 4:

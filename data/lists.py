@@ -4,7 +4,10 @@ import os
 import re
 from pathlib import Path
 
-FRAMES = 7
+from utils.resize import SCALE, SMALLEST_SIDE
+
+FRAMES = 7  # of a septuplet
+LEAST_SIDE = SCALE * SMALLEST_SIDE  # pixels, of its frames
 LIST_NAME = "189_vime7_train.txt"
 LIST_NAMES = ("sep_trainlist.txt", LIST_NAME)
 TEST_LIST_NAMES = ("sep_testlist.txt",)

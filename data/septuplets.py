@@ -39,7 +39,7 @@ from flow import FLOW_METHODS
 from media.files import check_frames, list_folders, raise_problems
 from media.images import IMAGE_SUFFIXES, decode_image, image_size
 from utils.config import run_script
-from utils.resize import imresize
+from utils.resize import SMALLEST_SIDE, imresize
 
 FRAME_STEMS = (
     tuple(f"im{number}" for number in range(1, FRAMES + 1)),
@@ -53,8 +53,6 @@ ENDINGS = f"frames end in {', '.join(IMAGE_SUFFIXES)}"
 # LR pixels.
 LR_MARGIN = 2
 CHECKED_AT_ONCE = 64  # clips that a thread takes
-# The smallest LR frame that the network takes, in pixels.
-MIN_LR_SIZE = 16
 LARGEST_PATCH = 80  # LR pixels, the paper's
 
 
@@ -177,7 +175,7 @@ def _check_clips(root, base, names, least):
 
 def fitting_patch(side):
     """The largest patch for LR frames of a side: a multiple of 16 up to 80, 0 if there is none."""
-    return min(side // MIN_LR_SIZE * MIN_LR_SIZE, LARGEST_PATCH)
+    return min(side // SMALLEST_SIDE * SMALLEST_SIDE, LARGEST_PATCH)
 
 
 def smallest_side(root, list_file=None):
@@ -278,10 +276,10 @@ class SeptupletDataset(torch.utils.data.Dataset):
             raise ValueError(
                 f"unknown flow method {flow_method!r}; choose one of {', '.join(FLOW_METHODS)}"
             )
-        if patch is not None and patch < MIN_LR_SIZE:
-            raise ValueError(f"patch is {patch}; the network needs at least {MIN_LR_SIZE} pixels")
+        if patch is not None and patch < SMALLEST_SIDE:
+            raise ValueError(f"patch is {patch}; the network needs at least {SMALLEST_SIDE} pixels")
         base, self.names = _find_names(root, list_file)
-        self.clips = _check_clips(root, base, self.names, patch or MIN_LR_SIZE)
+        self.clips = _check_clips(root, base, self.names, patch or SMALLEST_SIDE)
         self.sizes = [clip.size for clip in self.clips]
         self.patch, self.augment, self.seed = patch, augment, seed
         self.given_frames, self.degrade = given_frames, degrade
