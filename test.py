@@ -42,7 +42,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.clips import Clip, degraded, find_clips, read_clip
+from data.clips import Clip, degraded, find_clips, read_clip, read_files
 from data.degrade import CONDITIONS
 from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
@@ -54,7 +54,7 @@ from models.inference import FLOWS, pick_device, super_resolve
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
-from utils.page import evaluation_page
+from utils.page import MOST_CLIPS, evaluation_entry, evaluation_page
 from utils.plots import comparison_figure
 from utils.report import conditions_table, table, versions, write_results
 
@@ -75,7 +75,7 @@ class Config:
     out: str = "results"  # folder for results.json, frames and figures
     flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
     baseline_flow_method: str = "dis"  # of the other methods; the same for all runs: a yardstick
-    degrade: str = "none"  # what the given frames went through: one of the names above; none
+    degrade: Literal["none", *CONDITIONS, "real", "all"] = "none"  # what given frames went through
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
@@ -161,16 +161,11 @@ def open_methods(
 
 
 def open_conditions(config: Config, clips: list[Clip]) -> dict[str, list[Clip]]:
-    """The clips under every condition that is asked for, by its name; "none" leaves them alone.
+    """The clips under every condition that is asked for, by its name.
 
     Raises:
-        ValueError: an unknown condition, or a codec that is not there.
+        ValueError: a codec that is not there.
     """
-    if config.degrade == "none":
-        return {"none": clips}
-    if config.degrade not in (*CONDITIONS, "real", "all"):
-        known = ", ".join(("none", *CONDITIONS, "real", "all"))
-        raise ValueError(f"unknown condition {config.degrade!r}; choose one of {known}")
     names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
     return {name: degraded(clips, name) for name in names}
 
@@ -185,11 +180,13 @@ def check_out(out: Path, data: Path) -> None:
 
 def evaluate(
     clips: list[Clip], methods: dict[str, Method], out: Path, config: Config
-) -> dict[str, dict]:
+) -> tuple[dict[str, dict], list[dict]]:
     """Run every method on every clip, measure, and write frames and figures.
 
-    Returns: {method: {"mean": {...}, "clips": {clip: {...}}}}, see utils.metrics.clip_metrics.
+    Returns: {method: {"mean": {...}, "clips": {clip: {...}}}}, see utils.metrics.clip_metrics;
+        and what the page shows of the first clips.
     """
+    entries: list[dict] = []
     results = {name: {"mean": {}, "clips": {}} for name in methods}
     for clip in tqdm(clips, desc="clips", unit="clip"):
         given, truth = read_clip(clip)
@@ -210,9 +207,12 @@ def evaluate(
             names = [name for name in reversed(outputs) if name != TWO_STAGES][-2:]
             shown = {name: outputs[name] for name in names}
             comparison_figure(figure, clip.name, given, truth, shown)
+        if config.page and config.save_frames and len(entries) < MOST_CLIPS:
+            figures = {name: result["clips"][clip.name] for name, result in results.items()}
+            entries.append(evaluation_entry(clip.name, given, truth, outputs, figures, len(clips)))
     for result in results.values():
         result["mean"] = mean_metrics(list(result["clips"].values()))
-    return results
+    return results, entries
 
 
 def main() -> None:
@@ -222,11 +222,11 @@ def main() -> None:
     config, methods = open_methods(config, checkpoint, device)
 
     data, out = find_data(config), Path(config.out)
-    clips = find_clips(data, config.list_file)
-    conditions = open_conditions(config, clips)
+    conditions = open_conditions(config, find_clips(data, config.list_file))
+    clips = next(iter(conditions.values()))
     check_out(out, data)
     for clip in clips:
-        read_clip(clip)  # a damaged frame must show before the first file is written
+        read_files(clip)  # a damaged frame must show before the first file is written
 
     out.mkdir(parents=True, exist_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
@@ -244,11 +244,12 @@ def main() -> None:
     measured = {}
     for name, clips in conditions.items():
         folder = out / name if len(conditions) > 1 else out
-        measured[name] = evaluate(clips, methods, folder, config)
+        measured[name], entries = evaluate(clips, methods, folder, config)
         title = "" if name == "none" else f"\ngiven frames: {name}\n"
         print(f"{title}{table(measured[name])}", flush=True)
-        if config.page and config.save_frames:
-            evaluation_page(folder, results | {"methods": measured[name]}, map(read_clip, clips))
+        if entries:
+            page = folder / "index.html"
+            evaluation_page(page, results | {"methods": measured[name]}, entries)
     if len(conditions) > 1:
         results["conditions"] = measured
         print(f"\nMean of {len(clips)} clips:\n{conditions_table(measured)}")

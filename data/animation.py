@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data import look, traffic
-from data.degrade import CLEAN, draw_degradation, reduced
+from data.degrade import of_sample, reduced
 from data.flow_cache import flow_of
 from data.lists import FRAMES, LEAST_SIDE
 from data.stills import Stills
@@ -275,9 +275,7 @@ class StillsDataset(Dataset):
         number = int(self._still_of[index])
         rng = np.random.default_rng((self.seed, epoch, index))
         frames = 2 * self.given_frames - 1
-        # From a stream of its own: the clips stay those of a training without it.
-        noise = np.random.default_rng((self.seed, epoch, index, 1))
-        degradation = draw_degradation(noise) if self.degrade else CLEAN
+        degradation, noise = of_sample(self.degrade, self.seed, epoch, index)
         filmed = FRAMES if degradation.codec else frames
         clip = animate(self.stills[number], self.size, rng, self.animation, filmed)
         given = reduced(clip, degradation, noise)[: self.given_frames]

@@ -24,7 +24,7 @@ import torch
 
 from data import cut
 from data.augment import Augmentation, augment_flows, augment_frames, draw_augmentation
-from data.degrade import CLEAN, draw_degradation, reduced
+from data.degrade import of_sample, reduced
 from data.flow_cache import FlowCache, flow_of
 from data.lists import (
     FRAMES,
@@ -311,8 +311,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         contents = [path.read_bytes() for path in paths]
         truth = [decode_image(path, content) for path, content in zip(paths, contents, strict=True)]
         a = self.augmentation(epoch, index)
-        noise = np.random.default_rng([self.seed, epoch, index, 1])  # the crops stay as without it
-        degradation = draw_degradation(noise) if self.degrade else CLEAN
+        degradation, noise = of_sample(self.degrade, self.seed, epoch, index)
         frames = reduced(truth, degradation, noise, partial(reduce_patch, augmentation=a))
         if self.degrade or self.given_frames == 1:  # nothing that could be kept
             alone = self.given_frames == 1

@@ -125,8 +125,7 @@ def open_sources(config: Any) -> list[tuple[Dataset, float]]:
 def find_validation(config: Any) -> list[Clip]:
     """The clips that the network is validated on; never trained on."""
     _draw(config.validation)
-    clips = find_clips(config.validation)
-    return clips if config.degrade == "none" else degraded(clips, config.degrade)
+    return degraded(find_clips(config.validation), config.degrade)
 
 
 def _draw(folder: str | None) -> None:
