@@ -39,7 +39,7 @@ from training.optimiser import Optimiser
 from training.recorder import Recorder, validation_score
 from training.run import MOST_STEPS, Progress, open_run, restore
 from training.settings import resolve
-from training.sources import check_same_data, find_validation, fingerprint, open_sources
+from training.sources import Data
 from training.validation import mean_psnr
 from utils.config import describe_config, parse_config, run_script
 
@@ -136,7 +136,12 @@ class Config:
 
 
 def train(
-    config: Config, run: Path, device: torch.device, state: dict[str, Any] | None, team: Team
+    config: Config,
+    run: Path,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    team: Team,
+    data: Data,
 ) -> int:
     """The training loop.
 
@@ -146,6 +151,7 @@ def train(
         device: where this process trains.
         state: the state of a run that is resumed.
         team: the processes that train together; only the first one writes files.
+        data: what the network learns from and is validated on.
 
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
 
@@ -164,29 +170,15 @@ def train(
     progress = restore(state, ema, optimiser) if state else Progress()
     clock = Clock(config.minutes, progress.seconds)
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
-    if config.compile:
-        print("compiling the network; the first steps take minutes", flush=True)
-        model = compiled(model, network)
-    loader, validation, data = open_data(config, device, progress.step, state, team)
-    recorder = Recorder(
-        config, run, device, team, network, ema, optimiser, progress, clock, validation, data
-    )
+    model = compiled(model, network) if config.compile else model
+    recorder = Recorder(config, run, device, team, network, ema, optimiser, progress, clock, data)
+    loader = make_loader(config, device, progress.step, team, data)
 
     with recorder.recording():
-        recorder.catch_up()
-        stop_requested = recorder.stop_requested
-        for parts in load_steps(loader, config.accumulate, config.patience, stop_requested):
-            if recorder.time_is_up:
-                recorder.bar.write(f"the {config.minutes:g} minutes of this run are used up")
-                recorder.validate()
-                break
+        steps = load_steps(loader, config.accumulate, config.patience, recorder.stop_requested)
+        for parts in () if recorder.catch_up() else steps:
             share = learning_rate(
-                progress.step,
-                config.steps,
-                1.0,
-                config.warmup,
-                config.final_share,
-                recorder.elapsed,
+                progress.step, config.steps, config.warmup, config.final_share, recorder.elapsed
             )
             optimiser.set_rate(share)
             optimiser.zero_grad()
@@ -218,25 +210,16 @@ def train(
     if progress.best_score == -math.inf:
         raise FloatingPointError(f"no validation gave a finite PSNR; the weights are in {run}")
     if team.first:
-        report(run, recorder.baseline, validation, config, device)
+        report(run, recorder.baseline, data.validation, config, device)
     return 0
 
 
-def open_data(
-    config: Config, device: torch.device, step: int, state: dict[str, Any] | None, team: Team
-) -> tuple[DataLoader, list[Clip], dict[str, str]]:
-    """The batches from a step on, the validation clips, and the fingerprint of both.
-
-    Raises:
-        ValueError: no data, damaged data, or others than those of the run that is resumed.
-    """
-    with team.first_goes_first():
-        sources = open_sources(config)
-        validation = find_validation(config)
-    data = fingerprint(sources, validation)
-    check_same_data(team.gather(data), state)
-    loader = open_loader(
-        sources,
+def make_loader(
+    config: Config, device: torch.device, step: int, team: Team, data: Data
+) -> DataLoader:
+    """The batches of this process from a step on."""
+    return open_loader(
+        data.sources,
         batch=config.batch // (team.world * config.accumulate),
         samples=range(step * config.batch, max(step, config.steps) * config.batch),
         seed=config.seed,
@@ -245,7 +228,6 @@ def open_data(
         rank=team.rank,
         world=team.world,
     )
-    return loader, validation, data
 
 
 def leave_out(
@@ -338,9 +320,9 @@ def main() -> int:
                 "(--max-restarts of torchrun, --requeue of Slurm)"
             )
         run, state = team.from_first(lambda: open_run(config.run, config.resume, restarted, stack))
-        config, device = resolve(config, state, team)
+        config, device, data = resolve(config, state, team)
         print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")
-        return train(config, run, device, state, team)
+        return train(config, run, device, state, team, data)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from data.lists import (
 )
 from flow import FLOW_METHODS
 from media.files import check_frames, list_folders, raise_problems
-from media.images import IMAGE_SUFFIXES, decode_image, image_size
+from media.images import IMAGE_SUFFIXES, decode_image
 from utils.config import run_script
 from utils.resize import SMALLEST_SIDE, imresize
 
@@ -174,36 +174,8 @@ def _check_clips(root, base, names, least):
 
 
 def fitting_patch(side):
-    """The largest patch for LR frames of a side: a multiple of 16 up to 80, 0 if there is none."""
+    """The largest patch for frames of an LR side: a multiple of 16 up to 80, 0 if there is none."""
     return min(side // SMALLEST_SIDE * SMALLEST_SIDE, LARGEST_PATCH)
-
-
-def smallest_side(root, list_file=None):
-    """The smallest side of the LR frames of a data set, pixels, by one frame of each clip.
-
-    What cannot be read is left out: `SeptupletDataset` reports it.
-
-    Arguments:
-        root, list_file: see `SeptupletDataset`.
-
-    Returns:
-        (side, (width, height) of the HR frame), or None where nothing can be read.
-    """
-    root, smallest = Path(root), None
-    try:
-        base, names = _find_names(root, list_file)
-    except (OSError, ValueError):
-        return None
-    for name in dict.fromkeys(filter(stays_inside, names)):
-        try:
-            frames, *_ = _frames_of(base / name)
-            height, width = image_size(base / name / frames[0])
-        except (OSError, ValueError, IndexError):
-            continue
-        side = min(height, width) // 4
-        if smallest is None or side < smallest[0]:
-            smallest = side, (width, height)
-    return smallest
 
 
 def reduce_patch(frames, augmentation):
@@ -242,7 +214,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
     Arguments:
         root: folder of the data set; the layouts are in the module's docstring.
         list_file: list of clips, if not one of the known names in root.
-        patch: side of the LR patch, pixels; None gives whole frames (cut to a multiple of 4).
+        patch: side of the LR patch, pixels; None gives the largest multiple of 16 up to 80 that all
+            clips have room for. Either is the attribute of this name, which may be lowered.
         augment: draw patch, flips, transposition and time reversal at random; otherwise the
             middle patch.
         flow_method: method of `flow.estimate_flow`.
@@ -261,7 +234,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         self,
         root,
         list_file=None,
-        patch=80,
+        patch=None,
         augment=True,
         flow_method="dis",
         flow_cache=None,
@@ -281,7 +254,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
         base, self.names = _find_names(root, list_file)
         self.clips = _check_clips(root, base, self.names, patch or SMALLEST_SIDE)
         self.sizes = [clip.size for clip in self.clips]
-        self.patch, self.augment, self.seed = patch, augment, seed
+        self.patch = patch or fitting_patch(min(map(min, self.sizes)))
+        self.augment, self.seed = augment, seed
         self.given_frames, self.degrade = given_frames, degrade
         self.flow_cache = FlowCache(flow_cache, flow_method)
 
@@ -299,9 +273,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
         if self.augment:
             rng = np.random.default_rng([self.seed, epoch, index])
             return draw_augmentation(rng, height, width, self.patch)
-        patch_height, patch_width = self.patch or height, self.patch or width
-        top, left = (height - patch_height) // 2, (width - patch_width) // 2
-        return Augmentation(top, left, patch_height, patch_width)
+        top, left = (height - self.patch) // 2, (width - self.patch) // 2
+        return Augmentation(top, left, self.patch, self.patch)
 
     def __getitem__(self, key):
         epoch, index = (0, key) if isinstance(key, numbers.Integral) else key

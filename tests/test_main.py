@@ -99,10 +99,11 @@ def test_parts_are_smaller_the_more_there_are():
     config = main.Config(data_root="none", stills="none", validation="none", patch=160)
     gpu = torch.device("cuda")
     for size, parts in (("mstt", 2), ("mstt", 4), ("fast", 1)):
-        chosen = replace(config, size=size, accumulate=parts)
-        assert fit_machine(chosen, gpu, Team()).batch == 16
+        chosen = fit_machine(replace(config, size=size, accumulate=parts), gpu, Team())
+        assert chosen.batch == 16
+        check_maps(chosen, 16 // parts)
     with pytest.raises(ValueError, match="raise --accumulate"):
-        fit_machine(replace(config, size="mstt", patch=320), gpu, Team())
+        check_maps(replace(config, size="mstt", patch=320), 16)
 
 
 def test_a_compiled_network_trains_alike(run_main, monkeypatch):
