@@ -110,7 +110,7 @@ def train(config: Config, choice: dict) -> torch.nn.Module:
         given_frames=choice["given_frames"],
     )
     count = config.samples // choice["batch"]
-    sampler = ResumableSampler([len(stills)], [1.0], count=count * choice["batch"])
+    sampler = ResumableSampler([len(stills)], [1.0], range(count * choice["batch"]))
     loader = DataLoader(
         MixedDataset([stills]),
         sampler=sampler,

@@ -64,15 +64,7 @@ def open_loader(
     """
     one_opencv_thread()
     datasets, weights = zip(*sources, strict=True)
-    sampler = ResumableSampler(
-        lengths=[len(dataset) for dataset in datasets],
-        weights=weights,
-        seed=seed,
-        start=samples.start,
-        count=len(samples),
-        rank=rank,
-        world=world,
-    )
+    sampler = ResumableSampler([*map(len, datasets)], weights, samples, seed, rank, world)
     return DataLoader(
         MixedDataset(datasets),
         batch_size=batch,

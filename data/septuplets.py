@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from data import cut
-from data.augment import Augmentation, augment_flows, augment_frames, draw_augmentation
+from data.augment import augment_flows, augment_frames, draw_augmentation
 from data.degrade import of_sample, reduced
 from data.flow_cache import FlowCache, flow_of
 from data.lists import (
@@ -216,8 +216,6 @@ class SeptupletDataset(torch.utils.data.Dataset):
         list_file: list of clips, if not one of the known names in root.
         patch: side of the LR patch, pixels; None gives the largest multiple of 16 up to 80 that all
             clips have room for. Either is the attribute of this name, which may be lowered.
-        augment: draw patch, flips, transposition and time reversal at random; otherwise the
-            middle patch.
         flow_method: method of `flow.estimate_flow`.
         flow_cache: folder to keep flows in; None computes them for every sample.
         seed: of the augmentation.
@@ -235,7 +233,6 @@ class SeptupletDataset(torch.utils.data.Dataset):
         root,
         list_file=None,
         patch=None,
-        augment=True,
         flow_method="dis",
         flow_cache=None,
         seed=123,
@@ -255,8 +252,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         self.clips = _check_clips(root, base, self.names, patch or SMALLEST_SIDE)
         self.sizes = [clip.size for clip in self.clips]
         self.patch = patch or fitting_patch(min(map(min, self.sizes)))
-        self.augment, self.seed = augment, seed
-        self.given_frames, self.degrade = given_frames, degrade
+        self.seed, self.given_frames, self.degrade = seed, given_frames, degrade
         self.flow_cache = FlowCache(flow_cache, flow_method)
 
     def __len__(self):
@@ -269,12 +265,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
 
     def augmentation(self, epoch, index):
         """The Augmentation of a sample, a pure function of (seed, epoch, index)."""
-        height, width = self.sizes[index]
-        if self.augment:
-            rng = np.random.default_rng([self.seed, epoch, index])
-            return draw_augmentation(rng, height, width, self.patch)
-        top, left = (height - self.patch) // 2, (width - self.patch) // 2
-        return Augmentation(top, left, self.patch, self.patch)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return draw_augmentation(rng, *self.sizes[index], self.patch)
 
     def __getitem__(self, key):
         epoch, index = (0, key) if isinstance(key, numbers.Integral) else key

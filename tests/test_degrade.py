@@ -138,16 +138,14 @@ def test_stills_are_degraded_as_their_truth_says_and_nothing_else_changes(stills
     assert changed > 4
 
 
-def test_septuplets_are_degraded_in_their_patch(tmp_path):
+def test_septuplets_are_degraded_in_their_patch(tmp_path, middle_patch):
     clip = smooth_clip(7, 96, 112)
     folder = tmp_path / "train" / "one"
     folder.mkdir(parents=True)
     for number, frame in enumerate(clip, 1):
         write_image(folder / f"im{number}.png", frame)
     for given in (1, 4):
-        dirty = SeptupletDataset(
-            tmp_path, patch=20, augment=False, degrade=True, given_frames=given, flow_cache=None
-        )
+        dirty = SeptupletDataset(tmp_path, patch=20, degrade=True, given_frames=given)
         seen = []
         for epoch in range(4):
             sample = dirty[epoch, 0]

@@ -41,10 +41,10 @@ def to_bytes(x):
     return x.permute(0, 2, 3, 1).numpy()
 
 
-def test_every_lr_frame_comes_from_its_own_hr_frame(tmp_path):
+def test_every_lr_frame_comes_from_its_own_hr_frame(tmp_path, middle_patch):
     # The released loader reads all four from frame 7.
     truth = write_clip(tmp_path / "train/a", size=(96, 96), shift=(4, 2))
-    sample = SeptupletDataset(tmp_path, patch=24, augment=False)[0]
+    sample = SeptupletDataset(tmp_path, patch=24)[0]
     np.testing.assert_array_equal(to_bytes(sample["truth"]), truth)
     frames = to_bytes(sample["frames"])
     for i in range(4):
@@ -96,9 +96,10 @@ def test_patch_of_lr_equals_lr_of_the_whole_frame(size):
             np.testing.assert_array_equal(patch, whole[:, top : top + 16, left : left + 16])
 
 
-def test_patch_is_the_augmented_part_of_the_whole_sample(tmp_path):
+def test_patch_is_the_augmented_part_of_the_whole_sample(tmp_path, middle_patch):
     write_clip(tmp_path / "train/a", size=(96, 96), shift=(4, 2))
-    whole = SeptupletDataset(tmp_path, patch=24, augment=False)[0]
+    whole = SeptupletDataset(tmp_path, patch=24)[0]
+    middle_patch.undo()
     dataset = SeptupletDataset(tmp_path, patch=16)
     for epoch in range(30):
         a, sample = dataset.augmentation(epoch, 0), dataset[(epoch, 0)]
@@ -197,13 +198,13 @@ def test_lines_of_basicsr(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".bmp", ".tif"])
-def test_frames_of_other_formats(tmp_path, suffix):
+def test_frames_of_other_formats(tmp_path, middle_patch, suffix):
     frames = write_clip(tmp_path / "train/a", size=(96, 96))
     for path, frame in zip(sorted((tmp_path / "train/a").iterdir()), frames, strict=True):
         path.unlink()
         content = cv2.imencode(suffix.lower(), frame[..., ::-1])[1]
         path.with_suffix(suffix).write_bytes(content.tobytes())
-    truth = to_bytes(SeptupletDataset(tmp_path, patch=24, augment=False)[0]["truth"])
+    truth = to_bytes(SeptupletDataset(tmp_path, patch=24)[0]["truth"])
     assert np.abs(truth.astype(int) - frames).mean() < (3 if "j" in suffix.lower() else 0.01)
 
 
