@@ -44,9 +44,9 @@ from tqdm import tqdm
 
 from data.clips import Clip, degraded, find_clips, read_clip, read_files
 from data.degrade import CONDITIONS
+from data.lists import write_clip
 from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
-from media.images import write_image
 from models.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
 from models.checkpoint import CHECKPOINTS, load_network, shipped_weights, trained_flow
 from models.ensemble import Ensemble
@@ -196,10 +196,7 @@ def evaluate(
             outputs[name] = np.stack(list(method(frames)))
             results[name]["clips"][clip.name] = clip_metrics(outputs[name], truth)
             if config.save_frames:
-                folder = out / name / clip.name
-                folder.mkdir(parents=True, exist_ok=True)
-                for time, frame in enumerate(outputs[name]):
-                    write_image(folder / f"{time:08d}.png", frame)
+                write_clip(out / name / clip.name, outputs[name], test=True)
         if config.figures:
             figure = out / "figures" / f"{clip.name}.png"
             figure.parent.mkdir(parents=True, exist_ok=True)

@@ -24,9 +24,8 @@ from tqdm import tqdm
 from data import look, traffic
 from data.degrade import of_sample, reduced
 from data.flow_cache import flow_of
-from data.lists import FRAMES, LEAST_SIDE
+from data.lists import FRAMES, LEAST_SIDE, write_clip, write_list
 from data.stills import Stills
-from media.images import write_image
 from utils.config import parse_config, run_script
 
 CACHE_BYTES = 4 * 10**9  # decoded stills kept in memory
@@ -339,11 +338,9 @@ def write_clips(config: Config) -> list[str]:
         clip = animate(still, size, rng, config)
         names.append(f"{number:05d}_{stills.paths[number % len(stills)].stem}")
         folder = out / names[-1] / "truth" if config.test else out / "train" / names[-1]
-        folder.mkdir(parents=True, exist_ok=True)
-        for t, frame in enumerate(clip):
-            write_image(folder / (f"{t:08d}.png" if config.test else f"im{t + 1}.png"), frame)
+        write_clip(folder, clip, config.test)
     if not config.test:
-        (out / "189_vime7_train.txt").write_text("".join(f"{name}\n" for name in names))
+        write_list(out, names)
     return names
 
 

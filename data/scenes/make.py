@@ -23,11 +23,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.lists import FRAMES, LIST_NAME
+from data.lists import FRAMES, write_clip, write_list
 from data.scenes.canvas import DENSITY
 from data.scenes.layouts import KINDS, paint_scene
 from data.scenes.traffic import blend_movers
-from media.images import write_image
 from utils.config import parse_config
 
 VERSION = 2  # raise when the same settings give other pixels
@@ -157,11 +156,7 @@ def _write_clips(folder: Path, settings: dict, workers: int) -> None:
         kinds = TEST_KINDS if testing else TRAIN_KINDS
         size = tuple(settings["test_size" if testing else "size"])
         rng = np.random.default_rng([settings["seed"], int(testing), number])
-        frames = render_clip(kinds[number % len(kinds)], size, rng)
-        target.mkdir(parents=True)
-        for time, frame in enumerate(frames):
-            name = f"{time:08d}.png" if testing else f"im{time + 1}.png"
-            write_image(target / name, frame)
+        write_clip(target, render_clip(kinds[number % len(kinds)], size, rng), testing)
 
     folder.mkdir(parents=True)
     with ThreadPoolExecutor(workers) as pool:
@@ -173,8 +168,7 @@ def _write_clips(folder: Path, settings: dict, workers: int) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    names = "".join(f"{target.name}\n" for target, _ in train)
-    (folder / LIST_NAME).write_text(names)
+    write_list(folder, [target.name for target, _ in train])
 
 
 def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
