@@ -25,10 +25,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
-from data.clips import Clip
 from data.loading import load_steps, one_opencv_thread, open_loader
 from models import MSTT, build_network
-from models.baselines import bicubic_blend
 from models.checkpoint import load_network, network_from
 from models.inference import autocast
 from models.mstt import with_frame_fusion
@@ -36,11 +34,10 @@ from training.diagnosis import blame, largest_offset
 from training.distributed import Team, join_team
 from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
 from training.optimiser import Optimiser
-from training.recorder import Recorder, validation_score
+from training.recorder import Recorder
 from training.run import MOST_STEPS, Progress, open_run, restore
 from training.settings import resolve
 from training.sources import Data
-from training.validation import mean_psnr
 from utils.config import describe_config, parse_config, run_script
 
 
@@ -210,7 +207,7 @@ def train(
     if progress.best_score == -math.inf:
         raise FloatingPointError(f"no validation gave a finite PSNR; the weights are in {run}")
     if team.first:
-        report(run, recorder.baseline, data.validation, config, device)
+        report(run, recorder)
     return 0
 
 
@@ -287,21 +284,18 @@ def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[s
         return largest_offset(network, inputs)
 
 
-def report(
-    run: Path, baseline: float, clips: list[Clip], config: Config, device: torch.device
-) -> None:
+def report(run: Path, recorder: Recorder) -> None:
     """The end of a run: what it reached, and where everything is."""
     # A run that was carried here in parts has only last.pt.
     checkpoint = next(path for name in ("best.pt", "last.pt") if (path := run / name).is_file())
-    network, information = load_network(checkpoint, device)
-    score = validation_score(network, clips, config, device, Team())
-    print(f"\n{'method':<24}PSNR (dB, RGB, no border, {len(clips)} validation clips)")
-    print(f"{'bicubic + blend':<24}{mean_psnr(clips, bicubic_blend):.2f}")
+    best, baseline = recorder.progress.best_score, recorder.baseline
+    clips = len(recorder.data.validation)
+    print(f"\n{'method':<24}PSNR (dB, RGB, no border, {clips} validation clips)")
     print(f"{'bicubic + flow':<24}{baseline:.2f}")
-    print(f"{'MSTT, step ' + str(information['step']):<24}{score:.2f}  ({score - baseline:+.2f})")
+    print(f"{'MSTT':<24}{best:.2f}  ({best - baseline:+.2f})")
     print(f"\ncheckpoint  {checkpoint}\nlog         {run / 'log.jsonl'}")
     print(f"evaluate    python test.py --checkpoint {checkpoint}")
-    if config.given_frames == 1:
+    if recorder.config.given_frames == 1:
         print(
             "The frames between are warped ones above; in test.py the network makes them, which "
             f"this training does not teach it: --weights {checkpoint} --given-frames 2 does"

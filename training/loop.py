@@ -134,12 +134,12 @@ class Clock:
 
     @contextlib.contextmanager
     def validating(self) -> Iterator[None]:
-        """A validation, which the run ends with, and which is then repeated for its report."""
+        """A validation, with which the run ends."""
         start = self.used
         yield
         self.validated = self.used
         self.took = self.validated - start
-        self.last = max(self.LEAST, 2.5 * self.took)
+        self.last = max(self.LEAST, 1.5 * self.took)
 
     @property
     def rested(self) -> bool:
