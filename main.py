@@ -26,6 +26,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.utils.data import DataLoader
 
 from data.loading import load_steps, one_opencv_thread, open_loader
+from flow import FLOW_METHODS
 from models import MSTT, build_network
 from models.checkpoint import load_network, network_from
 from models.inference import autocast
@@ -58,7 +59,7 @@ class Config:
     fast_share: float = 0.5  # share of animated clips with traffic whose traffic is fast
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
     degrade: Literal["none", "real"] = "none"  # newer; real: blur, noise and codecs of real footage
-    flow_method: str = "dis2x"  # newer: follows vehicles; pyflow (paper); see flow/__init__.py
+    flow_method: Literal[*FLOW_METHODS] = "dis2x"  # newer: follows vehicles; pyflow (paper)
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
     # Network
@@ -106,18 +107,8 @@ class Config:
 
     def __post_init__(self):
         counts = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
-        for name in (
-            *counts,
-            "rate",
-            "muon_rate",
-            "moving_weight",
-            "bend",
-            "clip",
-            "patience",
-            "minutes",
-            "save_minutes",
-            "offset_limit",
-        ):
+        rates = ("rate", "muon_rate", "moving_weight", "bend", "clip", "offset_limit")
+        for name in (*counts, *rates, "patience", "minutes", "save_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= MOST_STEPS:
                 raise ValueError(f"{name} is {value}; it must be above 0, and at most {MOST_STEPS}")

@@ -32,7 +32,7 @@ The conventions of the figures are stated in utils/metrics.py.
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,8 +73,8 @@ class Config:
     list_file: str | None = None  # which clips of data; none: sep_testlist.txt in it, or all
     checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
     out: str = "results"  # folder for results.json, frames and figures
-    flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
-    baseline_flow_method: str = "dis"  # of the other methods; the same for all runs: a yardstick
+    flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: as the weights ask
+    baseline_flow_method: Literal[*FLOW_METHODS] = "dis"  # of the others: a yardstick
     degrade: Literal["none", *CONDITIONS, "real", "all"] = "none"  # what given frames went through
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
@@ -120,21 +120,13 @@ def find_data(config: Config) -> Path:
     return make_scenes(SCENES) / "test"
 
 
-def known_flow(method: str, choices: Sequence[str]) -> str:
-    """The flow method itself, checked before the first clip is read."""
-    if method not in choices:
-        raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(choices)}")
-    return method
-
-
 def open_methods(
     config: Config, checkpoint: Path | None, device: torch.device
 ) -> tuple[Config, dict[str, Method]]:
     """The methods to measure by name, and the Config with the flow method that "auto" means.
 
     Raises:
-        FileNotFoundError, ValueError: a checkpoint that cannot be loaded, a flow method that does
-            not exist, or nothing to measure.
+        FileNotFoundError, ValueError: a checkpoint that cannot be loaded, or nothing to measure.
     """
     methods: dict[str, Method] = {}
     if checkpoint is not None:
@@ -145,12 +137,12 @@ def open_methods(
         methods["mstt"] = partial(
             super_resolve,
             network,
-            flow_method=known_flow(config.flow_method, FLOWS),
+            flow_method=config.flow_method,
             device=device,
             precision=config.precision,
         )
     if config.baselines:
-        flow_method = known_flow(config.baseline_flow_method, FLOW_METHODS)
+        flow_method = config.baseline_flow_method
         if checkpoint is not None:
             methods[TWO_STAGES] = partial(interpolate_along_flow, flow_method=flow_method)
         methods["bicubic+flow"] = partial(bicubic_flow, flow_method=flow_method)

@@ -35,7 +35,6 @@ from data.lists import (
     read_list,
     stays_inside,
 )
-from flow import FLOW_METHODS
 from media.files import check_frames, list_folders, raise_problems
 from media.images import IMAGE_SUFFIXES, decode_image
 from utils.config import run_script
@@ -242,10 +241,6 @@ class SeptupletDataset(torch.utils.data.Dataset):
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"{root}: no such folder; give the folder of a data set")
-        if flow_method not in FLOW_METHODS:
-            raise ValueError(
-                f"unknown flow method {flow_method!r}; choose one of {', '.join(FLOW_METHODS)}"
-            )
         if patch is not None and patch < SMALLEST_SIDE:
             raise ValueError(f"patch is {patch}; the network needs at least {SMALLEST_SIDE} pixels")
         base, self.names = _find_names(root, list_file)

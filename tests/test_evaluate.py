@@ -180,9 +180,6 @@ def test_every_method_is_given_the_same_degraded_frames(tmp_path, monkeypatch, c
     run(monkeypatch, *flags, "--degrade", "crf28")
     again = json.loads((tmp_path / "results.json").read_text())
     assert again["methods"] == results["conditions"]["crf28"]
-    with pytest.raises(SystemExit):
-        run(monkeypatch, *flags, "--degrade", "rain")
-    assert "'rain' (choose from" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("frames", [9, 13])
@@ -276,8 +273,6 @@ def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoin
         ({"--checkpoint": tmp_path / "none.pt"}, "no checkpoint at"),
         ({"--out": clips / "results"}, "lies in the test data"),
         ({"--out": checkpoint}, "is a file"),
-        ({"--flow-method": "farneback"}, "unknown flow method 'farneback'"),
-        ({"--baseline-flow-method": "auto"}, "unknown flow method 'auto'"),
         ({"--device": "tpu"}, "device is 'tpu'"),
     ):
         arguments = [part for pair in (good | change).items() for part in pair]
@@ -289,11 +284,22 @@ def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoin
     assert [path.name for path in out.iterdir()] == ["results.json"]
 
 
-def test_a_flag_that_does_not_exist_ends_with_status_2(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("flag", "value", "problem"),
+    [
+        ("--border", "4", "unrecognized arguments: --border"),
+        ("--flow-method", "farneback", "invalid choice: 'farneback'"),
+        ("--baseline-flow-method", "auto", "invalid choice: 'auto'"),
+        ("--degrade", "rain", "invalid choice: 'rain'"),
+    ],
+)
+def test_a_flag_or_name_that_does_not_exist_ends_with_status_2(
+    monkeypatch, capsys, flag, value, problem
+):
     with pytest.raises(SystemExit) as stop:
-        run(monkeypatch, "--border", "4")
+        run(monkeypatch, flag, value)
     assert stop.value.code == 2
-    assert "unrecognized arguments: --border" in capsys.readouterr().err
+    assert problem in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared test clips")

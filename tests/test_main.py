@@ -222,7 +222,6 @@ def test_the_best_weights_alone_are_there_in_half_precision(run_main):
         (("--workers", "-1"), "workers is -1"),
         (("--given-frames", "5"), "given_frames is 5"),
         (("--device", "cuda:7"), "here there is cpu"),
-        (("--flow-method", "guess"), "guess"),
     ],
 )
 def test_bad_input_is_named(run_main, flags, message):

@@ -11,6 +11,7 @@ from data import septuplets
 from data.augment import Augmentation
 from data.lists import MAX_NAMES, read_list
 from data.septuplets import SeptupletDataset, fitting_patch, reduce_patch
+from media import files
 from media.files import check_frames
 from media.images import write_image
 from media.tiff import write_tiff
@@ -243,6 +244,15 @@ def test_patch_that_fits(tmp_path):
         SeptupletDataset(tmp_path, patch=80)
 
 
+def test_choosing_the_patch_reads_every_header_once(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write_clip(tmp_path / "train" / name)
+    looked_at = []
+    monkeypatch.setattr(files, "image_size", lambda path: looked_at.append(path) or (96, 112))
+    assert SeptupletDataset(tmp_path).patch == 16
+    assert len(looked_at) == len(set(looked_at)) == 14
+
+
 def test_folder_above_the_data_set(tmp_path):
     write_clip(tmp_path / "vimeo/sequences/00001/0001")
     (tmp_path / "vimeo/sep_trainlist.txt").write_text("00001/0001\n")
@@ -384,8 +394,6 @@ def test_nothing_there(tmp_path):
         SeptupletDataset(tmp_path / "a")
     with pytest.raises(ValueError, match="no septuplets"):
         SeptupletDataset(tmp_path)
-    with pytest.raises(ValueError, match="unknown flow method"):
-        SeptupletDataset(tmp_path, flow_method="none")
     with pytest.raises(ValueError, match="patch is 8"):
         SeptupletDataset(tmp_path, patch=8)
 

@@ -25,31 +25,11 @@ PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 
 # Constants that may differ between a run and its continuation. All but `steps` and
 # `minutes` leave alone what it learns; these move the end of its schedule.
-MAY_CHANGE = {
-    "resume",
-    "run",
-    "device",
-    "workers",
-    "patience",
-    "accumulate",
-    "compile",
-    "skip_nonfinite",
-    "validate_every",
-    "log_every",
-    "save_minutes",
-    "steps",
-    "minutes",
-}
+MAY_CHANGE = {"resume", "run", "device", "workers", "patience", "accumulate", "compile"}
+MAY_CHANGE |= {"skip_nonfinite", "validate_every", "log_every", "save_minutes", "steps", "minutes"}
 
-NETWORK = (
-    "size",
-    "coupling",
-    "midpoint_flow",
-    "global_skip",
-    "skip_refinement",
-    "offset_limit",
-    "frame_fusion",
-)
+NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement")
+NETWORK += ("offset_limit", "frame_fusion")
 
 
 def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device, Data]:

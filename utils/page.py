@@ -199,8 +199,8 @@ def evaluation_entry(
 
     Arguments:
         name: of the clip.
-        given, truth, outputs: its frames as uint8 RGB, the outputs by method, the best first.
-        figures: by method, what utils.metrics.clip_metrics tells of it.
+        given, truth, outputs: its frames as uint8 RGB; outputs by method, our own first.
+        figures: by method, of utils.metrics.clip_metrics.
         count: of all clips.
     """
     ours, *others = outputs

@@ -3,8 +3,6 @@
 Every block takes the scene and an upright rectangle in local metres.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@
 scene with everything that moves on it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

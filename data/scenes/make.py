@@ -9,8 +9,6 @@ number of workers. A complete folder is used again; it is filled under another n
 so that a folder under its own name is always complete.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

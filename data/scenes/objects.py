@@ -4,8 +4,6 @@ The order of painting is the order of height: ground, roads, markings, buildings
 which `Canvas.grow` adds last.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np

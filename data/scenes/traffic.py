@@ -5,8 +5,6 @@ for every frame at its exact place, takes the light and shade of the ground it p
 disappears under whatever stands higher: bridges, crowns of trees, roofs.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 
