@@ -6,7 +6,6 @@ second; the server itself never computes.
 
 import contextlib
 import itertools
-import json
 import multiprocessing
 import os
 import runpy
@@ -53,11 +52,6 @@ def write_data(folder):
         write_clip(folder / "septuplets" / "train" / f"clip {seed}", seed, names, side=80)
         names = [f"{number:08d}.png" for number in range(3)]
         write_clip(folder / "clips" / f"clip {seed}" / "truth", 9 + seed, names, side=64)
-
-
-def read_log(run):
-    """The lines of a run's log."""
-    return [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
 
 
 def make_optimiser(network, kind):
