@@ -15,6 +15,7 @@ The recipe is the paper's (LR patch 80, Charbonnier loss) where it is not marked
 import contextlib
 import math
 import sys
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
 
 from data.loading import load_steps, one_opencv_thread, open_loader
 from flow import FLOW_METHODS
@@ -160,10 +160,9 @@ def train(
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
     model = compiled(model, network) if config.compile else model
     recorder = Recorder(config, run, device, team, network, ema, optimiser, progress, clock, data)
-    loader = make_loader(config, device, progress.step, team, data)
+    steps = open_steps(config, device, progress.step, team, data, recorder.stop_requested)
 
-    with recorder.recording():
-        steps = load_steps(loader, config.accumulate, config.patience, recorder.stop_requested)
+    with recorder.recording(), contextlib.closing(steps):  # whose loader processes may hang
         for parts in () if recorder.catch_up() else steps:
             share = learning_rate(
                 progress.step, config.steps, config.warmup, config.final_share, recorder.elapsed
@@ -202,11 +201,16 @@ def train(
     return 0
 
 
-def make_loader(
-    config: Config, device: torch.device, step: int, team: Team, data: Data
-) -> DataLoader:
-    """The batches of this process from a step on."""
-    return open_loader(
+def open_steps(
+    config: Config,
+    device: torch.device,
+    step: int,
+    team: Team,
+    data: Data,
+    stopping: Callable[[], Any],
+) -> Generator[tuple[dict[str, Any], ...], None, None]:
+    """The batches of this process from a step on, see `load_steps`; to be closed."""
+    loader = open_loader(
         data.sources,
         batch=config.batch // (team.world * config.accumulate),
         samples=range(step * config.batch, max(step, config.steps) * config.batch),
@@ -216,6 +220,7 @@ def make_loader(
         rank=team.rank,
         world=team.world,
     )
+    return load_steps(loader, config.accumulate, config.patience, stopping)
 
 
 def leave_out(

@@ -3,7 +3,7 @@
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import cv2
@@ -83,7 +83,7 @@ def load_steps(
     parts: int,
     patience: float,
     stopping: Callable[[], Any] = lambda: None,
-) -> Iterator[tuple[dict[str, Any], ...]]:
+) -> Generator[tuple[dict[str, Any], ...], None, None]:
     """The batches of a loader, `parts` of them for each step.
 
     Arguments:
