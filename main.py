@@ -15,6 +15,7 @@ The recipe is the paper's (LR patch 80, Charbonnier loss) where it is not marked
 import contextlib
 import math
 import sys
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +24,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.utils.data import DataLoader
 
-from data.clips import Clip
 from data.loading import load_steps, one_opencv_thread, open_loader
+from flow import FLOW_METHODS
 from models import MSTT, build_network
-from models.baselines import bicubic_blend
 from models.checkpoint import load_network, network_from
 from models.inference import autocast
 from models.mstt import with_frame_fusion
@@ -36,11 +35,10 @@ from training.diagnosis import blame, largest_offset
 from training.distributed import Team, join_team
 from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
 from training.optimiser import Optimiser
-from training.recorder import Recorder, validation_score
+from training.recorder import Recorder
 from training.run import MOST_STEPS, Progress, open_run, restore
 from training.settings import resolve
-from training.sources import check_same_data, find_validation, fingerprint, open_sources
-from training.validation import mean_psnr
+from training.sources import Data
 from utils.config import describe_config, parse_config, run_script
 
 
@@ -61,7 +59,7 @@ class Config:
     fast_share: float = 0.5  # share of animated clips with traffic whose traffic is fast
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
     degrade: Literal["none", "real"] = "none"  # newer; real: blur, noise and codecs of real footage
-    flow_method: str = "dis2x"  # newer: follows vehicles; pyflow (paper); see flow/__init__.py
+    flow_method: Literal[*FLOW_METHODS] = "dis2x"  # newer: follows vehicles; pyflow (paper)
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
     # Network
@@ -109,18 +107,8 @@ class Config:
 
     def __post_init__(self):
         counts = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
-        for name in (
-            *counts,
-            "rate",
-            "muon_rate",
-            "moving_weight",
-            "bend",
-            "clip",
-            "patience",
-            "minutes",
-            "save_minutes",
-            "offset_limit",
-        ):
+        rates = ("rate", "muon_rate", "moving_weight", "bend", "clip", "offset_limit")
+        for name in (*counts, *rates, "patience", "minutes", "save_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= MOST_STEPS:
                 raise ValueError(f"{name} is {value}; it must be above 0, and at most {MOST_STEPS}")
@@ -136,7 +124,12 @@ class Config:
 
 
 def train(
-    config: Config, run: Path, device: torch.device, state: dict[str, Any] | None, team: Team
+    config: Config,
+    run: Path,
+    device: torch.device,
+    state: dict[str, Any] | None,
+    team: Team,
+    data: Data,
 ) -> int:
     """The training loop.
 
@@ -146,6 +139,7 @@ def train(
         device: where this process trains.
         state: the state of a run that is resumed.
         team: the processes that train together; only the first one writes files.
+        data: what the network learns from and is validated on.
 
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
 
@@ -164,29 +158,14 @@ def train(
     progress = restore(state, ema, optimiser) if state else Progress()
     clock = Clock(config.minutes, progress.seconds)
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
-    if config.compile:
-        print("compiling the network; the first steps take minutes", flush=True)
-        model = compiled(model, network)
-    loader, validation, data = open_data(config, device, progress.step, state, team)
-    recorder = Recorder(
-        config, run, device, team, network, ema, optimiser, progress, clock, validation, data
-    )
+    model = compiled(model, network) if config.compile else model
+    recorder = Recorder(config, run, device, team, network, ema, optimiser, progress, clock, data)
+    steps = open_steps(config, device, progress.step, team, data, recorder.stop_requested)
 
-    with recorder.recording():
-        recorder.catch_up()
-        stop_requested = recorder.stop_requested
-        for parts in load_steps(loader, config.accumulate, config.patience, stop_requested):
-            if recorder.time_is_up:
-                recorder.bar.write(f"the {config.minutes:g} minutes of this run are used up")
-                recorder.validate()
-                break
+    with recorder.recording(), contextlib.closing(steps):  # whose loader processes may hang
+        for parts in () if recorder.catch_up() else steps:
             share = learning_rate(
-                progress.step,
-                config.steps,
-                1.0,
-                config.warmup,
-                config.final_share,
-                recorder.elapsed,
+                progress.step, config.steps, config.warmup, config.final_share, recorder.elapsed
             )
             optimiser.set_rate(share)
             optimiser.zero_grad()
@@ -218,25 +197,21 @@ def train(
     if progress.best_score == -math.inf:
         raise FloatingPointError(f"no validation gave a finite PSNR; the weights are in {run}")
     if team.first:
-        report(run, recorder.baseline, validation, config, device)
+        report(run, recorder)
     return 0
 
 
-def open_data(
-    config: Config, device: torch.device, step: int, state: dict[str, Any] | None, team: Team
-) -> tuple[DataLoader, list[Clip], dict[str, str]]:
-    """The batches from a step on, the validation clips, and the fingerprint of both.
-
-    Raises:
-        ValueError: no data, damaged data, or others than those of the run that is resumed.
-    """
-    with team.first_goes_first():
-        sources = open_sources(config)
-        validation = find_validation(config)
-    data = fingerprint(sources, validation)
-    check_same_data(team.gather(data), state)
+def open_steps(
+    config: Config,
+    device: torch.device,
+    step: int,
+    team: Team,
+    data: Data,
+    stopping: Callable[[], Any],
+) -> Generator[tuple[dict[str, Any], ...], None, None]:
+    """The batches of this process from a step on, see `load_steps`; to be closed."""
     loader = open_loader(
-        sources,
+        data.sources,
         batch=config.batch // (team.world * config.accumulate),
         samples=range(step * config.batch, max(step, config.steps) * config.batch),
         seed=config.seed,
@@ -245,7 +220,7 @@ def open_data(
         rank=team.rank,
         world=team.world,
     )
-    return loader, validation, data
+    return load_steps(loader, config.accumulate, config.patience, stopping)
 
 
 def leave_out(
@@ -305,21 +280,18 @@ def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[s
         return largest_offset(network, inputs)
 
 
-def report(
-    run: Path, baseline: float, clips: list[Clip], config: Config, device: torch.device
-) -> None:
+def report(run: Path, recorder: Recorder) -> None:
     """The end of a run: what it reached, and where everything is."""
     # A run that was carried here in parts has only last.pt.
     checkpoint = next(path for name in ("best.pt", "last.pt") if (path := run / name).is_file())
-    network, information = load_network(checkpoint, device)
-    score = validation_score(network, clips, config, device, Team())
-    print(f"\n{'method':<24}PSNR (dB, RGB, no border, {len(clips)} validation clips)")
-    print(f"{'bicubic + blend':<24}{mean_psnr(clips, bicubic_blend):.2f}")
+    best, baseline = recorder.progress.best_score, recorder.baseline
+    clips = len(recorder.data.validation)
+    print(f"\n{'method':<24}PSNR (dB, RGB, no border, {clips} validation clips)")
     print(f"{'bicubic + flow':<24}{baseline:.2f}")
-    print(f"{'MSTT, step ' + str(information['step']):<24}{score:.2f}  ({score - baseline:+.2f})")
+    print(f"{'MSTT':<24}{best:.2f}  ({best - baseline:+.2f})")
     print(f"\ncheckpoint  {checkpoint}\nlog         {run / 'log.jsonl'}")
     print(f"evaluate    python test.py --checkpoint {checkpoint}")
-    if config.given_frames == 1:
+    if recorder.config.given_frames == 1:
         print(
             "The frames between are warped ones above; in test.py the network makes them, which "
             f"this training does not teach it: --weights {checkpoint} --given-frames 2 does"
@@ -338,9 +310,9 @@ def main() -> int:
                 "(--max-restarts of torchrun, --requeue of Slurm)"
             )
         run, state = team.from_first(lambda: open_run(config.run, config.resume, restarted, stack))
-        config, device = resolve(config, state, team)
+        config, device, data = resolve(config, state, team)
         print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")
-        return train(config, run, device, state, team)
+        return train(config, run, device, state, team, data)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ The conventions of the figures are stated in utils/metrics.py.
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,11 +42,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.clips import Clip, degraded, find_clips, read_clip
+from data.clips import Clip, degraded, find_clips, read_clip, read_files
 from data.degrade import CONDITIONS
+from data.lists import write_clip
 from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
-from media.images import write_image
 from models.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
 from models.checkpoint import CHECKPOINTS, load_network, shipped_weights, trained_flow
 from models.ensemble import Ensemble
@@ -54,7 +54,7 @@ from models.inference import FLOWS, pick_device, super_resolve
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
-from utils.page import evaluation_page
+from utils.page import MOST_CLIPS, evaluation_entry, evaluation_page
 from utils.plots import comparison_figure
 from utils.report import conditions_table, table, versions, write_results
 
@@ -73,9 +73,9 @@ class Config:
     list_file: str | None = None  # which clips of data; none: sep_testlist.txt in it, or all
     checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
     out: str = "results"  # folder for results.json, frames and figures
-    flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
-    baseline_flow_method: str = "dis"  # of the other methods; the same for all runs: a yardstick
-    degrade: str = "none"  # what the given frames went through: one of the names above; none
+    flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: as the weights ask
+    baseline_flow_method: Literal[*FLOW_METHODS] = "dis"  # of the others: a yardstick
+    degrade: Literal["none", *CONDITIONS, "real", "all"] = "none"  # what given frames went through
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one
@@ -120,21 +120,13 @@ def find_data(config: Config) -> Path:
     return make_scenes(SCENES) / "test"
 
 
-def known_flow(method: str, choices: Sequence[str]) -> str:
-    """The flow method itself, checked before the first clip is read."""
-    if method not in choices:
-        raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(choices)}")
-    return method
-
-
 def open_methods(
     config: Config, checkpoint: Path | None, device: torch.device
 ) -> tuple[Config, dict[str, Method]]:
     """The methods to measure by name, and the Config with the flow method that "auto" means.
 
     Raises:
-        FileNotFoundError, ValueError: a checkpoint that cannot be loaded, a flow method that does
-            not exist, or nothing to measure.
+        FileNotFoundError, ValueError: a checkpoint that cannot be loaded, or nothing to measure.
     """
     methods: dict[str, Method] = {}
     if checkpoint is not None:
@@ -145,12 +137,12 @@ def open_methods(
         methods["mstt"] = partial(
             super_resolve,
             network,
-            flow_method=known_flow(config.flow_method, FLOWS),
+            flow_method=config.flow_method,
             device=device,
             precision=config.precision,
         )
     if config.baselines:
-        flow_method = known_flow(config.baseline_flow_method, FLOW_METHODS)
+        flow_method = config.baseline_flow_method
         if checkpoint is not None:
             methods[TWO_STAGES] = partial(interpolate_along_flow, flow_method=flow_method)
         methods["bicubic+flow"] = partial(bicubic_flow, flow_method=flow_method)
@@ -161,16 +153,11 @@ def open_methods(
 
 
 def open_conditions(config: Config, clips: list[Clip]) -> dict[str, list[Clip]]:
-    """The clips under every condition that is asked for, by its name; "none" leaves them alone.
+    """The clips under every condition that is asked for, by its name.
 
     Raises:
-        ValueError: an unknown condition, or a codec that is not there.
+        ValueError: a codec that is not there.
     """
-    if config.degrade == "none":
-        return {"none": clips}
-    if config.degrade not in (*CONDITIONS, "real", "all"):
-        known = ", ".join(("none", *CONDITIONS, "real", "all"))
-        raise ValueError(f"unknown condition {config.degrade!r}; choose one of {known}")
     names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
     return {name: degraded(clips, name) for name in names}
 
@@ -185,11 +172,13 @@ def check_out(out: Path, data: Path) -> None:
 
 def evaluate(
     clips: list[Clip], methods: dict[str, Method], out: Path, config: Config
-) -> dict[str, dict]:
+) -> tuple[dict[str, dict], list[dict]]:
     """Run every method on every clip, measure, and write frames and figures.
 
-    Returns: {method: {"mean": {...}, "clips": {clip: {...}}}}, see utils.metrics.clip_metrics.
+    Returns: {method: {"mean": {...}, "clips": {clip: {...}}}}, see utils.metrics.clip_metrics;
+        and what the page shows of the first clips.
     """
+    entries: list[dict] = []
     results = {name: {"mean": {}, "clips": {}} for name in methods}
     for clip in tqdm(clips, desc="clips", unit="clip"):
         given, truth = read_clip(clip)
@@ -199,10 +188,7 @@ def evaluate(
             outputs[name] = np.stack(list(method(frames)))
             results[name]["clips"][clip.name] = clip_metrics(outputs[name], truth)
             if config.save_frames:
-                folder = out / name / clip.name
-                folder.mkdir(parents=True, exist_ok=True)
-                for time, frame in enumerate(outputs[name]):
-                    write_image(folder / f"{time:08d}.png", frame)
+                write_clip(out / name / clip.name, outputs[name], test=True)
         if config.figures:
             figure = out / "figures" / f"{clip.name}.png"
             figure.parent.mkdir(parents=True, exist_ok=True)
@@ -210,9 +196,12 @@ def evaluate(
             names = [name for name in reversed(outputs) if name != TWO_STAGES][-2:]
             shown = {name: outputs[name] for name in names}
             comparison_figure(figure, clip.name, given, truth, shown)
+        if config.page and config.save_frames and len(entries) < MOST_CLIPS:
+            figures = {name: result["clips"][clip.name] for name, result in results.items()}
+            entries.append(evaluation_entry(clip.name, given, truth, outputs, figures, len(clips)))
     for result in results.values():
         result["mean"] = mean_metrics(list(result["clips"].values()))
-    return results
+    return results, entries
 
 
 def main() -> None:
@@ -222,11 +211,11 @@ def main() -> None:
     config, methods = open_methods(config, checkpoint, device)
 
     data, out = find_data(config), Path(config.out)
-    clips = find_clips(data, config.list_file)
-    conditions = open_conditions(config, clips)
+    conditions = open_conditions(config, find_clips(data, config.list_file))
+    clips = next(iter(conditions.values()))
     check_out(out, data)
     for clip in clips:
-        read_clip(clip)  # a damaged frame must show before the first file is written
+        read_files(clip)  # a damaged frame must show before the first file is written
 
     out.mkdir(parents=True, exist_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
@@ -244,11 +233,12 @@ def main() -> None:
     measured = {}
     for name, clips in conditions.items():
         folder = out / name if len(conditions) > 1 else out
-        measured[name] = evaluate(clips, methods, folder, config)
+        measured[name], entries = evaluate(clips, methods, folder, config)
         title = "" if name == "none" else f"\ngiven frames: {name}\n"
         print(f"{title}{table(measured[name])}", flush=True)
-        if config.page and config.save_frames:
-            evaluation_page(folder, results | {"methods": measured[name]}, map(read_clip, clips))
+        if entries:
+            page = folder / "index.html"
+            evaluation_page(page, results | {"methods": measured[name]}, entries)
     if len(conditions) > 1:
         results["conditions"] = measured
         print(f"\nMean of {len(clips)} clips:\n{conditions_table(measured)}")

@@ -110,7 +110,7 @@ def train(config: Config, choice: dict) -> torch.nn.Module:
         given_frames=choice["given_frames"],
     )
     count = config.samples // choice["batch"]
-    sampler = ResumableSampler([len(stills)], [1.0], count=count * choice["batch"])
+    sampler = ResumableSampler([len(stills)], [1.0], range(count * choice["batch"]))
     loader = DataLoader(
         MixedDataset([stills]),
         sampler=sampler,
@@ -126,7 +126,7 @@ def train(config: Config, choice: dict) -> torch.nn.Module:
     names = ("optimiser", "rate", "muon_rate", "alignment_share")
     optimiser = Optimiser(network, *(choice[name] for name in names))
     for step, batch in enumerate(tqdm(loader, unit="step", leave=False)):
-        optimiser.set_rate(learning_rate(step, count, 1.0, 50, choice["final_share"]))
+        optimiser.set_rate(learning_rate(step, count, 50, choice["final_share"]))
         inputs, truth = move_batch(batch, torch.device("cpu"))
         with autocast(torch.device("cpu")):
             output = network(*inputs)

@@ -22,14 +22,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data import look, traffic
-from data.degrade import CLEAN, draw_degradation, reduced
+from data.degrade import of_sample, reduced
 from data.flow_cache import flow_of
+from data.lists import FRAMES, LEAST_SIDE, write_clip, write_list
 from data.stills import Stills
-from media.images import write_image
 from utils.config import parse_config, run_script
 
-FRAMES = 7
-LEAST = 64  # smallest side of a clip in pixels, 16 of the given frames
 CACHE_BYTES = 4 * 10**9  # decoded stills kept in memory
 MARGIN = 8  # pixels a still must be larger than a clip on each axis, for the camera to move in
 
@@ -276,9 +274,7 @@ class StillsDataset(Dataset):
         number = int(self._still_of[index])
         rng = np.random.default_rng((self.seed, epoch, index))
         frames = 2 * self.given_frames - 1
-        # From a stream of its own: the clips stay those of a training without it.
-        noise = np.random.default_rng((self.seed, epoch, index, 1))
-        degradation = draw_degradation(noise) if self.degrade else CLEAN
+        degradation, noise = of_sample(self.degrade, self.seed, epoch, index)
         filmed = FRAMES if degradation.codec else frames
         clip = animate(self.stills[number], self.size, rng, self.animation, filmed)
         given = reduced(clip, degradation, noise)[: self.given_frames]
@@ -316,9 +312,9 @@ class Config(Animation):
         super().__post_init__()
         if self.clips < 1:
             raise ValueError(f"clips is {self.clips}, want at least 1")
-        if min(self.height, self.width) < LEAST or self.height % 4 or self.width % 4:
+        if min(self.height, self.width) < LEAST_SIDE or self.height % 4 or self.width % 4:
             raise ValueError(
-                f"clips of {self.width}x{self.height} pixels: want multiples of 4 from {LEAST} on"
+                f"clips of {self.width}x{self.height} pixels: want multiples of 4 from {LEAST_SIDE}"
             )
 
 
@@ -331,7 +327,7 @@ def write_clips(config: Config) -> list[str]:
         FileNotFoundError, ValueError: as StillsDataset.
     """
     wanted = (config.height, config.width)
-    least = (LEAST, LEAST) if config.fit else wanted
+    least = (LEAST_SIDE, LEAST_SIDE) if config.fit else wanted
     stills = Stills(config.stills, (least[0] + MARGIN, least[1] + MARGIN), CACHE_BYTES)
     out, names = Path(config.out), []
     for number in tqdm(range(config.clips), unit="clip"):
@@ -342,11 +338,9 @@ def write_clips(config: Config) -> list[str]:
         clip = animate(still, size, rng, config)
         names.append(f"{number:05d}_{stills.paths[number % len(stills)].stem}")
         folder = out / names[-1] / "truth" if config.test else out / "train" / names[-1]
-        folder.mkdir(parents=True, exist_ok=True)
-        for t, frame in enumerate(clip):
-            write_image(folder / (f"{t:08d}.png" if config.test else f"im{t + 1}.png"), frame)
+        write_clip(folder, clip, config.test)
     if not config.test:
-        (out / "189_vime7_train.txt").write_text("".join(f"{name}\n" for name in names))
+        write_list(out, names)
     return names
 
 

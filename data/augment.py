@@ -33,16 +33,15 @@ def draw_augmentation(rng, height, width, patch):
     Arguments:
         rng: numpy Generator.
         height, width: size of the LR frames, pixels.
-        patch: side of the LR patch, or None for whole frames.
+        patch: side of the LR patch.
 
     Returns:
         Augmentation.
     """
-    patch_height, patch_width = patch or height, patch or width
-    top = int(rng.integers(height - patch_height + 1))
-    left = int(rng.integers(width - patch_width + 1))
+    top = int(rng.integers(height - patch + 1))
+    left = int(rng.integers(width - patch + 1))
     switches = (bool(switch) for switch in rng.integers(2, size=4))
-    return Augmentation(top, left, patch_height, patch_width, *switches)
+    return Augmentation(top, left, patch, patch, *switches)
 
 
 def _turn(x, augmentation):

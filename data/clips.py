@@ -12,6 +12,7 @@ import numpy as np
 
 from data.degrade import CLEAN, CONDITIONS, Degradation, draw_degradation, reduced
 from data.lists import (
+    LEAST_SIDE,
     TEST_LIST_NAMES,
     find_list,
     folders_of_clips,
@@ -26,8 +27,6 @@ from media.images import IMAGE_SUFFIXES, read_image
 from media.open import open_source
 from media.rgb import Rgb
 
-# The network takes LR frames from 16x16 on.
-MIN_LR_SIZE = 16
 DRAWS = 0  # seed of what clips go through under the condition "real", the same for all trainings
 # The names that folders of HR and of LR frames go by; the first one that is there counts.
 TRUTH_FOLDERS = ("truth", "GT", "HR")
@@ -126,9 +125,9 @@ def _check_clip(folders, root):
         endings = "" if truth else f", which end in {', '.join(IMAGE_SUFFIXES)}"
         return None, [f"{folders.truth}: {len(truth)} frame(s); a clip needs at least 3{endings}"]
     size, problems, frames = _check_sequence(folders.truth, truth, root)
-    if size and min(size) < 4 * MIN_LR_SIZE:
+    if size and min(size) < LEAST_SIDE:
         problems.append(
-            f"{folders.truth}: frames of {size[1]}x{size[0]}; needs {4 * MIN_LR_SIZE} pixels a side"
+            f"{folders.truth}: frames of {size[1]}x{size[0]}; needs {LEAST_SIDE} pixels a side"
         )
 
     odd = len(truth) - (len(truth) + 1) % 2
@@ -204,7 +203,7 @@ def find_clips(root, list_file=None):
 
 
 def read_clip(clip):
-    """Read a clip's frames.
+    """A clip's frames: those of `read_files`, or given ones that are made of the truth.
 
     Arguments:
         clip: Clip of `find_clips`.
@@ -215,15 +214,31 @@ def read_clip(clip):
         degraded as the clip says.
 
     Raises:
+        ValueError, FileNotFoundError: see `read_files`.
+    """
+    given, truth = read_files(clip)
+    if given is not None:
+        return given, truth
+    height, width = (side // 4 * 4 for side in truth.shape[1:3])
+    truth = truth[:, :height, :width]
+    return reduced(truth, clip.degradation, np.random.default_rng(clip.seed)), truth
+
+
+def read_files(clip):
+    """The frames that a clip has files of.
+
+    Arguments:
+        clip: Clip of `find_clips`.
+
+    Returns:
+        (given, truth): uint8 RGB (N, h, w, 3), or None, and (2N-1, H, W, 3).
+
+    Raises:
         ValueError: a damaged file.
         FileNotFoundError: a file that vanished.
     """
     truth, frames = _read_sequence(clip.truth)
-    if clip.given is not None:
-        return _read_sequence(clip.given, frames)[0], truth
-    height, width = (side // 4 * 4 for side in truth.shape[1:3])
-    truth = truth[:, :height, :width]
-    return reduced(truth, clip.degradation, np.random.default_rng(clip.seed)), truth
+    return clip.given and _read_sequence(clip.given, frames)[0], truth
 
 
 def _read_sequence(paths, like=None):
@@ -240,14 +255,14 @@ def degraded(clips, name):
 
     Arguments:
         clips: list of Clip.
-        name: one of CONDITIONS, the same for all of them, or "real": to each its own draw of what
-            a training sees.
+        name: one of CONDITIONS, the same for all of them; "real": to each its own draw of what a
+            training sees; "none" leaves them alone.
 
     Raises:
-        ValueError: an unknown name, or a codec that is not there.
+        ValueError: a codec that is not there.
     """
-    if name != "real" and name not in CONDITIONS:
-        raise ValueError(f"unknown condition {name!r}; choose one of {', '.join(CONDITIONS)}, real")
+    if name == "none":
+        return clips
     found = []
     for number, clip in enumerate(clips):
         rng = np.random.default_rng((DRAWS, number))

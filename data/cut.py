@@ -21,9 +21,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data.lists import FRAMES, LIST_NAME, read_list
+from data.lists import FRAMES, LEAST_SIDE, LIST_NAME, read_list, write_clip, write_list
 from media.frames import FrameError
-from media.images import write_image
 from media.open import open_source
 from media.rgb import Rgb
 from utils.config import parse_config
@@ -47,7 +46,7 @@ class Config:
     overwrite: bool = False  # replace clips of the same name in OUT
 
     def __post_init__(self):
-        for field, least in (("spacing", 1), ("stride", 1), ("average", 0), ("crop", 64)):
+        for field, least in (("spacing", 1), ("stride", 1), ("average", 0), ("crop", LEAST_SIDE)):
             if getattr(self, field) < least:
                 raise ValueError(f"--{field} is {getattr(self, field)}; needs at least {least}")
         if self.crop % 4:
@@ -181,14 +180,12 @@ def tile_corners(size, crop):
     return [int(start) for start in np.linspace(0, max(size - crop, 0), count)]
 
 
-def write_clip(folder, frames):
-    """Write a clip's seven frames as im1.png .. im7.png; the folder appears whole or not at all."""
+def write_whole(folder, frames):
+    """Write a clip's seven frames; the folder appears whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
     try:
-        for number, frame in enumerate(frames, 1):
-            write_image(temporary / f"im{number}.png", frame)
+        write_clip(temporary, frames)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -229,7 +226,7 @@ def cut(config):
             for left in tile_corners(width, config.crop):
                 bottom, right = min(top + config.crop, height), min(left + config.crop, width)
                 name = f"{prefix}_{start:06d}" + (f"_{top}_{left}" if tiled else "")
-                write_clip(train / name, [f[top:bottom, left:right] for f in frames])
+                write_whole(train / name, [f[top:bottom, left:right] for f in frames])
                 names.append(name)
     if not names:
         raise ValueError(
@@ -238,9 +235,7 @@ def cut(config):
         )
     list_file = Path(config.out) / LIST_NAME
     others = [n for n in read_list(list_file) if not own.fullmatch(n)] if list_file.exists() else []
-    temporary = list_file.with_name(f".{LIST_NAME}.{os.getpid()}.tmp")
-    temporary.write_text("".join(f"{name}\n" for name in others + names), encoding="utf-8")
-    os.replace(temporary, list_file)
+    write_list(Path(config.out), others + names)
     for folder in old:
         if folder.name not in names:
             shutil.rmtree(folder)

@@ -111,6 +111,19 @@ def draw_degradation(rng: np.random.Generator) -> Degradation:
     return Degradation(blur, angle, noise, shot_noise, codec, strength, backwards)
 
 
+def of_sample(degrade: bool, *sample: int) -> tuple[Degradation, np.random.Generator]:
+    """What a sample of a training goes through, and the source of its noise.
+
+    They are drawn from a stream of their own: crops and clips stay those of a training without.
+
+    Arguments:
+        degrade: whether the training degrades its samples.
+        sample: the seed, the epoch and the index.
+    """
+    rng = np.random.default_rng((*sample, 1))
+    return draw_degradation(rng) if degrade else CLEAN, rng
+
+
 def blur_kernel(sigmas: tuple[float, float], angle: float) -> np.ndarray:
     """A Gaussian of two widths, turned.
 

@@ -2,13 +2,12 @@
 
 import hashlib
 import io
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from flow import estimate_flow
+from utils.files import write_atomically
 
 # Raise it when `estimate_flow` or `imresize` give other results: old entries are then left alone.
 FLOW_VERSION = 1
@@ -65,17 +64,9 @@ class FlowCache:
     def _store(self, path, flows):
         body = io.BytesIO()
         np.save(body, flows)
-        digest = hashlib.blake2b(body.getbuffer(), digest_size=DIGEST_BYTES).digest()
+        body.write(hashlib.blake2b(body.getbuffer(), digest_size=DIGEST_BYTES).digest())
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(body.getbuffer())
-                file.write(digest)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomically(path, lambda partial: partial.write_bytes(body.getbuffer()))
 
     def flows(self, contents, make_frames):
         """Flow between neighbouring frames of a clip, from the folder or computed.

@@ -1,10 +1,15 @@
-"""Lists of septuplets: the files that name the clips of a training or test set."""
+"""How training and test sets lie on disk: the lists that name their clips, and their frames."""
 
 import os
 import re
 from pathlib import Path
 
-FRAMES = 7
+from media.images import write_image
+from utils.files import write_atomically
+from utils.resize import SCALE, SMALLEST_SIDE
+
+FRAMES = 7  # of a septuplet
+LEAST_SIDE = SCALE * SMALLEST_SIDE  # pixels, of its frames
 LIST_NAME = "189_vime7_train.txt"
 LIST_NAMES = ("sep_trainlist.txt", LIST_NAME)
 TEST_LIST_NAMES = ("sep_testlist.txt",)
@@ -90,3 +95,22 @@ def read_list(path):
     if len(names) > MAX_NAMES:
         raise ValueError(f"{path}: {len(names)} names, over the limit of {MAX_NAMES}; split it")
     return names
+
+
+def write_list(root, names):
+    """Write the list of a training set's clips."""
+    text = "".join(f"{name}\n" for name in names)
+    write_atomically(root / LIST_NAME, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_clip(folder, frames, test=False):
+    """Write a clip's frames: im1.png, .. of a septuplet, 00000000.png, .. of a test clip.
+
+    Arguments:
+        folder: Path, made where it is not there.
+        frames: uint8 RGB (H, W, 3) each.
+        test: whether it is a test clip.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for time, frame in enumerate(frames):
+        write_image(folder / (f"{time:08d}.png" if test else f"im{time + 1}.png"), frame)

@@ -3,7 +3,7 @@
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import cv2
@@ -64,15 +64,7 @@ def open_loader(
     """
     one_opencv_thread()
     datasets, weights = zip(*sources, strict=True)
-    sampler = ResumableSampler(
-        lengths=[len(dataset) for dataset in datasets],
-        weights=weights,
-        seed=seed,
-        start=samples.start,
-        count=len(samples),
-        rank=rank,
-        world=world,
-    )
+    sampler = ResumableSampler([*map(len, datasets)], weights, samples, seed, rank, world)
     return DataLoader(
         MixedDataset(datasets),
         batch_size=batch,
@@ -91,7 +83,7 @@ def load_steps(
     parts: int,
     patience: float,
     stopping: Callable[[], Any] = lambda: None,
-) -> Iterator[tuple[dict[str, Any], ...]]:
+) -> Generator[tuple[dict[str, Any], ...], None, None]:
     """The batches of a loader, `parts` of them for each step.
 
     Arguments:

@@ -8,6 +8,8 @@ import math
 import cv2
 import numpy as np
 
+from utils.metrics import BT601_GREY
+
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur, cut off at three sigmas. image: (H, W, 3) float32; sigma in its pixels."""
@@ -47,9 +49,8 @@ def tone(
     else:
         levels = 110 + contrast * (levels - 110) + brightness
         levels += haze * (200 - levels)
-    # Rows mix each channel with the luma (BT.601), then weigh it.
-    luma = np.array([0.299, 0.587, 0.114])
-    mix = saturation * np.eye(3) + (1 - saturation) * luma
+    # Rows mix each channel with the luma, then weigh it.
+    mix = saturation * np.eye(3) + (1 - saturation) * BT601_GREY
     mix *= (1 + cast)[:, None]
     return cv2.transform(cv2.LUT(image, levels.astype(np.float32)), mix.astype(np.float32))
 

@@ -17,7 +17,7 @@ def _shares(weights):
 
 
 class ResumableSampler(Sampler):
-    """Keys of samples `start` .. `start + count - 1` of an endless shuffled mixture of sources.
+    """Keys of some samples of an endless shuffled mixture of sources.
 
     Sample n's key (source, (epoch, index)) depends on (seed, n) alone. Sources come in shuffled
     blocks of 1,024 in which each has its share; within a source a fresh permutation of its clips
@@ -26,30 +26,24 @@ class ResumableSampler(Sampler):
 
     Arguments:
         lengths: number of clips of every source, at least 1 each.
-        weights: share of the samples of every source, above 0; None gives shares by length.
+        weights: share of the samples of every source, above 0.
+        samples: numbers of the samples, in order.
         seed: of the shuffling.
-        start: number of the first sample.
-        count: number of samples; None gives the rest of the epoch of a single source, or as many
-            as there are clips.
-        rank, world: this process takes samples start + rank, start + rank + world, ..
+        rank, world: this process takes every world-th of them, from the rank-th.
 
     Raises:
         ValueError: an empty source, or a weight that is not above 0 or too small for a block.
     """
 
-    def __init__(self, lengths, weights=None, seed=123, start=0, count=None, rank=0, world=1):
-        lengths = [int(length) for length in lengths]
+    def __init__(self, lengths, weights, samples, seed=123, rank=0, world=1):
         if not lengths or min(lengths) < 1:
             raise ValueError(f"sources of {lengths} clips; every source needs at least one")
-        weights = lengths if weights is None else list(weights)
         if len(weights) != len(lengths) or not all(0 < weight < np.inf for weight in weights):
             raise ValueError(f"weights are {weights}; give {len(lengths)} numbers above 0")
         self.shares = _shares(weights)
         if self.shares.min() < 1:
             raise ValueError(f"weights are {weights}; none may be below 1/{BLOCK} of their sum")
-        self.lengths, self.seed, self.start = lengths, seed, start
-        self.count = sum(lengths) - start % sum(lengths) if count is None else count
-        self.rank, self.world = rank, world
+        self.lengths, self.seed, self.samples = lengths, seed, samples[rank::world]
         self._blocks, self._permutations = {}, {}
 
     def _block(self, number):
@@ -80,11 +74,10 @@ class ResumableSampler(Sampler):
         return source, (epoch, int(self._permutation(source, epoch)[position]))
 
     def __iter__(self):
-        for number in range(self.start + self.rank, self.start + self.count, self.world):
-            yield self.key(number)
+        return map(self.key, self.samples)
 
     def __len__(self):
-        return len(range(self.rank, self.count, self.world))
+        return len(self.samples)
 
 
 class MixedDataset(Dataset):
@@ -95,15 +88,7 @@ class MixedDataset(Dataset):
     """
 
     def __init__(self, sources):
-        self.sources = list(sources)
-
-    @property
-    def lengths(self):
-        """Number of clips of every source."""
-        return [len(source) for source in self.sources]
-
-    def __len__(self):
-        return sum(self.lengths)
+        self.sources = sources
 
     def __getitem__(self, key):
         source, inner = key

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from data import cut
-from data.augment import Augmentation, augment_flows, augment_frames, draw_augmentation
-from data.degrade import CLEAN, draw_degradation, reduced
+from data.augment import augment_flows, augment_frames, draw_augmentation
+from data.degrade import of_sample, reduced
 from data.flow_cache import FlowCache, flow_of
 from data.lists import (
     FRAMES,
@@ -35,11 +35,10 @@ from data.lists import (
     read_list,
     stays_inside,
 )
-from flow import FLOW_METHODS
 from media.files import check_frames, list_folders, raise_problems
-from media.images import IMAGE_SUFFIXES, decode_image, image_size
+from media.images import IMAGE_SUFFIXES, decode_image
 from utils.config import run_script
-from utils.resize import imresize
+from utils.resize import SMALLEST_SIDE, imresize
 
 FRAME_STEMS = (
     tuple(f"im{number}" for number in range(1, FRAMES + 1)),
@@ -53,8 +52,6 @@ ENDINGS = f"frames end in {', '.join(IMAGE_SUFFIXES)}"
 # LR pixels.
 LR_MARGIN = 2
 CHECKED_AT_ONCE = 64  # clips that a thread takes
-# The smallest LR frame that the network takes, in pixels.
-MIN_LR_SIZE = 16
 LARGEST_PATCH = 80  # LR pixels, the paper's
 
 
@@ -176,36 +173,8 @@ def _check_clips(root, base, names, least):
 
 
 def fitting_patch(side):
-    """The largest patch for LR frames of a side: a multiple of 16 up to 80, 0 if there is none."""
-    return min(side // MIN_LR_SIZE * MIN_LR_SIZE, LARGEST_PATCH)
-
-
-def smallest_side(root, list_file=None):
-    """The smallest side of the LR frames of a data set, pixels, by one frame of each clip.
-
-    What cannot be read is left out: `SeptupletDataset` reports it.
-
-    Arguments:
-        root, list_file: see `SeptupletDataset`.
-
-    Returns:
-        (side, (width, height) of the HR frame), or None where nothing can be read.
-    """
-    root, smallest = Path(root), None
-    try:
-        base, names = _find_names(root, list_file)
-    except (OSError, ValueError):
-        return None
-    for name in dict.fromkeys(filter(stays_inside, names)):
-        try:
-            frames, *_ = _frames_of(base / name)
-            height, width = image_size(base / name / frames[0])
-        except (OSError, ValueError, IndexError):
-            continue
-        side = min(height, width) // 4
-        if smallest is None or side < smallest[0]:
-            smallest = side, (width, height)
-    return smallest
+    """The largest patch for frames of an LR side: a multiple of 16 up to 80, 0 if there is none."""
+    return min(side // SMALLEST_SIDE * SMALLEST_SIDE, LARGEST_PATCH)
 
 
 def reduce_patch(frames, augmentation):
@@ -244,9 +213,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
     Arguments:
         root: folder of the data set; the layouts are in the module's docstring.
         list_file: list of clips, if not one of the known names in root.
-        patch: side of the LR patch, pixels; None gives whole frames (cut to a multiple of 4).
-        augment: draw patch, flips, transposition and time reversal at random; otherwise the
-            middle patch.
+        patch: side of the LR patch, pixels; None gives the largest multiple of 16 up to 80 that all
+            clips have room for. Either is the attribute of this name, which may be lowered.
         flow_method: method of `flow.estimate_flow`.
         flow_cache: folder to keep flows in; None computes them for every sample.
         seed: of the augmentation.
@@ -263,8 +231,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         self,
         root,
         list_file=None,
-        patch=80,
-        augment=True,
+        patch=None,
         flow_method="dis",
         flow_cache=None,
         seed=123,
@@ -274,17 +241,13 @@ class SeptupletDataset(torch.utils.data.Dataset):
         root = Path(root)
         if not root.is_dir():
             raise FileNotFoundError(f"{root}: no such folder; give the folder of a data set")
-        if flow_method not in FLOW_METHODS:
-            raise ValueError(
-                f"unknown flow method {flow_method!r}; choose one of {', '.join(FLOW_METHODS)}"
-            )
-        if patch is not None and patch < MIN_LR_SIZE:
-            raise ValueError(f"patch is {patch}; the network needs at least {MIN_LR_SIZE} pixels")
+        if patch is not None and patch < SMALLEST_SIDE:
+            raise ValueError(f"patch is {patch}; the network needs at least {SMALLEST_SIDE} pixels")
         base, self.names = _find_names(root, list_file)
-        self.clips = _check_clips(root, base, self.names, patch or MIN_LR_SIZE)
+        self.clips = _check_clips(root, base, self.names, patch or SMALLEST_SIDE)
         self.sizes = [clip.size for clip in self.clips]
-        self.patch, self.augment, self.seed = patch, augment, seed
-        self.given_frames, self.degrade = given_frames, degrade
+        self.patch = patch or fitting_patch(min(map(min, self.sizes)))
+        self.seed, self.given_frames, self.degrade = seed, given_frames, degrade
         self.flow_cache = FlowCache(flow_cache, flow_method)
 
     def __len__(self):
@@ -297,13 +260,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
 
     def augmentation(self, epoch, index):
         """The Augmentation of a sample, a pure function of (seed, epoch, index)."""
-        height, width = self.sizes[index]
-        if self.augment:
-            rng = np.random.default_rng([self.seed, epoch, index])
-            return draw_augmentation(rng, height, width, self.patch)
-        patch_height, patch_width = self.patch or height, self.patch or width
-        top, left = (height - patch_height) // 2, (width - patch_width) // 2
-        return Augmentation(top, left, patch_height, patch_width)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return draw_augmentation(rng, *self.sizes[index], self.patch)
 
     def __getitem__(self, key):
         epoch, index = (0, key) if isinstance(key, numbers.Integral) else key
@@ -313,8 +271,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         contents = [path.read_bytes() for path in paths]
         truth = [decode_image(path, content) for path, content in zip(paths, contents, strict=True)]
         a = self.augmentation(epoch, index)
-        noise = np.random.default_rng([self.seed, epoch, index, 1])  # the crops stay as without it
-        degradation = draw_degradation(noise) if self.degrade else CLEAN
+        degradation, noise = of_sample(self.degrade, self.seed, epoch, index)
         frames = reduced(truth, degradation, noise, partial(reduce_patch, augmentation=a))
         if self.degrade or self.given_frames == 1:  # nothing that could be kept
             alone = self.given_frames == 1

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from flow.coarse2fine import coarse2fine_flow, plan_levels
+from utils.resize import SMALLEST_SIDE
 
 __all__ = [
     "FLOW_METHODS",
@@ -29,7 +30,6 @@ PYFLOW_PARAMETERS = (0.012, 0.75, 20, 7, 1, 30, 0)
 ENLARGEMENTS = {"dis2x": 2, "dis4x": 4}  # of the frames
 BLOCK = 1024  # pixels; longest side that is enlarged at once, by four in about 1 GB
 BLOCK_MARGIN = 64  # pixels that a block sees beyond its border
-MIN_SIDE = 16  # the network's; OpenCV's DIS works from 12 pixels on
 
 
 def estimate_flow(frames, method="pyflow", threads=None):
@@ -119,10 +119,10 @@ def check_frames(frames, factor=1):
     if len(frames) < 2:
         raise ValueError(f"flow needs at least 2 frames, not {len(frames)}")
     sides = frames.shape[1:3]
-    if any(side % factor or side < factor * MIN_SIDE for side in sides):
+    if any(side % factor or side < factor * SMALLEST_SIDE for side in sides):
         multiple = f", and multiples of {factor}" if factor > 1 else ""
         raise ValueError(
-            f"frames must be at least {factor * MIN_SIDE} pixels on each side{multiple}, "
+            f"frames must be at least {factor * SMALLEST_SIDE} pixels on each side{multiple}, "
             f"not {frames.shape[2]}x{frames.shape[1]}"
         )
 

@@ -31,6 +31,7 @@ from models.interpolation import FeatureInterpolation
 from models.reconstruction import DirectReconstruction, Reconstruction
 from models.refinement import SkipRefinement
 from models.transformer import SpatialTemporalTransformer
+from utils.resize import SMALLEST_SIDE
 
 SIZES = {
     "mstt": {"channels": 64, "groups": 8, "front_blocks": 5, "back_blocks": 20},  # 5.66 M, paper
@@ -61,7 +62,6 @@ SIZES = {
 SKIPS = ("none", "bicubic", "enhanced", "neighbours")
 EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction, "dat": DatExtraction}
 ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}
-SMALLEST_SIDE = 16  # LR pixels; below it the flow and the attention have nothing to work on
 
 
 class MSTT(nn.Module):

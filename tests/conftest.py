@@ -14,6 +14,8 @@ from enhancing import save_small_network
 from trainings import FEW_CHANNELS, TINY, make_optimiser, write_data
 
 import main
+from data import septuplets
+from data.augment import Augmentation
 from models import MSTT
 from models.checkpoint import save_network
 from models.mstt import SIZES
@@ -37,6 +39,17 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     write_data(folder)
     return folder
+
+
+@pytest.fixture
+def middle_patch(monkeypatch):
+    """Let septuplets be cut in the middle, and not turned, until it is undone."""
+
+    def middle(rng, height, width, patch):
+        return Augmentation((height - patch) // 2, (width - patch) // 2, patch, patch)
+
+    monkeypatch.setattr(septuplets, "draw_augmentation", middle)
+    return monkeypatch
 
 
 @pytest.fixture

@@ -9,16 +9,8 @@ from enhancing import (
     interrupt_at,
     make_frames,
     run,
-    save_small_network,
     write_frames,
 )
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("network") / "small.safetensors"
-    save_small_network(path)
-    return path
 
 
 def events(capsys):

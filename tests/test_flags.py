@@ -120,7 +120,7 @@ def test_every_flag_reaches_its_part(run_main, calls):
     assert {options["flow_method"] for _, options in calls["super_resolve"]} == {"dis"}
     log = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["rate"] for line in log if "rate" in line}
-    assert rates == {step: learning_rate(step - 1, 4, 1.0, 1, 0.5) * 1e-3 for step in (2, 4)}
+    assert rates == {step: learning_rate(step - 1, 4, 1, 0.5) * 1e-3 for step in (2, 4)}
     assert [line["step"] for line in log if "psnr" in line] == [3, 4]
     assert state["config"]["save_minutes"] == 9
 

@@ -44,7 +44,7 @@ def orthogonal(matrix):
 def reference_training(network, optimiser):
     """Weights and their average after STEPS steps."""
     dataset = SeptupletDataset("septuplets", patch=16, flow_method="dis", seed=123, given_frames=2)
-    keys = [key for _, key in ResumableSampler([3], [1.0], seed=123, count=STEPS)]
+    keys = [key for _, key in ResumableSampler([3], [1.0], range(STEPS), seed=123)]
     weights = dict(network.named_parameters())
     average = {name: weight.detach().clone() for name, weight in weights.items()}
     first = {name: torch.zeros_like(weight) for name, weight in weights.items()}

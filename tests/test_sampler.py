@@ -9,7 +9,7 @@ from data.sampler import BLOCK, MixedDataset, ResumableSampler
 
 
 def test_single_source_gives_every_clip_once_per_epoch():
-    keys = list(ResumableSampler([10], count=30))
+    keys = list(ResumableSampler([10], [1], range(30)))
     for epoch in range(3):
         part = keys[10 * epoch : 10 * epoch + 10]
         assert {source for source, _ in part} == {0}
@@ -21,15 +21,15 @@ def test_single_source_gives_every_clip_once_per_epoch():
 
 @pytest.mark.parametrize("start", [0, 1, 7, BLOCK - 1, BLOCK, 5 * BLOCK + 3])
 def test_resumed_run_goes_on_where_it_stopped(start):
-    whole = list(ResumableSampler([5, 300, 7], [1, 2, 0.5], count=start + 20))
-    rest = ResumableSampler([5, 300, 7], [1, 2, 0.5], start=start, count=20)
+    whole = list(ResumableSampler([5, 300, 7], [1, 2, 0.5], range(start + 20)))
+    rest = ResumableSampler([5, 300, 7], [1, 2, 0.5], range(start, start + 20))
     assert len(rest) == 20
     assert list(rest) == whole[start:]
 
 
 def test_sources_come_by_weight_and_run_through_their_clips():
     count = 8 * BLOCK
-    keys = list(ResumableSampler([4, 50], [3, 1], count=count))
+    keys = list(ResumableSampler([4, 50], [3, 1], range(count)))
     assert Counter(source for source, _ in keys) == {0: count * 3 // 4, 1: count // 4}
     for source, length in ((0, 4), (1, 50)):
         own = [key for s, key in keys if s == source]
@@ -38,27 +38,22 @@ def test_sources_come_by_weight_and_run_through_their_clips():
 
 
 def test_seed_changes_the_order():
-    a, b = (list(ResumableSampler([50, 50], seed=seed, count=50)) for seed in (1, 2))
+    a, b = (list(ResumableSampler([50, 50], [1, 1], range(50), seed)) for seed in (1, 2))
     assert a != b
 
 
 def test_ranks_share_the_samples():
-    whole = list(ResumableSampler([9, 5], start=3, count=20))
-    ranks = [ResumableSampler([9, 5], start=3, count=20, rank=r, world=3) for r in range(3)]
+    whole = list(ResumableSampler([9, 5], [9, 5], range(3, 23)))
+    ranks = [ResumableSampler([9, 5], [9, 5], range(3, 23), rank=r, world=3) for r in range(3)]
     assert [len(rank) for rank in ranks] == [7, 7, 6]
     assert [list(rank) for rank in ranks] == [whole[r::3] for r in range(3)]
-
-
-def test_default_count_ends_with_the_epoch():
-    assert len(ResumableSampler([10])) == 10
-    assert len(ResumableSampler([10], start=14)) == 6
 
 
 @pytest.mark.parametrize(
     ("lengths", "weights", "message"),
     [
-        ([], None, "at least one"),
-        ([3, 0], None, "at least one"),
+        ([], [], "at least one"),
+        ([3, 0], [1, 1], "at least one"),
         ([3, 3], [1], "give 2 numbers"),
         ([3, 3], [1, 0], "above 0"),
         ([3, 3], [1, float("nan")], "above 0"),
@@ -67,7 +62,7 @@ def test_default_count_ends_with_the_epoch():
 )
 def test_refusals(lengths, weights, message):
     with pytest.raises(ValueError, match=message):
-        ResumableSampler(lengths, weights)
+        ResumableSampler(lengths, weights, range(1))
 
 
 class Keys:
@@ -86,8 +81,7 @@ class Keys:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_with_any_number_of_workers(workers):
     mixed = MixedDataset([Keys("a", 3), Keys("b", 5)])
-    assert len(mixed) == 8
-    sampler = ResumableSampler(mixed.lengths, [1, 1], start=2, count=12)
+    sampler = ResumableSampler([3, 5], [1, 1], range(2, 14))
     loader = DataLoader(mixed, 2, sampler=sampler, num_workers=workers, collate_fn=list)
     samples = [sample for batch in loader for sample in batch]
     assert samples == [("ab"[source], *key) for source, key in sampler]

@@ -221,7 +221,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(path, image):
         raise OSError("disk full")
 
-    monkeypatch.setattr("data.scenes.make.write_image", fail)
+    monkeypatch.setattr("data.lists.write_image", fail)
     with pytest.raises(OSError, match="disk full"):
         make_scenes(tmp_path / "set", clips=2, test_clips=0, size=(32, 32))
     assert not list(tmp_path.iterdir())

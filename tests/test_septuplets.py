@@ -10,7 +10,8 @@ import torch
 from data import septuplets
 from data.augment import Augmentation
 from data.lists import MAX_NAMES, read_list
-from data.septuplets import SeptupletDataset, fitting_patch, reduce_patch, smallest_side
+from data.septuplets import SeptupletDataset, fitting_patch, reduce_patch
+from media import files
 from media.files import check_frames
 from media.images import write_image
 from media.tiff import write_tiff
@@ -41,10 +42,10 @@ def to_bytes(x):
     return x.permute(0, 2, 3, 1).numpy()
 
 
-def test_every_lr_frame_comes_from_its_own_hr_frame(tmp_path):
+def test_every_lr_frame_comes_from_its_own_hr_frame(tmp_path, middle_patch):
     # The released loader reads all four from frame 7.
-    truth = write_clip(tmp_path / "train/a", shift=(4, 2))
-    sample = SeptupletDataset(tmp_path, patch=None, augment=False)[0]
+    truth = write_clip(tmp_path / "train/a", size=(96, 96), shift=(4, 2))
+    sample = SeptupletDataset(tmp_path, patch=24)[0]
     np.testing.assert_array_equal(to_bytes(sample["truth"]), truth)
     frames = to_bytes(sample["frames"])
     for i in range(4):
@@ -96,9 +97,10 @@ def test_patch_of_lr_equals_lr_of_the_whole_frame(size):
             np.testing.assert_array_equal(patch, whole[:, top : top + 16, left : left + 16])
 
 
-def test_patch_is_the_augmented_part_of_the_whole_sample(tmp_path):
-    write_clip(tmp_path / "train/a", shift=(4, 2))
-    whole = SeptupletDataset(tmp_path, patch=None, augment=False)[0]
+def test_patch_is_the_augmented_part_of_the_whole_sample(tmp_path, middle_patch):
+    write_clip(tmp_path / "train/a", size=(96, 96), shift=(4, 2))
+    whole = SeptupletDataset(tmp_path, patch=24)[0]
+    middle_patch.undo()
     dataset = SeptupletDataset(tmp_path, patch=16)
     for epoch in range(30):
         a, sample = dataset.augmentation(epoch, 0), dataset[(epoch, 0)]
@@ -197,13 +199,13 @@ def test_lines_of_basicsr(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".bmp", ".tif"])
-def test_frames_of_other_formats(tmp_path, suffix):
-    frames = write_clip(tmp_path / "train/a")
+def test_frames_of_other_formats(tmp_path, middle_patch, suffix):
+    frames = write_clip(tmp_path / "train/a", size=(96, 96))
     for path, frame in zip(sorted((tmp_path / "train/a").iterdir()), frames, strict=True):
         path.unlink()
         content = cv2.imencode(suffix.lower(), frame[..., ::-1])[1]
         path.with_suffix(suffix).write_bytes(content.tobytes())
-    truth = to_bytes(SeptupletDataset(tmp_path, patch=None, augment=False)[0]["truth"])
+    truth = to_bytes(SeptupletDataset(tmp_path, patch=24)[0]["truth"])
     assert np.abs(truth.astype(int) - frames).mean() < (3 if "j" in suffix.lower() else 0.01)
 
 
@@ -237,10 +239,18 @@ def test_patch_that_fits(tmp_path):
     assert [fitting_patch(side) for side in (15, 16, 64, 79, 80, 160)] == [0, 16, 64, 64, 80, 80]
     write_clip(tmp_path / "train/a", size=(400, 384))
     write_clip(tmp_path / "train/b", size=(256, 448))
-    assert smallest_side(tmp_path) == (64, (448, 256))
+    assert SeptupletDataset(tmp_path).patch == 64
     with pytest.raises(ValueError, match=r"b: frames of 448x256, .* train with --patch 64"):
         SeptupletDataset(tmp_path, patch=80)
-    assert smallest_side(tmp_path / "train/a") is None
+
+
+def test_choosing_the_patch_reads_every_header_once(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        write_clip(tmp_path / "train" / name)
+    looked_at = []
+    monkeypatch.setattr(files, "image_size", lambda path: looked_at.append(path) or (96, 112))
+    assert SeptupletDataset(tmp_path).patch == 16
+    assert len(looked_at) == len(set(looked_at)) == 14
 
 
 def test_folder_above_the_data_set(tmp_path):
@@ -384,8 +394,6 @@ def test_nothing_there(tmp_path):
         SeptupletDataset(tmp_path / "a")
     with pytest.raises(ValueError, match="no septuplets"):
         SeptupletDataset(tmp_path)
-    with pytest.raises(ValueError, match="unknown flow method"):
-        SeptupletDataset(tmp_path, flow_method="none")
     with pytest.raises(ValueError, match="patch is 8"):
         SeptupletDataset(tmp_path, patch=8)
 

@@ -106,13 +106,6 @@ def test_frames_on_a_cut_repeat_the_nearer_one(times, cuts):
     assert sink.frames == expected
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("network") / "small.safetensors"
-    save_small_network(path)
-    return path
-
-
 def test_shots_are_enhanced_by_themselves(tmp_path, checkpoint, capsys):
     film = np.concatenate([make_frames(3), other_scene(1), other_scene(2, seed=9)])
     given = write_frames(tmp_path / "in", film)

@@ -64,7 +64,7 @@ def test_two_processes_train_as_one(data, one, accumulate):
         # Muon moves every weight by about 1e-2 a step, and sums in another order by up to 2e-5.
         assert largest_difference(one[part], two[part]) < 1e-4
     assert two["best_score"] == pytest.approx(one["best_score"], abs=1e-4)
-    assert "MSTT, step" in team[0].out
+    assert "MSTT    " in team[0].out
     assert team[1].out == ""
     assert len((run / "log.jsonl").read_text().splitlines()) == 6  # four steps, two validations
 

@@ -3,17 +3,10 @@
 import cv2
 import numpy as np
 import pytest
-from enhancing import HEIGHT, WIDTH, make_frames, read_all, run, save_small_network, write_frames
+from enhancing import HEIGHT, WIDTH, make_frames, read_all, run, write_frames
 from PIL import Image
 
 from media.folder import read_image_file
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("network") / "small.safetensors"
-    save_small_network(path)
-    return path
 
 
 def test_an_alpha_channel_stays(tmp_path, checkpoint):

@@ -16,10 +16,8 @@ from models.dual_aggregation import DualAggregationBlock
 from utils.metrics import BT601_GREY, MOVING_LEVELS, PEAK
 
 
-def learning_rate(
-    step: int, steps: int, peak: float, warmup: int, final: float, elapsed: float = 0.0
-) -> float:
-    """The learning rate of a step: linear warm-up, then a half cosine down to the final rate.
+def learning_rate(step: int, steps: int, warmup: int, final: float, elapsed: float = 0.0) -> float:
+    """The rate of a step, as a share of the peak: linear warm-up, then a half cosine down.
 
     A pure function of step and time used, so that without a limit of time a resumed run has the
     rate of an uninterrupted one.
@@ -27,15 +25,15 @@ def learning_rate(
     Arguments:
         step: 0 .. steps - 1.
         steps: length of the run.
-        peak, final: rates after the warm-up and at the end.
         warmup: steps of the warm-up.
+        final: share at the end.
         elapsed: share of the run's time that is used, 0 to 1. The cosine is as far as the larger
             of this and the share of the steps.
     """
     if step < warmup:
-        return peak * (step + 1) / warmup
+        return (step + 1) / warmup
     progress = min(max((step - warmup) / max(steps - warmup, 1), elapsed), 1.0)
-    return final + (peak - final) * (1 + math.cos(math.pi * progress)) / 2
+    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def charbonnier(
@@ -87,6 +85,7 @@ def compiled(model: nn.Module, network: nn.Module) -> nn.Module:
         network: where its extraction is of many equal blocks, only these are compiled: all of
             them take as long as one of each kind.
     """
+    print("compiling the network; the first steps take minutes", flush=True)
     blocks = [part for part in network.modules() if isinstance(part, DualAggregationBlock)]
     if not blocks:
         return torch.compile(model)
@@ -135,12 +134,12 @@ class Clock:
 
     @contextlib.contextmanager
     def validating(self) -> Iterator[None]:
-        """A validation, which the run ends with, and which is then repeated for its report."""
+        """A validation, with which the run ends."""
         start = self.used
         yield
         self.validated = self.used
         self.took = self.validated - start
-        self.last = max(self.LEAST, 2.5 * self.took)
+        self.last = max(self.LEAST, 1.5 * self.took)
 
     @property
     def rested(self) -> bool:

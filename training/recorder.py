@@ -23,6 +23,7 @@ from training.optimiser import Optimiser
 from training.release import save_half
 from training.run import Progress, training_state
 from training.signals import Stopped, StopSignals
+from training.sources import Data
 from training.validation import FramesAlone, mean_psnr
 
 DIVERGED = 5.0  # dB below the best validation: nothing comes back from there
@@ -41,8 +42,7 @@ class Recorder:
         network, ema, optimiser: what is saved.
         progress: where the run begins; kept up to date.
         clock: of its time, which began with the process.
-        validation: the clips that it is judged on.
-        data: fingerprint of what it learns from.
+        data: what it learns from and is judged on.
     """
 
     def __init__(
@@ -56,14 +56,13 @@ class Recorder:
         optimiser: Optimiser,
         progress: Progress,
         clock: Clock,
-        validation: list[Clip],
-        data: dict[str, str],
+        data: Data,
     ):
         self.config, self.run, self.device, self.team = config, run, device, team
         self.network, self.ema, self.optimiser = network, ema, optimiser
         self.progress, self.clock = progress, clock
-        self.validation, self.data = validation, data
-        self.baseline = mean_psnr(validation, bicubic_flow, team)
+        self.data = data
+        self.baseline = mean_psnr(data.validation, bicubic_flow, team)
         print(f"bicubic + flow on the validation clips: {self.baseline:.2f} dB", flush=True)
         self.stop = StopSignals(patient=team.launched)
         self.log = RunLog(run if team.first else None)
@@ -84,24 +83,28 @@ class Recorder:
             yield
         self.log.close()
 
-    def catch_up(self) -> None:
+    def catch_up(self) -> bool:
         """Do the validation that a resumed run still owes.
+
+        Returns: whether its minutes are used up.
 
         Raises:
             Stopped: see `after_step`.
         """
-        if self.progress.unvalidated:
+        is_owed = self.progress.unvalidated
+        if is_owed:
             self.validate()
         self._look_at_the_clock()
+        is_over = self.elapsed >= 1 and self.progress.step > 0
+        if is_over:
+            self.bar.write(f"the {self.config.minutes:g} minutes of this run are used up")
+            if not is_owed:
+                self.validate()
+        return is_over
 
     def stop_requested(self) -> int | None:
         """The number of the signal that this process has received, if it has."""
         return self.stop.received
-
-    @property
-    def time_is_up(self) -> bool:
-        """Whether the minutes of a resumed run were used up before; else its last step ends it."""
-        return self.elapsed >= 1 and self.progress.step > 0
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
@@ -148,7 +151,7 @@ class Recorder:
         """Write the whole state of the run as a file of this name."""
         self.progress.seconds = self.clock.used
         if self.team.first:
-            parts = (self.network, self.ema, self.optimiser, self.progress, self.data)
+            parts = (self.network, self.ema, self.optimiser, self.progress, self.data.fingerprint)
             save_torch_file(self.run / name, training_state(self.config, *parts))
         self.clock.saved()
 
@@ -162,7 +165,7 @@ class Recorder:
         average = self.ema.averaged(self.network)
         with self.clock.validating():
             score = validation_score(
-                average, self.validation, self.config, self.device, self.team, self.stop
+                average, self.data.validation, self.config, self.device, self.team, self.stop
             )
         step, gain = self.progress.step, score - self.baseline
         self.log.write(step, psnr=score, gain_over_bicubic_flow=gain)

@@ -14,7 +14,7 @@ from models.checkpoint import load_network
 from models.inference import pick_precision
 from training.distributed import Team
 from training.run import MOST_STEPS
-from training.sources import find_data_root, find_patch, find_validation_folder
+from training.sources import Data, find_data_root, find_validation_folder, open_data
 from utils.config import check_kinds, given_fields
 from utils.text import one_line
 
@@ -25,34 +25,14 @@ PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 
 # Constants that may differ between a run and its continuation. All but `steps` and
 # `minutes` leave alone what it learns; these move the end of its schedule.
-MAY_CHANGE = {
-    "resume",
-    "run",
-    "device",
-    "workers",
-    "patience",
-    "accumulate",
-    "compile",
-    "skip_nonfinite",
-    "validate_every",
-    "log_every",
-    "save_minutes",
-    "steps",
-    "minutes",
-}
+MAY_CHANGE = {"resume", "run", "device", "workers", "patience", "accumulate", "compile"}
+MAY_CHANGE |= {"skip_nonfinite", "validate_every", "log_every", "save_minutes", "steps", "minutes"}
 
-NETWORK = (
-    "size",
-    "coupling",
-    "midpoint_flow",
-    "global_skip",
-    "skip_refinement",
-    "offset_limit",
-    "frame_fusion",
-)
+NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement")
+NETWORK += ("offset_limit", "frame_fusion")
 
 
-def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device]:
+def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device, Data]:
     """Decide all that the command line leaves open.
 
     A resumed run keeps its own constants, weights bring the options of their network, and the rest
@@ -63,11 +43,11 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
         state: of the run that is resumed.
         team: the processes of the training; the first one decides for all.
 
-    Returns: the Config, and the device of this process.
+    Returns: the Config, the device of this process, and the data, which decide the patch.
 
     Raises:
-        ValueError: constants that contradict the run or the weights, or that the machine cannot
-            have.
+        ValueError: constants that contradict the run, the weights or the data, or that the machine
+            cannot have; see `open_data`.
     """
     given = given_fields(type(config))
     if state:
@@ -75,7 +55,11 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     elif config.weights is not None:
         config = team.from_first(partial(with_network_of_weights, config, given))
     device = team.device(config.device)
-    return team.from_first(partial(fit_machine, config, device, team)), device
+    config = team.from_first(partial(fit_machine, config, device, team))
+    data = open_data(config, state, team)
+    config = dataclasses.replace(config, patch=data.patch)
+    check_maps(config, config.batch // (team.world * config.accumulate))
+    return config, device, data
 
 
 def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
@@ -182,15 +166,15 @@ def check_maps(config: Any, part: int) -> None:
 def fit_machine(config: C, device: torch.device, team: Team) -> C:
     """Replace "auto" and "none" by what they mean on this machine, so that a run is on record.
 
+    Only the patch is left to the data.
+
     Arguments:
         config: of the training.
         device: where this process trains.
         team: all processes.
 
-    Returns: the Config without them.
-
     Raises:
-        ValueError: a batch that the processes cannot share, or maps too large for the kernels.
+        ValueError: a batch that the processes cannot share.
     """
     gpu = device.type == "cuda"
     batch = config.batch or max(GPU_BATCH if gpu else 1, config.accumulate) * team.world
@@ -210,11 +194,6 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
         size = "mstt" if gpu else "fast"
     root = find_data_root(config)
     list_file = config.list_file or (root and find_list(root))
-    config = dataclasses.replace(
-        config, size=size, data_root=root, list_file=list_file and str(list_file)
-    )
-    config = dataclasses.replace(config, patch=find_patch(config))
-    check_maps(config, batch // (team.world * config.accumulate))
     workers = config.workers
     if workers is None:
         cores = torch.multiprocessing.cpu_count() // team.local_world
@@ -222,6 +201,9 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     native = pick_precision(device, config.precision) == torch.bfloat16
     return dataclasses.replace(
         config,
+        size=size,
+        data_root=root,
+        list_file=list_file and str(list_file),
         validation=find_validation_folder(config),
         batch=batch,
         steps=steps,

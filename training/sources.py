@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
@@ -11,8 +11,9 @@ from data.animation import Animation, StillsDataset
 from data.clips import Clip, degraded, find_clips
 from data.degrade import CODEC_RANGES
 from data.scenes.make import make_scenes
-from data.septuplets import LARGEST_PATCH, SeptupletDataset, fitting_patch, smallest_side
+from data.septuplets import LARGEST_PATCH, SeptupletDataset
 from media.codec import check_available
+from training.distributed import Team
 from utils.text import one_line
 
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
@@ -48,26 +49,6 @@ def _scenes() -> Path:
     return SCENES
 
 
-def find_patch(config: Any) -> int:
-    """The side of a training crop that a Config means: what the smallest septuplets have room for.
-
-    Arguments:
-        config: its `data_root` and `list_file` decided already.
-    """
-    if config.patch is not None:
-        return config.patch
-    folders = [(config.data_root, config.list_file), (config.clips, None)]
-    found = [smallest_side(*folder) for folder in folders if folder[0] and Path(folder[0]).is_dir()]
-    side, (width, height) = min(filter(None, found), default=(LARGEST_PATCH, (0, 0)))
-    patch = fitting_patch(side) or LARGEST_PATCH
-    if patch < LARGEST_PATCH:
-        print(
-            f"patch {patch}: frames of {width}x{height} have no room for {LARGEST_PATCH}",
-            flush=True,
-        )
-    return patch
-
-
 def find_validation_folder(config: Any) -> str:
     """The folder of test clips that a Config means."""
     if config.validation != "auto":
@@ -79,54 +60,81 @@ def find_validation_folder(config: Any) -> str:
     return str(folder)
 
 
-def open_sources(config: Any) -> list[tuple[Dataset, float]]:
-    """The training data sets and their weights. All problems of a set are reported here."""
+class Data(NamedTuple):
+    """What a training learns from and is validated on, opened and checked.
+
+    Attributes:
+        sources: data sets and their weights.
+        validation: test clips, never trained on.
+        patch: side of a training crop, LR pixels.
+        fingerprint: see `fingerprint`.
+    """
+
+    sources: list[tuple[Dataset, float]]
+    validation: list[Clip]
+    patch: int
+    fingerprint: dict[str, str]
+
+
+def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
+    """Open what a Config asks for, in every process of a team.
+
+    Raises:
+        ValueError: no data, damaged data, or others than those of the run that is resumed.
+    """
+    with team.first_goes_first():
+        sources, patch = open_sources(config)
+        validation = find_validation(config)
+    found = fingerprint(sources, validation)
+    check_same_data(team.gather(found), state)
+    return Data(sources, validation, patch, found)
+
+
+def open_sources(config: Any) -> tuple[list[tuple[Dataset, float]], int]:
+    """The training data sets with their weights, and the patch that all of them have room for.
+
+    All problems of a set are reported here.
+    """
     _draw(config.data_root)
-    degrade = config.degrade == "real"
-    if degrade:
+    if config.degrade == "real":
         for codec in CODEC_RANGES:
             check_available(codec)
-    sources: list[tuple[Dataset, float]] = []
-    for folder, list_file, weight in (
-        (config.data_root, config.list_file, config.data_weight),
-        (config.clips, None, config.clips_weight),
-    ):
-        if folder is not None:
-            septuplets = SeptupletDataset(
-                folder,
-                list_file=list_file,
-                patch=config.patch,
-                flow_method=config.flow_method,
-                flow_cache=Path(config.flow_cache),
-                seed=config.seed,
-                given_frames=config.given_frames,
-                degrade=degrade,
-            )
-            sources.append((septuplets, weight))
+    common = {
+        "flow_method": config.flow_method,
+        "seed": config.seed,
+        "given_frames": config.given_frames,
+        "degrade": config.degrade == "real",
+    }
+    cache = Path(config.flow_cache)
+    sources: list[tuple[Dataset, float]] = [
+        (SeptupletDataset(folder, list_file, config.patch, flow_cache=cache, **common), weight)
+        for folder, list_file, weight in (
+            (config.data_root, config.list_file, config.data_weight),
+            (config.clips, None, config.clips_weight),
+        )
+        if folder is not None
+    ]
+    patches = [septuplets.patch for septuplets, _ in sources]
+    patch = config.patch or min(patches, default=LARGEST_PATCH)
+    for septuplets, _ in sources:
+        septuplets.patch = patch
+    if patch < LARGEST_PATCH and config.patch is None:
+        print(f"patch {patch}: some septuplets have no room for {LARGEST_PATCH}", flush=True)
     if config.stills is not None:
         look = Animation(
             blur_min=config.blur_min, blur_max=config.blur_max, fast_share=config.fast_share
         )
-        stills = StillsDataset(
-            config.stills,
-            patch=config.patch,
-            flow_method=config.flow_method,
-            seed=config.seed,
-            animation=look,
-            given_frames=config.given_frames,
-            degrade=degrade,
-        )
+        stills = StillsDataset(config.stills, patch, animation=look, **common)
         sources.append((stills, config.stills_weight))
     if not sources:
         raise ValueError("no training data: data_root, clips and stills are all none")
-    return sources
+    return sources, patch
 
 
 def find_validation(config: Any) -> list[Clip]:
     """The clips that the network is validated on; never trained on."""
     _draw(config.validation)
-    clips = find_clips(config.validation)
-    return clips if config.degrade == "none" else degraded(clips, config.degrade)
+    return degraded(find_clips(config.validation), config.degrade)
 
 
 def _draw(folder: str | None) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 from pathlib import Path
 
 PARTIAL = ".partial"  # ending of a file that is being written
@@ -12,7 +13,8 @@ def write_atomically(path: Path, write) -> None:
 
     A process killed meanwhile leaves the partial file, whose name no reader takes for a checkpoint.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    # Not the process's number, which processes in containers may share.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
     try:
         write(partial)
         with open(partial, "rb+") as file:

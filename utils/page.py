@@ -68,12 +68,7 @@ class PageClip:
 
 
 def write_page(
-    path: Path,
-    title: str,
-    facts: Mapping[str, str],
-    clips: Iterable[PageClip],
-    count: int,
-    tables: str = "",
+    path: Path, title: str, facts: Mapping[str, str], clips: Iterable[PageClip], count: int
 ) -> None:
     """Write the page: the old file stays, or the new one is there whole.
 
@@ -83,10 +78,20 @@ def write_page(
         facts: what the page says first, a line each.
         clips: taken one after the other, so that one is held at a time, MOST_CLIPS of them.
         count: how many they are.
-        tables: HTML.
     """
-    share = BUDGET // max(min(count, MOST_CLIPS), 1)
-    entries = [_entry(clip, share) for clip in itertools.islice(clips, MOST_CLIPS)]
+    entries = [_entry(clip, count) for clip in itertools.islice(clips, MOST_CLIPS)]
+    _write(path, title, facts, entries, count)
+
+
+def _write(
+    path: Path,
+    title: str,
+    facts: Mapping[str, str],
+    entries: Sequence[dict[str, Any]],
+    count: int,
+    tables: str = "",
+) -> None:
+    """Write the page of `_entry`s, with tables in HTML."""
     if count > MOST_CLIPS:
         facts = {**facts, "Pictures": f"of the first {MOST_CLIPS} of {count} clips"}
     colours = matplotlib.colormaps["magma"](range(256), bytes=True)[:, :3].tolist()
@@ -110,8 +115,9 @@ def _part(name: str) -> str:
     return (WEB / name).read_text(encoding="utf-8")
 
 
-def _entry(clip: PageClip, share: int) -> dict[str, Any]:
-    """A clip as the script of the page wants it, its frames in `share` bytes where that can be."""
+def _entry(clip: PageClip, count: int) -> dict[str, Any]:
+    """One of `count` clips as the script of the page wants it, in its share of BUDGET if it can."""
+    share = BUDGET // min(count, MOST_CLIPS)
     key = list(clip.sources.values())[-1]
     time, moving = figure_time(key)
     first = max(min(time - MOST_FRAMES // 2, len(key) - MOST_FRAMES), 0) // clip.step * clip.step
@@ -181,47 +187,54 @@ def _webp(frame: np.ndarray) -> bytes:
     return cv2.imencode(".webp", bgr, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()  # lossless
 
 
-def evaluation_page(
-    out: Path, results: Mapping[str, Any], clips: Iterable[tuple[np.ndarray, np.ndarray]]
-) -> None:
-    """Write OUT/index.html of an evaluation by test.py.
+def evaluation_entry(
+    name: str,
+    given: np.ndarray,
+    truth: np.ndarray,
+    outputs: Mapping[str, np.ndarray],
+    figures: Mapping[str, Mapping[str, Any]],
+    count: int,
+) -> dict[str, Any]:
+    """What the page of an evaluation holds of one of its first MOST_CLIPS clips.
 
     Arguments:
-        out: its folder, which holds METHOD/CLIP/*.png.
+        name: of the clip.
+        given, truth, outputs: its frames as uint8 RGB; outputs by method, our own first.
+        figures: by method, of utils.metrics.clip_metrics.
+        count: of all clips.
+    """
+    ours, *others = outputs
+    shown = (next((name for name in others if name.startswith("bicubic")), GIVEN), ours)
+    texts = {
+        method: [f"{frame['psnr_rgb']:.2f} dB" for frame in figures[method]["frames"]]
+        for method in outputs
+    }
+    sources = {GIVEN: given, **outputs, TRUTH: truth}
+    return _entry(PageClip(name, sources, 2, shown, TRUTH, texts), count)
+
+
+def evaluation_page(
+    path: Path, results: Mapping[str, Any], entries: Sequence[dict[str, Any]]
+) -> None:
+    """Write the page of an evaluation by test.py.
+
+    Arguments:
+        path: the file.
         results: what results.json holds.
-        clips: of every clip in order, the given frames and the truth, uint8.
+        entries: of `evaluation_entry`.
     """
     methods = results["methods"]
     names = list(next(iter(methods.values()))["clips"])
-    ours, *others = methods
-    shown = (next((name for name in others if name.startswith("bicubic")), GIVEN), ours)
     facts = {
         "Weights": results["checkpoint"] or "none",
         "Data": results["data"],
         "Command": results["command"],
     }
-
-    def page_clips() -> Iterable[PageClip]:
-        for name, (given, truth) in zip(names, clips, strict=True):
-            sources, figures = {GIVEN: given}, {}
-            for method, result in methods.items():
-                files = [out / method / name / f"{time:08d}.png" for time in range(len(truth))]
-                sources[method] = np.stack([_read_png(file) for file in files])
-                frames = result["clips"][name]["frames"]
-                figures[method] = [f"{frame['psnr_rgb']:.2f} dB" for frame in frames]
-            sources[TRUTH] = truth
-            yield PageClip(name, sources, 2, shown, TRUTH, figures)
-
     tables = _table("Mean of all clips", {name: methods[name]["mean"] for name in methods})
     for clip in names:
         tables += _table(clip, {name: methods[name]["clips"][clip] for name in methods})
     tables = f'<div class="tables">{tables}</div><p class="note">{html.escape(NOTE)}</p>'
-    write_page(out / "index.html", "Evaluation", facts, page_clips(), len(names), tables)
-
-
-def _read_png(path: Path) -> np.ndarray:
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    _write(path, "Evaluation", facts, entries, len(names), tables)
 
 
 def _table(caption: str, metrics: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from utils.metrics import moving_mask, psnr
+from utils.resize import SCALE
 
-SCALE = 4  # high over low resolution, per side
 ERROR_LEVELS = 32  # levels of 255: the upper end of every error map, so that figures compare
 CROP_SHARE = 4  # the crop is a quarter of the frame per side,
 CROP_SIDE = 48  # but at least this many pixels on its shorter side

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 SCALE = 4  # of the whole project: high-resolution over low-resolution pixels
+SMALLEST_SIDE = 16  # LR pixels, too; below it flow and attention have nothing to work on
 # Pixels added on each side before resizing. The widened kernel reaches 7.5 input pixels from the
 # centre of an output pixel in reduction, 2 in enlargement; whole output pixels make it 8 and 2.
 REDUCTION_BORDER = 8

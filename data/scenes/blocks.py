@@ -1,9 +1,7 @@
-"""What fills a piece of land between streets, composed from the painters of `scene_objects`.
+"""What fills a piece of land between streets, composed from the painters of `data.scenes.objects`.
 
 Every block takes the scene and an upright rectangle in local metres.
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
@@ -15,7 +13,7 @@ from data.scenes import nature as nature
 from data.scenes import objects as paint
 from data.scenes.canvas import Canvas, Material, box, line, rectangle
 from data.scenes.nature import Ground, Rect
-from data.scenes.objects import ASPHALT, CONCRETE, PAVING, WHITE
+from data.scenes.objects import ASPHALT, CONCRETE, PAVING
 from data.scenes.traffic import Mover
 
 
@@ -242,38 +240,6 @@ def tank_farm(scene: Scene, rect: Rect) -> None:
     canvas.stroke(box(*rect), 1.0, (0.6, 0.58, 0.54), 0.8)
 
 
-def stadium(scene: Scene, rect: Rect) -> None:
-    """An oval track round a pitch with a stand on either side."""
-    canvas, rng = scene.canvas, scene.canvas.rng
-    nature.meadow(canvas, box(*rect), scene.ground)
-    x, y = (rect[0] + rect[2]) / 2, (rect[1] + rect[3]) / 2
-    scale = min(1.0, (rect[2] - rect[0]) / 196, (rect[3] - rect[1]) / 130)
-    turn = np.linspace(0, 2 * np.pi, 120, endpoint=False)
-    straight = 42 * np.sign(np.cos(turn))
-
-    def oval(radius: float) -> np.ndarray:
-        """The stadium's outline at a distance from the ends' centres."""
-        round_part = radius * np.stack([np.cos(turn), np.sin(turn)], axis=1)
-        return scale * (round_part + np.stack([straight, 0 * turn], axis=1)) + (x, y)
-
-    canvas.fill(oval(46), Material((0.50, 0.34, 0.29), 0.01, 0.02, 0.01), occupy=True)
-    for lane in range(1, 8):
-        canvas.stroke(oval(36 + 1.22 * lane), 0.2, WHITE, 0.35)
-    canvas.fill(oval(36), Material((0.29, 0.37, 0.22), 0.02, 0.02, 0.01))
-    for strip in np.arange(-50, 50, 10):
-        canvas.fill(
-            rectangle(x + scale * (strip + 2.5), y, 5 * scale, 66 * scale),
-            Material((0.32, 0.40, 0.25), 0.02, 0.02, 0.01),
-        )
-    canvas.stroke(
-        box(x - 50 * scale, y - 33 * scale, x + 50 * scale, y + 33 * scale), 0.3, WHITE, 0.8
-    )
-    canvas.stroke(line(x, y - 33 * scale, x, y + 33 * scale), 0.3, WHITE, 0.8)
-    for side in (-1, 1):
-        tier = rectangle(x, y + side * 55 * scale, 92 * scale, 12 * scale)
-        paint.pitched_roof(canvas, tier, 8, 3, Material((0.75, 0.76, 0.77)).varied(rng), False)
-
-
 BLOCKS: dict[str, Callable[[Scene, Rect], None]] = {
     "towers": towers,
     "perimeter": perimeter,
@@ -282,5 +248,4 @@ BLOCKS: dict[str, Callable[[Scene, Rect], None]] = {
     "parking": parking_block,
     "houses": houses,
     "works": works,
-    "stadium": stadium,
 }

@@ -7,8 +7,6 @@ Painters lay down a colour and, for what stands above the ground, a height in me
 then derives shading and cast shadows of the whole scene from the heights and one sun.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
@@ -30,7 +28,7 @@ class Material:
     mottle: float = 0.02  # four to thirty metres
     patch: float = 0.02  # thirty metres and more
 
-    def varied(self, rng: np.random.Generator, amount: float = 0.03) -> Material:
+    def varied(self, rng: np.random.Generator, amount: float = 0.03) -> "Material":
         """The same material, brighter or darker and, less, warmer or cooler."""
         warm = rng.normal(0, amount / 5) * np.array([1.0, 0.2, -1.0])
         colour = np.multiply(self.colour, 1 + 2 * (rng.normal(0, amount) + warm))

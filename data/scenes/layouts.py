@@ -1,10 +1,8 @@
-"""Seven kinds of places: how streets, runways, quays and fields lie, and what fills the rest.
+"""Five kinds of places: how streets, motorways and fields lie, and what fills the rest.
 
 `paint_scene` chooses a climate, lays out one kind of place in local metres and returns the lit
 scene with everything that moves on it.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 
@@ -16,7 +14,6 @@ from data.scenes.blocks import Scene, houses
 from data.scenes.canvas import Canvas, Material, beside, box, curve, line
 from data.scenes.nature import Ground
 from data.scenes.objects import ASPHALT, CONCRETE, WHITE
-from data.scenes.ports import airport, harbour
 from data.scenes.streets import parcels, streets
 from data.scenes.traffic import add_lane_traffic
 
@@ -61,7 +58,7 @@ def industry(scene: Scene) -> None:
     streets(scene, (-r, -r, r, at - 14), (210, 150), {"works": 8, "parking": 1}, ((2,), (2, 4)))
     canvas.fill(box(-r, at - 18, r, at + 18), scene.ground.soil)
     paint.railway(canvas, line(-r, at, r, at), int(rng.integers(2, 6)))
-    shares = {"works": 7, "offices": 1.5, "stadium": 0.5}
+    shares = {"works": 7, "offices": 1.5}
     streets(scene, (-r, at + 14, r, r), (180, 130), shares, ((2,), (2, 4)))
     nature.tree_row(canvas, line(-r, at + 16, r, at + 16), 7, 2.8)
 
@@ -165,9 +162,7 @@ def _ramps(rng: np.random.Generator, half: float) -> list[np.ndarray]:
 
 KINDS: dict[str, Callable[[Scene], None]] = {
     "city": city,
-    "airport": airport,
     "suburb": suburb,
-    "harbour": harbour,
     "junction": junction,
     "farmland": farmland,
     "industry": industry,

@@ -1,7 +1,5 @@
 """Painters of land and water: meadows, fields, trees and the sea, in local metres."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,16 +4,15 @@ The order of painting is the order of height: ground, roads, markings, buildings
 which `Canvas.grow` adds last.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import numpy as np
 
 from data.scenes.canvas import Canvas, Material, beside, box, line, points_at, rectangle, turned
 from data.scenes.nature import Rect
-from data.scenes.traffic import aircraft_parts, park, raise_outline, vehicle_parts
+from data.scenes.traffic import park, raise_outline, vehicle_parts
 
+LANE = 3.5  # metres
 WHITE = (0.86, 0.86, 0.84)
 YELLOW = (0.72, 0.58, 0.22)
 DARK = (0.13, 0.13, 0.13)
@@ -53,7 +52,7 @@ def road(
     path: np.ndarray,
     lanes: int,
     surface: Material = ASPHALT,
-    lane_width: float = 3.5,
+    lane_width: float = LANE,
     median: float = 0.0,
     shoulder: float = 0.5,
     deck: float | None = None,
@@ -81,7 +80,6 @@ def road_marks(
     canvas: Canvas,
     path: np.ndarray,
     lanes: int,
-    lane_width: float = 3.5,
     median: float = 0.0,
     edges: bool = True,
 ) -> None:
@@ -89,10 +87,10 @@ def road_marks(
     half = lanes // 2
     for sign in (-1, 1):
         for k in range(1, half):
-            lane = beside(path, sign * (median / 2 + k * lane_width))
+            lane = beside(path, sign * (median / 2 + k * LANE))
             canvas.stroke(lane, 0.3, WHITE, 0.75, dash=(4.0, 8.0))
         if edges:
-            border = beside(path, sign * (median / 2 + half * lane_width))
+            border = beside(path, sign * (median / 2 + half * LANE))
             canvas.stroke(border, 0.3, WHITE, 0.5)
             if median:
                 canvas.stroke(beside(path, sign * median / 2), 0.3, WHITE, 0.5)
@@ -277,18 +275,11 @@ def lorry(canvas: Canvas, x: float, y: float, angle: float) -> None:
     park(canvas, vehicle_parts(canvas.rng, length), x, y, angle)
 
 
-def aircraft(canvas: Canvas, x: float, y: float, angle: float, span: float) -> None:
-    """A parked aircraft, nose towards `angle`."""
-    parts, shadow = aircraft_parts(canvas.rng, span)
-    raise_outline(canvas, shadow, x, y, angle, 0.15 * span)
-    park(canvas, parts, x, y, angle)
-
-
-def car_park(canvas: Canvas, rect: Rect, full: float | None = None) -> None:
+def car_park(canvas: Canvas, rect: Rect) -> None:
     """Rows of bays back to back, aisles between them, islands with trees."""
     rng = canvas.rng
     x0, y0, x1, y1 = rect
-    full = float(rng.uniform(0.35, 0.95)) if full is None else full
+    full = rng.uniform(0.35, 0.95)
     canvas.fill(box(*rect), ASPHALT.varied(rng, 0.05), occupy=True)
     clusters = rng.uniform(0, 2 * np.pi, 2)
     for middle in np.arange(y0 + 5.4, y1 - 4.5, 16.4):
@@ -332,7 +323,7 @@ def containers(canvas: Canvas, rect: Rect) -> None:
                 canvas.fill(rectangle(x, y, 12.2, 2.3), hue_here, height=2.6 * tiers, occupy=True)
 
 
-def railway(canvas: Canvas, path: np.ndarray, tracks: int, trains: float = 0.3) -> None:
+def railway(canvas: Canvas, path: np.ndarray, tracks: int) -> None:
     """Parallel tracks on ballast, some with standing wagons."""
     rng = canvas.rng
     ballast = Material((0.42, 0.38, 0.35), 0.05, 0.03, 0.03)
@@ -345,7 +336,7 @@ def railway(canvas: Canvas, path: np.ndarray, tracks: int, trains: float = 0.3) 
         canvas.stroke(middle, 2.4, (0.33, 0.30, 0.28), 0.5)
         for rail in (-0.75, 0.75):
             canvas.stroke(beside(middle, rail), 0.25, (0.62, 0.60, 0.57), 0.6)
-        if rng.random() < trains:
+        if rng.random() < 0.3:
             place, end = rng.uniform(0, 80), rng.uniform(200, 700)
             hue = Material(pick(rng, ROOFS), 0.01, 0.02, 0)
             while place < end:

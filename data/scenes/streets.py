@@ -1,7 +1,5 @@
 """Areas cut into blocks: a street grid with its traffic, or fields with their hedges."""
 
-from __future__ import annotations
-
 import itertools
 from dataclasses import dataclass
 

@@ -1,11 +1,9 @@
-"""What moves in a procedural satellite scene: vehicles, taxiing aircraft and ships.
+"""What moves in a procedural satellite scene: vehicles.
 
 A mover is a few flat polygons that follow a path. It is drawn afresh into a copy of the canvas
 for every frame at its exact place, takes the light and shade of the ground it passes over and
 disappears under whatever stands higher: bridges, crowns of trees, roofs.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -200,89 +198,6 @@ def add_lane_traffic(
         pace = speed * canvas.rng.uniform(0.85, 1.1)
         movers += add_traffic(canvas, lane, pace, spacing, height, **more)
     return movers
-
-
-def ship_parts(rng: np.random.Generator, length: float, wake: bool) -> tuple[Part, ...]:
-    """A motor ship with bow at +x; under way it draws a wake behind it."""
-    width = length / rng.uniform(4.5, 6.5)
-    half, beam = length / 2, width / 2
-    hull = np.array(
-        [
-            (-half, -0.8 * beam),
-            (-0.9 * half, -beam),
-            (0.55 * half, -beam),
-            (half, 0),
-            (0.55 * half, beam),
-            (-0.9 * half, beam),
-            (-half, 0.8 * beam),
-        ]
-    )
-    tone = float(rng.choice([0.85, 0.75, 0.35]))
-    deck = [(0.55, 0.30, 0.24), (0.5, 0.52, 0.5), (0.32, 0.42, 0.40)][rng.integers(3)]
-    parts = []
-    if wake:
-        foam = (0.80, 0.86, 0.86)
-        for reach in np.arange(0.4, 4.0, 0.3) * length:
-            # Churned water behind the stern, fading as it widens.
-            far = 0.75 * beam + 0.035 * reach
-            trail = [(-0.9 * half, -0.7 * beam), (-0.9 * half, 0.7 * beam)]
-            outline = np.array([*trail, (-half - reach, far), (-half - reach, -far)])
-            parts.append(Part(outline, foam, 0.06))
-        for sign in (-1, 1):
-            for reach in (0.8 * length, 1.4 * length, 2.0 * length):
-                # The bow wave's two arms open at about 19 degrees, after Kelvin.
-                arm = [(0.7 * half, 0.5 * beam), (0.7 * half - reach, 0.5 * beam + 0.3 * reach)]
-                arm += [(0.7 * half - reach, 0.5 * beam + 0.3 * reach - 1.6)]
-                parts.append(Part(np.array(arm) * (1, sign), foam, 0.12))
-    parts.append(Part(hull, (tone, tone, tone)))
-    parts.append(Part(0.82 * hull, deck))
-    house = rectangle(-0.62 * half, 0, 0.2 * length, 1.5 * beam)
-    parts.append(Part(house, (0.92, 0.92, 0.9)))
-    for place in np.arange(-0.3, 0.5, 0.26):
-        parts.append(
-            Part(rectangle(place * half, 0, 0.09 * length, 1.1 * beam), (0.3, 0.3, 0.3), 0.6)
-        )
-    return tuple(parts)
-
-
-def aircraft_parts(rng: np.random.Generator, span: float) -> tuple[tuple[Part, ...], np.ndarray]:
-    """A jet of the given span with its nose at +x: its parts and the outline of its shadow."""
-    length = span * rng.uniform(1.0, 1.12)
-    half, body = length / 2, 0.055 * length
-    nose = [(half, 0), (0.95 * half, 0.3 * body), (0.84 * half, 0.5 * body)]
-    tail = [(-0.6 * half, 0.5 * body), (-0.98 * half, 0.12 * body)]
-    side = np.array(nose + tail)
-    fuselage = np.concatenate([side, side[::-1] * (1, -1)])
-    wing = np.array(
-        [
-            (0.24 * half, 0.4 * body),
-            (-0.16 * half, span / 2),
-            (-0.25 * half, span / 2),
-            (-0.13 * half, 0.17 * span),
-            (-0.17 * half, 0.4 * body),
-        ]
-    )
-    fin = np.array([(-0.74 * half, 0.2 * body), (-0.93 * half, 0.19 * span)])
-    fin = np.concatenate([fin, [(-0.99 * half, 0.19 * span), (-0.92 * half, 0.1 * body)]])
-    white = (0.95, 0.95, 0.94)
-    grey = (0.80, 0.81, 0.82)
-    liveries = (white, white, white, (0.2, 0.35, 0.65), (0.75, 0.2, 0.15), (0.3, 0.3, 0.35))
-    livery = liveries[rng.integers(len(liveries))]
-    parts = []
-    for sign in (1, -1):
-        mirror = np.array([1, sign])
-        parts.append(Part(wing * mirror, grey))
-        engine = rectangle(0.06 * half, 0.17 * span, 0.11 * length, 0.045 * length)
-        parts.append(Part(engine * mirror, (0.72, 0.72, 0.74)))
-        parts.append(Part(fin * mirror, grey))
-    parts.append(Part(fuselage, white))
-    parts.append(Part(fuselage * (0.92, 0.3), (1.0, 1.0, 0.99), 0.7))
-    crest = [(-0.7 * half, 0), (-0.94 * half, 0.22 * body), (-0.98 * half, 0)]
-    crest.append((-0.94 * half, -0.22 * body))
-    parts.append(Part(np.array(crest), livery))
-    parts.append(Part(rectangle(0.9 * half, 0, 0.02 * length, 0.5 * body), GLASS, 0.7))
-    shadow = np.concatenate([side[:3], wing, fin])
-    return tuple(parts), np.concatenate([shadow, shadow[::-1] * (1, -1)])
 
 
 def park(canvas: Canvas, parts: tuple[Part, ...], x: float, y: float, angle: float) -> None:
