@@ -14,6 +14,8 @@
     python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, .png and .html
     python enhance.py input.mp4 output.mp4 --resume      go on after Ctrl-C
     python enhance.py input.mp4 output.mp4 --json        for schedulers, see docs/scripting.md
+    torchrun --nproc-per-node 4 -- enhance.py input.mp4 output.mp4    on four GPUs, or on several
+                                                         machines, see docs/distributed.md
 
 Frames are enhanced in windows of four that share their end frame, tile by tile where the memory
 does not hold a whole frame; any length and any size work. Work goes on in OUTPUT.partial, where
@@ -91,6 +93,7 @@ SLOWEST = 60  # seconds for a megapixel of the result; a process that needs long
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
 NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite", "json")
+STOPS = (signal.SIGINT, signal.SIGTERM)
 Say = Callable[..., None]  # say(event, name=value, ...)
 
 
@@ -162,7 +165,8 @@ class Config:
 def main(argv: list[str] | None = None) -> None:
     with join(Team(**read_environment())) as team, contextlib.ExitStack() as stack:
         if team.world > 1:
-            signal.signal(signal.SIGINT, interrupt_once)
+            for number in STOPS:
+                signal.signal(number, interrupt_once)
         if not team.first:  # what ends this process is still told
             stack.enter_context(contextlib.redirect_stderr(sys.stdout))
         positional = ("input", "output")
@@ -185,8 +189,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def interrupt_once(number: int, frame: Any) -> None:
-    """Ctrl-C of one process of several: launchers pass on what the terminal sends to all."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C, or what a launcher sends to all processes when one of them ends, perhaps twice."""
+    for other in STOPS:
+        signal.signal(other, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -142,16 +142,17 @@ def test_what_cannot_be_done_is_said_once(tmp_path, start, problem):
 
 
 @linux
-def test_ctrl_c_of_all_processes(tmp_path, start):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes(tmp_path, start, number):
     """Which launchers send a second time."""
     write_frames(tmp_path / "in", make_frames(8, 16, 24))
     names = ("00000002.png", "00000013.png")
     team = start("out", tricks=[[(in_replace, name, 1, pause)] for name in names])
     for child in team:
         child.wait_until_held()
-        os.kill(child.pid, signal.SIGINT)
+        os.kill(child.pid, number)
     for child in team:
-        os.kill(child.pid, signal.SIGINT)
+        os.kill(child.pid, number)
         child.go_on()
     assert finished(team) == [130, 130]
     assert "finished frames are in out.partial; go on with --resume" in team[0].err
