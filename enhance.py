@@ -90,6 +90,7 @@ FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m",
 FILE_SUFFIXES += (".h264", ".h265", ".hevc", ".vrt", ".jp2", ".img", ".nc", ".h5", ".hdf")
 BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
 SLOWEST = 60  # seconds for a megapixel of the result; a process that needs longer hangs
+MOST_HOURS = 1000  # that any job takes
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
 NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite", "json")
@@ -329,7 +330,8 @@ def prepare(config: Config, output: Path, team: Team) -> Setup:
 def patience(config: Config, frames: int, width: int, height: int) -> timedelta:
     """How long a process waits for the others; one that ends is noticed at once, not by this."""
     views = 8 if config.ensemble else 1
-    return PATIENCE + timedelta(seconds=SLOWEST * views * frames * width * height / 1e6)
+    hours = SLOWEST / 3600 * views * frames * width * height / 1e6
+    return PATIENCE + timedelta(hours=min(hours, MOST_HOURS))
 
 
 def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str], list[Cut]]:
