@@ -14,6 +14,8 @@
     python enhance.py input.mp4 output.mp4 --compare     and output_compare.mp4, .png and .html
     python enhance.py input.mp4 output.mp4 --resume      go on after Ctrl-C
     python enhance.py input.mp4 output.mp4 --json        for schedulers, see docs/scripting.md
+    torchrun --nproc-per-node 4 -- enhance.py input.mp4 output.mp4    on four GPUs, or on several
+                                                         machines, see docs/distributed.md
 
 Frames are enhanced in windows of four that share their end frame, tile by tile where the memory
 does not hold a whole frame; any length and any size work. Work goes on in OUTPUT.partial, where
@@ -35,15 +37,17 @@ of ours. After 2, 130 and any signal, finished frames stay in OUTPUT.partial for
 import contextlib
 import json
 import mimetypes
+import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import numpy as np
 import torch
@@ -51,23 +55,23 @@ import torch
 from enhancement import tiling
 from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
-from enhancement.job import Job, work_folder
+from enhancement.job import Job, memory_told, work_folder
 from enhancement.levels import Levels, survey
 from enhancement.outputs import (
     FPS,
     LONGEST,
     check_outputs,
     check_sound_wanted,
-    levels_of_output,
     open_sink,
 )
-from enhancement.repair import Bridged, Denser, LowResolutionSink
-from enhancement.shots import Cut, Shot, ShotSink, find_cuts, shots
+from enhancement.passes import run_passes
+from enhancement.repair import Bridged
+from enhancement.shares import check_alike, wait_to_see
+from enhancement.shots import Cut, find_cuts, shots
 from media.frames import (
     IMAGE_SUFFIXES,
     TIFF_SUFFIXES,
     VIDEO_SUFFIXES,
-    Sink,
     Source,
 )
 from media.open import open_source
@@ -78,15 +82,19 @@ from models.ensemble import Ensemble
 from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
+from utils.team import PATIENCE, Team, join, read_environment
 
 TOLD = 10  # cuts that are named
 # Endings of files that mimetypes does not know for pictures or video.
 FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m", ".apng", ".webp")
 FILE_SUFFIXES += (".h264", ".h265", ".hevc", ".vrt", ".jp2", ".img", ".nc", ".h5", ".hdf")
 BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
+SLOWEST = 60  # seconds for a megapixel of the result; a process that needs longer hangs
+MOST_HOURS = 1000  # that any job takes
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
 NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite", "json")
+STOPS = (signal.SIGINT, signal.SIGTERM)
 Say = Callable[..., None]  # say(event, name=value, ...)
 
 
@@ -94,7 +102,7 @@ Say = Callable[..., None]  # say(event, name=value, ...)
 class Config:
     input: str  # a video, a folder of frames, or a TIFF
     output: str  # a video, a .tif, or any other name: a folder of frames of the input's kind
-    model: str = "auto"  # auto, real, mstt, fast, small, or a checkpoint
+    model: str = "auto"  # auto, real, large, fast, small, or a checkpoint
     times: int = 2  # frames per given frame: 2, or 4 and 8 in two and three passes
     scale: int = 4  # enlargement in space; the network has no other
     slow_motion: bool = False  # keep the input's frame rate, so that the video gets longer
@@ -156,18 +164,36 @@ class Config:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = parse_config(Config, __doc__, positional=("input", "output"), argv=argv)
-    say = partial(json_line, sys.stdout, time.monotonic()) if config.json else say_nothing
-    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
-        try:
-            work_within_memory(config, say)
-        except KeyboardInterrupt:
-            say("interrupted", status=130)
-            raise
-        except Exception as error:
-            status = 2 if isinstance(error, ValueError | OSError) else 1
-            say("error", status=status, message=str(error))
-            raise
+    with join(Team(**read_environment())) as team, contextlib.ExitStack() as stack:
+        if team.world > 1:
+            for number in STOPS:
+                signal.signal(number, interrupt_once)
+        if not team.first:  # what ends this process is still told
+            stack.enter_context(contextlib.redirect_stderr(sys.stdout))
+        positional = ("input", "output")
+        config = team.together(lambda: parse_config(Config, __doc__, positional, argv))
+        is_heard = config.json and team.first
+        say = partial(json_line, sys.stdout, time.monotonic()) if is_heard else say_nothing
+        with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
+            try:
+                with team.contact(), memory_told(Path(config.output)):
+                    work(config, Path(config.output), say, team)
+            except KeyboardInterrupt:
+                say("interrupted", status=130)
+                if not team.first:
+                    raise SystemExit(130) from None
+                raise
+            except Exception as error:
+                status = 2 if isinstance(error, ValueError | OSError) else 1
+                say("error", status=status, message=str(error))
+                raise
+
+
+def interrupt_once(number: int, frame: Any) -> None:
+    """Ctrl-C, or what a launcher sends to all processes when one of them ends, perhaps twice."""
+    for other in STOPS:
+        signal.signal(other, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def json_line(file: TextIO, start: float, event: str, **values) -> None:
@@ -178,18 +204,6 @@ def json_line(file: TextIO, start: float, event: str, **values) -> None:
 
 def say_nothing(event: str, **values) -> None:
     """In place of `json_line` where nobody listens."""
-
-
-def work_within_memory(config: Config, say: Say) -> None:
-    """`work`; when the memory ends, that is the user's to correct."""
-    folder = work_folder(Path(config.output))
-    try:
-        work(config, Path(config.output), say)
-    except Exception as error:  # NumPy, PyTorch, OpenCV and FFmpeg have each their own
-        if not tiling.is_out_of_memory(error):
-            raise
-        finished = f"; finished frames are in {folder}, go on with --resume"
-        raise ValueError(f"out of memory{finished if folder.exists() else ''}") from error
 
 
 def pick_weights(model: str, given: Source, device: torch.device) -> Path:
@@ -215,34 +229,14 @@ def pick_weights(model: str, given: Source, device: torch.device) -> Path:
     return clean
 
 
-def work(config: Config, output: Path, say: Say) -> None:
+def work(config: Config, output: Path, say: Say, team: Team) -> None:
     """Do what the config says: check it as far as possible, enhance, compare."""
-    given = open_source(config.input, config.bands_per_frame, config.palette)
-    if config.bands_per_frame and getattr(given, "layout", None) != "bands":
-        raise ValueError(
-            f"--bands-per-frame is for one TIFF whose bands are frames, not for {config.input}"
-        )
-    given.select(config.start, config.frames)
-    choose_times(config, given)
-    extras = check_outputs(config, output)
-    check_sound_wanted(config, given)
-    device = pick_device(config.device)
-    precision = say_precision(device, config.precision)
-    checkpoint = pick_weights(config.model, given, device)
-    network, information = load_network(checkpoint, device)
-    network = Ensemble(network) if config.ensemble else network
-    if config.flow_method == "auto":
-        config = replace(config, flow_method=trained_flow(information))
-    # A frame too small, or a method that is not installed, is found out before any work.
-    sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
-    given_flow(sample, config.flow_method)
-    levels, damaged = survey(given, config.black, config.white)
-    if levels.told:
-        print(levels.told, file=sys.stderr)
-    check_damaged(damaged, config)
-    for index in sorted(getattr(given, "shared", ())):
-        print(f"{given.name(index)}: another frame of this time is left out", file=sys.stderr)
-    cuts = cuts_of(given, levels, damaged, config)
+    setup = team.together(lambda: prepare(config, output, team))
+    config, given, device = setup.config, setup.given, setup.device
+    frames = config.times * (given.count - 1) + 1
+    size = {"frames": frames, "width": SCALE * given.width, "height": SCALE * given.height}
+    team = team.with_patience(patience(config, **size))
+    levels, damaged, cuts = team.together(lambda: look_through(given, config), first_alone=True)
     source = given
     if damaged:
         # Nothing is enhanced yet.
@@ -253,32 +247,37 @@ def work(config: Config, output: Path, say: Say) -> None:
     settings |= {
         "input": str(Path(config.input).resolve()),
         "frames": given.count,
-        "model": file_sha256(checkpoint),
+        "model": file_sha256(setup.checkpoint),
         "device": device.type,
     }
-    sink = open_sink(config, given, work_folder(output) / "frames")
-    job = Job(output, settings, config.resume, config.overwrite)
-    tiles = (config.tile, config.overlap)
-    enhancer = Enhancer(network, device, precision, config.flow_method, *tiles, levels, job, say)
-    frames = config.times * (given.count - 1) + 1
-    size = {"frames": frames, "width": SCALE * given.width, "height": SCALE * given.height}
-    say("start", model=str(checkpoint), flow_method=config.flow_method, device=str(device), **size)
+    team.together(lambda: check_alike(team, settings | {"precision": str(setup.precision)}))
+    sink = team.together(lambda: open_sink(config, given, work_folder(output) / "frames"))
+    job = team.together(
+        lambda: Job(output, settings, config.resume, config.overwrite), first_alone=True
+    )
+    job.saves = team.first
+    team.together(lambda: wait_to_see(job.record.exists, job.folder, team))
+    kind = (setup.precision, config.flow_method, config.tile, config.overlap)
+    enhancer = Enhancer(setup.network, device, *kind, levels, job, say, team)
+    told = {"flow_method": config.flow_method, "device": str(device)}
+    say("start", model=str(setup.checkpoint), **told, **size)
     joined = job.folder / f"joined{output.suffix}"
-    results = {}
-    try:
+
+    def finish() -> dict[Path, Path]:
         if not joined.exists():
-            parts = shots(given.count, cuts)
-            for shot in parts:
-                whole = len(parts) == 1
-                part = source if whole else Shot(source, shot)
-                to = sink if whole else ShotSink(sink, shot, given.count, config.times)
-                run_passes(config, enhancer, part, to, levels, given.dtype, shot.start)
             sink.join(joined)
-        if extras:
-            # Read from the folder for unfinished work and written to it: --resume comes here too.
-            results = {target: job.folder / f"compare{target.suffix}" for target in extras}
+        # Read from the folder for unfinished work and written to it: --resume comes here too.
+        results = {target: job.folder / f"compare{target.suffix}" for target in setup.extras}
+        if results:
             kinds = (config.times, config.bands_per_frame, config.fps or FPS)
             compare(source, levels, joined, *kinds, *results.values())
+        return results
+
+    try:
+        if not team.together(joined.exists, first_alone=True):
+            parts = shots(given.count, cuts)
+            run_passes(config, enhancer, source, sink, levels, given.dtype, parts)
+        results = team.together(finish, first_alone=True)
     except KeyboardInterrupt:
         print(f"\nfinished frames are in {job.folder}; go on with --resume", file=sys.stderr)
         raise
@@ -286,9 +285,64 @@ def work(config: Config, output: Path, say: Say) -> None:
         raise OSError(
             f"{error}; finished frames are in {job.folder}, go on with --resume"
         ) from error
-    job.finish(results | {output: joined})
+    team.together(lambda: job.finish(results | {output: joined}), first_alone=True)
     say("result", output=str(output), comparisons=list(map(str, results)), **size)
     print(f"{output}: {frames} frames of {size['width']}x{size['height']}")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a process works with, before it has looked at more than the first frame."""
+
+    config: Config  # with the method of flow that the weights ask for
+    given: Source
+    extras: list[Path]  # comparisons that are wanted
+    device: torch.device
+    precision: torch.dtype
+    checkpoint: Path
+    network: Any
+
+
+def prepare(config: Config, output: Path, team: Team) -> Setup:
+    """Open what the config names, and check what can be checked before the frames are read."""
+    given = open_source(config.input, config.bands_per_frame, config.palette)
+    if config.bands_per_frame and getattr(given, "layout", None) != "bands":
+        raise ValueError(
+            f"--bands-per-frame is for one TIFF whose bands are frames, not for {config.input}"
+        )
+    given.select(config.start, config.frames)
+    choose_times(config, given)
+    extras = check_outputs(config, output)
+    check_sound_wanted(config, given)
+    device = team.own_device(pick_device(config.device))
+    precision = say_precision(device, config.precision)
+    checkpoint = pick_weights(config.model, given, device)
+    network, information = load_network(checkpoint, device)
+    network = Ensemble(network) if config.ensemble else network
+    if config.flow_method == "auto":
+        config = replace(config, flow_method=trained_flow(information))
+    # A frame too small, or a method that is not installed, is found out before any work.
+    sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
+    given_flow(sample, config.flow_method)
+    return Setup(config, given, extras, device, precision, checkpoint, network)
+
+
+def patience(config: Config, frames: int, width: int, height: int) -> timedelta:
+    """How long a process waits for the others; one that ends is noticed at once, not by this."""
+    views = 8 if config.ensemble else 1
+    hours = SLOWEST / 3600 * views * frames * width * height / 1e6
+    return PATIENCE + timedelta(hours=min(hours, MOST_HOURS))
+
+
+def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str], list[Cut]]:
+    """Read all frames once; say what is found: levels, damaged frames, cuts between shots."""
+    levels, damaged = survey(given, config.black, config.white)
+    if levels.told:
+        print(levels.told, file=sys.stderr)
+    check_damaged(damaged, config)
+    for index in sorted(getattr(given, "shared", ())):
+        print(f"{given.name(index)}: another frame of this time is left out", file=sys.stderr)
+    return levels, damaged, cuts_of(given, levels, damaged, config)
 
 
 def say_precision(device: torch.device, name: str) -> torch.dtype:
@@ -299,34 +353,6 @@ def say_precision(device: torch.device, name: str) -> torch.dtype:
     for warning in caught:
         print(warning.message, file=sys.stderr)
     return precision
-
-
-def run_passes(
-    config: Config,
-    enhancer: Enhancer,
-    source: Source,
-    sink: Sink,
-    levels: Levels,
-    dtype: np.dtype,
-    first: int,
-) -> None:
-    """Enhance a source as often as --times asks for; the last pass goes to the sink.
-
-    Arguments:
-        config: of the run.
-        enhancer: does the work.
-        source: given frames, of `levels` and `dtype`.
-        sink: takes the result.
-        first: number of the source's first frame among all given ones.
-    """
-    passes = config.times.bit_length() - 1
-    for number in range(1, passes):
-        folder = enhancer.job.folder / f"pass{number}" / f"{first:08d}"
-        title = f"pass {number} of {passes}"
-        enhancer.run(source, LowResolutionSink(folder), levels, dtype, title)
-        source = Denser(source, folder)
-    title = f"pass {passes} of {passes}" if passes > 1 else "enhancing"
-    enhancer.run(source, sink, *levels_of_output(config, source, levels), title)
 
 
 def choose_times(config: Config, given: Source) -> None:

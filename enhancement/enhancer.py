@@ -20,11 +20,13 @@ from tqdm import tqdm
 from enhancement import tiling
 from enhancement.job import Job, WindowBuffer
 from enhancement.levels import Levels, band_groups, fill_missing, missing_pixels, view_rgb
+from enhancement.shares import Cut, Share, missing_windows
 from media.frames import Sink, Source
 from models import MSTT
 from models.blocks import SCALE
 from models.enhanced_flow import EnhancedFlow
-from models.inference import ENHANCED, NOT_FINITE, autocast, given_flow, windows
+from models.inference import ENHANCED, NOT_FINITE, autocast, given_flow
+from utils.team import ALONE, Team
 
 # Pixels; of smaller frames, all pairs are worked on at the same time, and three windows held.
 LARGE = 4_000_000
@@ -76,6 +78,7 @@ class Enhancer:
         levels: of the given frames.
         job: keeps the unfinished work, and the tile for a resumed run.
         say: called with "progress" and how far it has come, see `enhance.json_line`.
+        team: the processes that work on the same job.
     """
 
     def __init__(
@@ -89,25 +92,36 @@ class Enhancer:
         levels: Levels,
         job: Job,
         say: Callable[..., None],
+        team: Team = ALONE,
     ):
-        self.network, self.say = network, say
+        self.network, self.say, self.team = network, say, team
         self.flow = EnhancedFlow(network) if flow_method == ENHANCED else None
         self.device, self.precision = device, precision
         self.flow_method, self.tile, self.overlap = flow_method, tile, overlap
         self.levels, self.job = levels, job
 
-    def run(self, source: Source, sink: Sink, levels: Levels, dtype: np.dtype, title: str) -> None:
-        """Enhance all frames of a source, window by window, except those the sink has already.
+    def run(
+        self,
+        source: Source,
+        sink: Sink,
+        levels: Levels,
+        dtype: np.dtype,
+        title: str,
+        share: Share | None = None,
+    ) -> None:
+        """Enhance frames of a source, window by window.
 
         Arguments:
             source: LR frames.
             sink: takes the result.
             levels, dtype: of the result.
             title: of the progress bar.
+            share: what this process makes of it; None: all that the sink does not have already.
         """
-        total, finished = 2 * source.count - 1, sink.finished()
+        share = share or Share(missing_windows(source, sink))
+        total = 2 * source.count - 1 - share.elsewhere
+        finished = total - share.frames
         self.megapixels = SCALE**2 * source.height * source.width / 1e6
-        cuts = [cut for cut in windows(source.count) if finished < 2 * cut[1] - 1]
         with (
             tqdm(
                 total=total * self.megapixels,
@@ -118,31 +132,34 @@ class Enhancer:
             ) as self.progress,
             ThreadPoolExecutor(1) as writer,  # on Ctrl-C too, what is being written gets finished
         ):
-            reading = self.read_windows(source, cuts)
+            reading = self.read_windows(source, share.cuts)
             is_large = source.height * source.width >= LARGE
 
             def write(window: Window, buffer: WindowBuffer) -> None:
+                nonlocal finished
                 start = 2 * window.start + window.first_new
                 masks = output_masks([frame.mask for frame in window.frames])[window.first_new :]
                 sink.write(start, map(with_mask, buffer, masks))
-                finished = start + len(masks)
+                finished += len(masks)
                 self.progress.set_postfix_str(f"frame {finished}/{total}")
                 self.say("progress", step=title, finished=finished, total=total)
 
             writing = None
             for number, window in enumerate(reading if is_large else one_ahead(reading)):
                 # One folder is filled while the other is written from.
-                folder = self.job.folder / f"window{number % 2}"
+                folder = self.job.folder / f"window{2 * self.team.rank + number % 2}"
                 buffer = self.window(source, window, folder, levels, dtype)
                 if writing:
                     writing.result()
                 writing = writer.submit(write, window, buffer)
                 if is_large:
                     writing.result()
+                if self.team.has_failed:
+                    break
             if writing:
                 writing.result()
 
-    def read_windows(self, source: Source, cuts: list[tuple[int, int, int]]) -> Iterator[Window]:
+    def read_windows(self, source: Source, cuts: list[Cut]) -> Iterator[Window]:
         """The windows of `models.inference.windows`, every frame read once."""
         frames: dict[int, GivenFrame] = {}
         for start, stop, first_new in cuts:
@@ -274,12 +291,16 @@ class Enhancer:
         if self.tile:
             return self.tile
         if "tile" not in self.job.notes:
-            host = tiling.available_memory(torch.device("cpu"))
+            host = tiling.available_memory(torch.device("cpu")) // self.team.local_world
             gpu = tiling.available_memory(self.device) if self.device.type == "cuda" else None
             channels, sizes = self.network.options["channels"], (source.height, source.width)
             tile = tiling.choose_tile(*sizes, channels, source.bands, self.overlap, host, gpu)
             self.job.note("tile", tile)
         return self.job.notes["tile"]
+
+    def agree_on_tile(self, source: Source) -> None:
+        """Take the smallest tile that any process of the team would: other tiles, other frames."""
+        self.job.note("tile", min(self.team.gather(self.pick_tile(source))))
 
     def shrink_tile(self, source: Source, tile: int) -> None:
         """Go on with a smaller tile after memory ran out.

@@ -4,11 +4,12 @@
     OUTPUT.partial/frames/      finished frames, or finished pieces of the video; all readable
     OUTPUT.partial/pass1/       LR frames between the given ones, for --times 4 and more
     OUTPUT.partial/window0/     the window in work, and in window1/ the one that is being written,
-                                or the other way round
+                                or the other way round; of other processes window2/ and so on
 
 Everything in it appears under its name only when it is complete, so what is there counts.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from enhancement.levels import Levels
+from enhancement.tiling import is_out_of_memory
 from media.frames import free_of, remove
 
 ROWS = 64  # of a frame that are converted at once
@@ -26,6 +28,23 @@ ROWS = 64  # of a frame that are converted at once
 def work_folder(output: Path) -> Path:
     """Where the unfinished work for an output is: beside it, so that renaming moves no data."""
     return output.with_name(output.name + ".partial")
+
+
+@contextlib.contextmanager
+def memory_told(output: Path) -> Iterator[None]:
+    """A block in which the end of the memory is the user's to correct.
+
+    Raises:
+        ValueError: memory ran out; says where the unfinished work is.
+    """
+    try:
+        yield
+    except Exception as error:  # NumPy, PyTorch, OpenCV and FFmpeg have each their own
+        if not is_out_of_memory(error):
+            raise
+        folder = work_folder(output)
+        finished = f"; finished frames are in {folder}, go on with --resume"
+        raise ValueError(f"out of memory{finished if folder.exists() else ''}") from error
 
 
 class Job:
@@ -49,6 +68,7 @@ class Job:
         self.record = self.folder / "job.json"
         # What the run found out itself and a resumed one has to keep to, such as the tile.
         self.notes: dict[str, Any] = {}
+        self.saves = True  # not in other processes, which have a copy
         self.settings, self.overwrite = settings, overwrite
         free_of(output, overwrite)
         if self.record.exists():
@@ -88,11 +108,14 @@ class Job:
                     "resume with the same settings, or start again with --overwrite"
                 )
         self.notes = content["notes"]
+        for leftover in self.folder.glob("window*"):  # there may be fewer processes now
+            remove(leftover)
 
     def note(self, name: str, value: Any) -> None:
         """Remember something for a resumed run."""
         self.notes[name] = value
-        self._save()
+        if self.saves:
+            self._save()
 
     def _save(self) -> None:
         text = json.dumps({"settings": self.settings, "notes": self.notes}, indent=2)

@@ -102,11 +102,8 @@ class LowResolutionSink(ImageSink):
     def __init__(self, folder: Path):
         super().__init__(folder, ".npy")
 
-    def finished(self) -> int:
-        between = 1
-        while self.path(between).exists():
-            between += 2
-        return between - 1
+    def holds(self, start: int, stop: int) -> bool:
+        return all(self.path(between).exists() for between in range(start | 1, stop, 2))
 
     def write(self, start, frames) -> None:
         for index, pixels in enumerate(frames, start):

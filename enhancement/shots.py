@@ -98,20 +98,22 @@ class ShotSink(Sink):
     def __init__(self, sink: Sink, frames: range, count: int, times: int):
         self.sink, self.first = sink, times * frames.start
         self.count = times * (len(frames) - 1) + 1
-        self.made = max(self.count, times + 1)  # of a single frame, which stands there twice
         self.before = (times - 1) // 2 if frames.start else 0
         self.after = times // 2 if frames.stop < count else 0
 
-    def finished(self) -> int:
-        done = self.sink.finished() - self.first
-        if done >= self.count + self.after:
-            return self.made
-        return max(min(done, self.count - 1), 0)
+    def holds(self, start: int, stop: int) -> bool:
+        if start >= self.count:  # of a single frame, which stands there twice
+            return True
+        end = self.first + min(stop, self.count) + (self.after if stop >= self.count else 0)
+        return self.sink.holds(self._position(start), end)
 
     def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
-        frames = islice(frames, max(self.count - start, 0))
-        position = self.first + start - (0 if start else self.before)
-        self.sink.write(position, self._repeated(start, frames))
+        frames = islice(frames, self.count - start)
+        self.sink.write(self._position(start), self._repeated(start, frames))
+
+    def _position(self, start: int) -> int:
+        """Where in the whole result a frame of the shot, with its repetitions before, begins."""
+        return self.first + start - (0 if start else self.before)
 
     def _repeated(self, start: int, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         for index, pixels in enumerate(frames, start):

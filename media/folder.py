@@ -62,7 +62,11 @@ class ImageSink(Sink):
         """The file of frame `index`."""
         return self.folder / f"{index:08d}{self.suffix}"
 
+    def holds(self, start: int, stop: int) -> bool:
+        return all(self.path(index).exists() for index in range(start, stop))
+
     def finished(self) -> int:
+        """How many frames, from the first one on, are complete on disk."""
         index = 0
         while self.path(index).exists():
             index += 1

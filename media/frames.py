@@ -151,8 +151,8 @@ class Sink(ABC):
         self.folder = folder
 
     @abstractmethod
-    def finished(self) -> int:
-        """How many frames, from the first one on, are complete on disk."""
+    def holds(self, start: int, stop: int) -> bool:
+        """Whether the frames start, ..., stop - 1, made by one `write`, are complete on disk."""
 
     @abstractmethod
     def write(self, start: int, frames: Iterable[np.ndarray]) -> None:

@@ -75,6 +75,8 @@ class VideoSink(Sink):
         self.av = import_av()
         self.height, self.width, self.times = height, width, times
         self.depth, self.aspect, self.suffix = depth, aspect, suffix
+        # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
+        self.piece_suffix = ".avi" if suffix == ".avi" else ".mkv"
         self.primaries, self.transfer = primaries, transfer
         self.matrix = BT709 if matrix == RGB else matrix
         self.codec, self.pixel_format, self.options = encoder(depth, suffix, lossless)
@@ -107,15 +109,15 @@ class VideoSink(Sink):
             position = int(found[position].stem.split("-")[1])
         return pieces
 
-    def finished(self) -> int:
-        pieces = self._pieces()
-        return int(pieces[-1].stem.split("-")[1]) if pieces else 0
+    def _piece(self, start: int, stop: int) -> Path:
+        return self.folder / f"{start:08d}-{stop:08d}{self.piece_suffix}"
+
+    def holds(self, start: int, stop: int) -> bool:
+        return self._piece(start, stop).exists()
 
     def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
-        suffix = ".avi" if self.suffix == ".avi" else ".mkv"
-        partial = self.folder / f"{start:08d}.partial{suffix}"
+        partial = self.folder / f"{start:08d}.partial{self.piece_suffix}"
         count = 0
         with self._writing(partial) as container:
             stream = self._add_stream(container)
@@ -126,7 +128,7 @@ class VideoSink(Sink):
                     frame.pts, frame.time_base = count - 1 + number, stream.codec_context.time_base
                     container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-        os.replace(partial, self.folder / f"{start:08d}-{start + count:08d}{suffix}")
+        os.replace(partial, self._piece(start, start + count))
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[Any]:

@@ -260,6 +260,18 @@ class Child:
         return self.err.strip().splitlines()[-1]
 
 
+def launcher_store():
+    """As under torchrun, the store is the launcher's: on a port that nobody else can take."""
+    return torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def place(rank, world, port):
+    """The variables that torchrun sets for one of several processes."""
+    variables = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank}
+    variables |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return variables | {"TORCHELASTIC_USE_AGENT_STORE": True}
+
+
 class Training(Child):
     """main.py with TINY and other flags, perhaps as one of several processes.
 
@@ -271,16 +283,13 @@ class Training(Child):
     def __init__(self, folder, *flags, rank=0, world=1, port=0, environment=(), **options):
         environment = dict(environment)
         if world > 1:
-            environment |= {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank}
-            environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            environment |= {"TORCHELASTIC_USE_AGENT_STORE": True}
+            environment |= place(rank, world, port)
         super().__init__("main", folder, *TINY, *flags, environment=environment, **options)
 
 
 def team_of(world, folder, *flags, environments=None, folders=None, **options):
     """Processes that train together, perhaps each with an environment and folder of its own."""
-    # As under torchrun, the store is the launcher's: on a port that nobody else can take meanwhile.
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = launcher_store()
     team = []
     for rank in range(world):
         here = folders[rank] if folders else folder
