@@ -153,7 +153,7 @@ def inference(config: Config, device: torch.device) -> None:
         for side in (16,) if config.rehearse else (160, 320):
             inputs = [x.to(device) for x in random_window(side)]
             # What there is: bfloat16 is slow where a CPU has to imitate it.
-            for precision in {torch.float32: None, pick_precision(device, "auto"): None}:
+            for precision in dict.fromkeys((torch.float32, pick_precision(device, "auto"))):
 
                 def call(network=network, inputs=inputs, precision=precision) -> None:
                     with torch.no_grad(), autocast(device, precision):

@@ -22,7 +22,7 @@ TORCHVISION_OPERATOR = "torchvision::deform_conv2d"
 # Backend -> function with the arguments of torchvision's; filled when a backend is first chosen, so
 # that compiling a network meets no import.
 _functions: dict[str, Callable[..., Tensor]] = {"reference": deform_conv2d_grid_sample}
-TRITON_LEAST = 2**22  # numbers in the input; Triton's kernels are faster from there on
+TRITON_LEAST = 2**22  # elements of the input; Triton's kernels train faster from there on
 OFFSET_LIMIT = 100.0  # pixels; a mean |offset| above it means that training has run away
 
 
@@ -43,7 +43,8 @@ def backend(tensor: Tensor) -> str:
     Raises:
         ValueError: MSTT_DCN_BACKEND names none of BACKENDS or one that cannot be used here.
     """
-    large = tensor.numel() >= TRITON_LEAST
+    # A literal, so that a compiler that knows the size as a symbol decides here, once for each.
+    large = True if tensor.numel() >= TRITON_LEAST else False  # noqa: SIM210
     return _choose(tensor.device.type, large, os.environ.get(BACKEND_VARIABLE, ""))
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from models.layers import Conv
 from utils.resize import SCALE
 
-# Numbers in a map that a GPU takes at once: with fewer it waits for the launches of its kernels.
-TOGETHER = 2**24
+# Pixels that a GPU takes at once: with fewer it waits for the launches of its kernels. Fewer than
+# the largest frame that goes through whole, so that the memory for them is not what limits.
+TOGETHER = 2**18
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def frame_by_frame(stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
     Without gradients one frame goes through after the other: the stage then needs the memory of
     one frame, which stays in the processor's caches and need not be asked of the system anew. A
-    GPU takes as many small ones together as have the numbers of one large frame.
+    GPU takes as many small ones together as have the pixels of one large frame.
     """
     if torch.is_grad_enabled() or x.shape[0] == 1:
         return stage(x)
@@ -40,7 +41,7 @@ def frame_by_frame(stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def frames_at_once(x: Tensor) -> int:
     """How many frames of (B, C, H, W) go through a stage together."""
-    return max(TOGETHER // x[0].numel(), 1) if x.is_cuda else 1
+    return max(TOGETHER // x[0, 0].numel(), 1) if x.is_cuda else 1
 
 
 class ResidualBlock(nn.Module):

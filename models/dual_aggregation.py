@@ -1,8 +1,8 @@
 """DAT-light (Chen et al., "Dual aggregation transformer for image super-resolution", ICCV 2023).
 
-A transformer for single images whose blocks attend by turns between the places of a window and
-between channels. It finds more than convolutions do and takes much longer: an extraction for GPUs.
-Its published weights can be started from, see `training.dat`.
+A transformer for single-image super-resolution whose blocks alternate window-based spatial and
+channel self-attention. Better features than convolutions give, in much more time: for GPUs. Its
+published weights can be started from, see `training.dat`.
 
 Maps are (B, H, W, C) here, as the linear layers want them. Two things of the published network
 are left out, because its results are the same without: the batch normalisation, which is part of
@@ -19,7 +19,7 @@ from models.layers import Conv
 
 WIDTH = 60  # channels
 HEADS = 6
-WINDOW = (8, 32)  # sides of a window of half of the channels; of the other half, turned
+WINDOW = (8, 32)  # sides of a window of half of the channels; of the other half, transposed
 SHIFT = (4, 16)  # of every second pair of windows, so that they overlap
 FUSED_WIDTH = 16  # channels of a head; GPUs have fast kernels for multiples of 8
 
@@ -53,7 +53,7 @@ class DatExtraction(FeatureExtraction):
         first = self.conv_first(x - self.mean.to(x.dtype))
         start = self.norm_first(to_last(first[:, :WIDTH]))
         height, width = x.shape[2:]
-        masks = [shift_mask(height, width, turned, x.device) for turned in (False, True)]
+        masks = [shift_mask(height, width, turned, first) for turned in (False, True)]
         x = start
         for block in self.blocks:
             x = block(x, masks)
@@ -171,7 +171,7 @@ class WindowAttention(DualAttention):
 
     def attend(self, qkv: Tensor, turned: bool, mask: Tensor) -> Tensor:
         """One half of the heads, (B, H, W, 3, C / 2) -> (B, H, W, C / 2), H and W full windows."""
-        batch, height, width = qkv.shape[:3]
+        height, width = qkv.shape[1:3]
         window, shift = (WINDOW[::-1], SHIFT[::-1]) if turned else (WINDOW, SHIFT)
         if self.shifted:
             qkv = qkv.roll((-shift[0], -shift[1]), dims=(1, 2))
@@ -180,9 +180,6 @@ class WindowAttention(DualAttention):
         depth = qkv.shape[-1]
         if qkv.is_cuda:
             qkv = F.pad(qkv, (0, FUSED_WIDTH - depth))
-        if self.shifted:
-            mask = mask.to(qkv.dtype).expand(batch, -1, -1, -1).flatten(0, 1)[:, None]
-            mask = mask.expand(-1, HEADS // 2, -1, -1)
         x = F.scaled_dot_product_attention(
             *qkv.unbind(0), attn_mask=mask if self.shifted else None, scale=depth**-0.5
         )
@@ -203,23 +200,25 @@ def from_windows(x: Tensor, window: tuple[int, int], height: int, width: int) ->
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def shift_mask(height: int, width: int, turned: bool, device: torch.device) -> Tensor:
+def shift_mask(height: int, width: int, turned: bool, like: Tensor) -> Tensor:
     """What places of shifted windows do not see: those that come from the other side of the image.
 
     Arguments:
         height, width: of the map, before it is filled up to full windows.
         turned: the windows of the second half of the channels.
-        device: of the result.
+        like: a map (B, ...) that decides type and device.
 
-    Returns: (K, n, n), what to add to the product of two places: 0, or -100.
+    Returns: (B K, heads, n, n), what to add to the product of two places: 0, or -100.
     """
     window, shift = (WINDOW[::-1], SHIFT[::-1]) if turned else (WINDOW, SHIFT)
     parts = []
     for length, side, step in zip((height, width), window, shift, strict=True):
-        place = torch.arange(length + -length % max(WINDOW), device=device)
+        place = torch.arange(length + -length % max(WINDOW), device=like.device)
         parts.append((place >= len(place) - side).int() + (place >= len(place) - step).int())
     region = to_windows((3 * parts[0][:, None] + parts[1])[None], window)
-    return (region[:, :, None] != region[:, None]).float() * -100.0
+    mask = (region[:, :, None] != region[:, None]).to(like.dtype) * -100.0
+    # For all images at once; the heads share it.
+    return mask.repeat(len(like), 1, 1)[:, None].expand(-1, HEADS // 2, -1, -1)
 
 
 class ChannelAttention(DualAttention):

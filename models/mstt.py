@@ -47,7 +47,7 @@ SIZES = {
         "attention_channels": 64,
         "enlargement": "direct",
     },
-    # The same for a GPU: its extraction finds more in twenty times the time.
+    # The same for a GPU: better features in several times the time.
     "large": {
         "channels": 64,
         "groups": 8,

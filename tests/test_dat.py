@@ -151,9 +151,11 @@ def test_shifted_windows_see_their_side_of_the_image_only(turned):
     """Place by place, against where each of them comes from."""
     height, width = 64, 96
     window, shift = ((32, 8), (16, 4)) if turned else ((8, 32), (4, 16))
-    mask = shift_mask(height, width, turned, torch.device("cpu"))
+    masks = shift_mask(height, width, turned, torch.zeros(2, 1))
     rows, columns = height // window[0], width // window[1]
-    assert mask.shape == (rows * columns, 256, 256)
+    assert masks.shape == (2 * rows * columns, 3, 256, 256)
+    assert torch.equal(*masks.chunk(2))
+    mask = masks[:, 1]
     generator = np.random.default_rng(0)
     for _ in range(300):
         cell = generator.integers(rows * columns)
@@ -171,8 +173,8 @@ def test_windows_do_not_reach_across_the_border():
     """What the last rows hold changes nothing in the first ones, shifted windows or not."""
     torch.manual_seed(0)
     block = DatExtraction(64, 3).blocks[2].attention.eval()
-    masks = [shift_mask(64, 64, turned, torch.device("cpu")) for turned in (False, True)]
     x = torch.randn(1, 64, 64, WIDTH, requires_grad=True)
+    masks = [shift_mask(64, 64, turned, x) for turned in (False, True)]
     halves = block.qkv(x).unflatten(-1, (3, 2, WIDTH // 2)).unbind(-2)
     for turned, half in enumerate(halves):
         out = block.attend(half, bool(turned), masks[turned])

@@ -8,7 +8,7 @@ DAT (Chen et al., "Dual aggregation transformer for image super-resolution", ICC
 under the Apache licence 2.0) enlarges single photographs; DAT-light is its small network.
 
 The network written here gives exactly DAT-light's pictures for the given frames, and the mean of
-both, warped, between them; all the rest starts at no change: what it adds is to be trained.
+both, warped, between them; the other stages start as the identity and are to be trained.
 """
 
 import re
@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import MSTT, build_network
 from models.checkpoint import save_network
-from models.dual_aggregation import WIDTH
 from models.extraction import MEAN
 from training.span import NETWORK, quieten, widen
 from utils.config import parse_config, run_script
@@ -104,11 +103,9 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
     weights = read_dat(path)
     torch.manual_seed(seed)
     network = build_network("large", **NETWORK, offset_limit=OFFSET_LIMIT)
-    width = network.options["channels"]
-    body = network.extraction.conv_body[2]
     wider = {
         "conv_first": network.extraction.conv_first,
-        "conv_body.2": body,
+        "conv_body.2": network.extraction.conv_body[2],
         "upsample.0": network.reconstruction.conv_last,
     }
     try:
@@ -116,7 +113,7 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
             weight, bias = weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")
             if name == "upsample.0":
                 bias = bias + torch.tensor(MEAN).repeat_interleave(len(bias) // 3)
-            _fill(conv, weight, bias, width)
+            widen(conv, weight, bias, conv.in_channels)
         own = network.extraction.state_dict()
         kept = {name: own[name] for name in own if name.startswith(("conv_first.", "conv_body.2."))}
         network.extraction.load_state_dict(_shaped(weights, own) | kept)
@@ -124,11 +121,6 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
         raise ValueError(f"{path} is not a DAT-light for 4x: {error}") from error
     quieten(network)
     return network
-
-
-def _fill(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
-    """Put weights into a convolution with more outputs, or more inputs; see `widen`."""
-    widen(conv, weight, bias, width if weight.shape[1] == WIDTH else conv.in_channels)
 
 
 def _shaped(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:

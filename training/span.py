@@ -10,7 +10,7 @@ workshops 2024; weights under the Apache licence 2.0) enlarges single photograph
 of its networks for 4x in the format of ncnn: a text of layers and, beside it, a .bin of weights.
 
 The network written here gives exactly SPAN's pictures for the given frames, and the mean of both,
-warped, between them; all the rest starts at no change: what it adds is to be trained.
+warped, between them; the other stages start as the identity and are to be trained.
 """
 
 from dataclasses import dataclass
