@@ -31,11 +31,9 @@ STEPS = ("--steps", "5", "--validate-every", "1", "--ema", "0.9")
 
 
 @pytest.fixture(scope="module")
-def whole(data):
+def whole(train):
     """The state of a run that was never stopped."""
-    training = Training(data, *STEPS, "--run", "whole")
-    assert training.wait() == 0, training.err
-    return load_torch_file(data / "whole" / "last.pt")
+    return load_torch_file(train("whole", *STEPS) / "last.pt")
 
 
 def held_at(step, data, *flags):
