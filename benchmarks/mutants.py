@@ -86,15 +86,14 @@ def mutate(folder: Path, mutant: Mutant) -> None:
 
 
 def copy_project(folder: Path, tests: Path) -> None:
-    """The project with these tests, but without what it made."""
+    """The project with these tests; what Python compiled of it saves a second each time."""
     for name in KEPT:
         source = ROOT / name
-        skipped = shutil.ignore_patterns("__pycache__")
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=skipped)
+            shutil.copytree(source, folder / name)
         else:
-            shutil.copy(source, folder / name)
-    shutil.copytree(tests, folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copy2(source, folder / name)
+    shutil.copytree(tests, folder / "tests")
 
 
 def run_tests(folder: Path, files: list[str]) -> None:

@@ -314,7 +314,7 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
         raise ValueError(f"{path} asks for a network that cannot be built: {reason}") from error
     check_fit(path, expected, weights)
     network = MSTT(**options)
-    network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    network.load_state_dict(weights)  # into float32, whatever the file has
     return network
 
 

@@ -74,6 +74,21 @@ def run_main(data, tmp_path, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="module")
+def train(data):
+    """A function of flags that trains in the folder of the data; returns the run's folder."""
+
+    def run(name, *flags):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(data)
+            patch.setitem(SIZES, "small", FEW_CHANNELS)
+            patch.setattr(sys, "argv", ["main.py", *TINY, "--run", name, *map(str, flags)])
+            assert main.main() == 0
+        return data / name
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """The file of a small network."""

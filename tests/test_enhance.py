@@ -263,13 +263,15 @@ def test_a_foreign_folder_of_that_name_is_kept(tmp_path, checkpoint, flags):
     assert notes.read_text() == "mine"
 
 
-def test_an_output_that_is_a_link_to_a_folder_is_refused_at_once(tmp_path, checkpoint):
+def test_an_output_that_is_a_link_or_in_no_folder_is_refused_at_once(tmp_path, checkpoint):
     given = write_frames(tmp_path / "in", make_frames(2))
     (tmp_path / "real").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "real")
     with pytest.raises(ValueError, match="out is a link to a folder"):
         run(checkpoint, given, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder to put out in"):
+        run(checkpoint, given, tmp_path / "nowhere" / "out")
 
 
 def test_a_damaged_frame_is_named_and_bridged(tmp_path, checkpoint):
@@ -291,6 +293,10 @@ def test_damage_at_the_end_repeats_the_nearest_frame(tmp_path, checkpoint):
     (given / "0.png").write_bytes(b"")
     result = read_all(run(checkpoint, given, tmp_path / "out", "--skip-bad"))
     np.testing.assert_array_equal(result[0], result[2])
+    for name in ("1.png", "2.png"):
+        (given / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="fewer than two frames that can be read"):
+        run(checkpoint, given, tmp_path / "none", "--skip-bad")
 
 
 @pytest.mark.parametrize("change", ["one frame", "mixed sizes", "mixed depths", "no frames"])
@@ -381,10 +387,10 @@ def test_out_of_memory_anywhere_is_one_line(tmp_path, checkpoint, monkeypatch, e
 def test_out_of_memory_tries_the_next_smaller_tile(tmp_path, checkpoint, monkeypatch, capsys):
     given = write_frames(tmp_path / "in", make_frames(2, 100, 100))
     expected = read_all(run(checkpoint, given, tmp_path / "small", "--tile", 80))
-    forward = enhance.Enhancer.strips
+    forward, most = enhance.Enhancer.strips, [80]
 
     def small_memory(self, source, frames, flows, tile, first_new):
-        if tile > 80:
+        if tile > most[0]:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(self, source, frames, flows, tile, first_new)
 
@@ -393,6 +399,9 @@ def test_out_of_memory_tries_the_next_smaller_tile(tmp_path, checkpoint, monkeyp
     assert "out of memory with tiles of 160, going on with 80" in capsys.readouterr().out
     with pytest.raises(ValueError, match="out of memory with --tile 160; try --tile 80 --over"):
         run(checkpoint, given, tmp_path / "forced", "--tile", 160)
+    most[0] = 0
+    with pytest.raises(ValueError, match="out of memory, even with tiles of 80"):
+        run(checkpoint, given, tmp_path / "none")
 
 
 def test_a_resumed_run_keeps_the_tile(tmp_path, checkpoint, monkeypatch):

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import warnings
 import zipfile
@@ -71,7 +72,7 @@ def test_an_unknown_flow_method_is_refused(saved, entry):
     assert trained_flow(load_network(saved)[1]) == "pyflow"
 
 
-@pytest.mark.parametrize("kind", ["zero strides", "one storage for all"])
+@pytest.mark.parametrize("kind", ["zero strides", "one storage for all", "room beside it"])
 def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path, monkeypatch, kind):
     """Their network would take 15 TB."""
     with torch.device("meta"):
@@ -79,8 +80,12 @@ def test_tensors_that_claim_more_than_the_file_holds_are_refused(tmp_path, monke
     numbers = torch.zeros(1)
     weights = {name: numbers.expand(value.shape) for name, value in large.state_dict().items()}
     options = large.options
-    if kind != "zero strides":
-        small = MSTT(8, 2, 1, 1)
+    small = MSTT(8, 2, 1, 1)
+    if kind == "room beside it":  # which another tensor has and does not claim
+        weights, options = small.state_dict(), small.options
+        weights[NAME] = numbers.expand(weights[NAME].shape)
+        weights["extraction.conv_first.bias"] = torch.zeros(1000)[:8]
+    elif kind == "one storage for all":
         largest = max(value.numel() for value in small.state_dict().values())
         numbers, options = torch.zeros(largest), small.options
         weights = {
@@ -200,20 +205,28 @@ def test_what_torch_saves_passes_the_check(tmp_path, network):
 
 
 class RunsCode:
+    def __init__(self, function):
+        self.function = function
+
     def __reduce__(self):
-        return (print, ("code from a checkpoint ran",))
+        return (self.function, ("ran",))
 
 
+@pytest.mark.parametrize("function", [print, os.mkdir])  # the first is refused before PyTorch reads
 @pytest.mark.parametrize("form", ["raw", "old", "zip"])
-def test_a_pickle_that_would_run_code_is_refused_without_advice_to(tmp_path, recwarn, capsys, form):
-    path = tmp_path / "evil.pt"
+def test_a_pickle_that_would_run_code_is_refused_without_advice_to(
+    tmp_path, monkeypatch, recwarn, capsys, form, function
+):
+    monkeypatch.chdir(tmp_path)
+    path, content = tmp_path / "evil.pt", {"a": RunsCode(function)}
     if form == "raw":
-        path.write_bytes(pickle.dumps({"a": RunsCode()}, protocol=4))
+        path.write_bytes(pickle.dumps(content, protocol=4))
     else:
-        torch.save({"a": RunsCode()}, path, _use_new_zipfile_serialization=form == "zip")
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     message = refusal(load_network, path)
     assert "cannot be loaded safely" in message
     for advice in ("weights_only", "trust", "safe_globals", "Re-running", "allowlist"):
         assert advice not in message
-    assert not recwarn.list
+    assert not [str(warning) for warning in recwarn]
     assert "ran" not in capsys.readouterr().out
+    assert not (tmp_path / "ran").exists()

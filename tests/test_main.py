@@ -32,14 +32,37 @@ def read_log(run):
     return [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
 
 
+# Six steps are two epochs of the three clips.
+SIX = ("--steps", "6", "--validate-every", "3")
+
+
+@pytest.fixture(scope="module")
+def whole(train):
+    """The state of a run that was never stopped, and its folder."""
+    run = train("whole", *SIX)
+    return load_torch_file(run / "last.pt"), run
+
+
+@pytest.fixture(scope="module")
+def one_step(train):
+    return train("one step", "--steps", "1", "--coupling", "symmetric")
+
+
+@pytest.fixture
+def begun(run_main, one_step):
+    """A finished run of one step in the folder a, of a network that is not the usual one."""
+    shutil.copytree(one_step, "a")
+
+
 @pytest.mark.parametrize(
     ("stops", "optimiser"), [([(2, "1"), (5, "2")], "muon"), ([(3, "0")], "adam")]
 )
-def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stops, optimiser):
-    # Six steps are two epochs of the three clips: a stop inside of each, and one between them.
-    flags = ("--steps", "6", "--validate-every", "3", "--optimiser", optimiser)
-    assert run_main(*flags, "--run", "runs/whole") == 0
-    assert "bicubic + flow" in capsys.readouterr().out
+def test_a_resumed_run_equals_an_uninterrupted_one(run_main, whole, train, stops, optimiser):
+    flags = (*SIX, "--optimiser", optimiser)
+    if optimiser == "muon":  # the default
+        expected, _ = whole
+    else:
+        expected = load_torch_file(train("whole adam", *flags) / "last.pt")
     for stop, workers in stops:
 
         def stop_soon(step, *schedule, stop=stop):
@@ -54,7 +77,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_main, capsys, stops, opti
         flags = ("--resume", "--workers", workers)
     assert run_main(*flags, "--run", "runs/cut") == 0
 
-    assert same_training(*(load_torch_file(f"runs/{name}/last.pt") for name in ("whole", "cut")))
+    assert same_training(expected, load_torch_file("runs/cut/last.pt"))
     steps = [line["step"] for line in read_log("runs/cut")]
     assert steps == sorted(steps)
     network, information = load_network("runs/cut/best.pt")
@@ -115,8 +138,10 @@ def test_a_compiled_network_trains_alike(run_main, monkeypatch):
 
     torch_compile = torch.compile
     monkeypatch.setattr(torch, "compile", compile)
-    assert run_main("--steps", "2", "--run", "plain") == 0
-    assert run_main("--steps", "2", "--run", "compiled", "--compile") == 0
+    # One given frame: a smaller graph. test_fast.py compiles all of the network.
+    flags = ("--steps", "2", "--validate-every", "2", "--given-frames", "1", "--run")
+    assert run_main(*flags, "plain") == 0
+    assert run_main(*flags, "compiled", "--compile") == 0
     assert len(compiled) == 1
     states = [load_torch_file(f"{run}/last.pt")["network"] for run in ("plain", "compiled")]
     for name, weight in states[0].items():
@@ -130,9 +155,8 @@ def test_no_time_is_refused(run_main, minutes):
     assert not Path("r").exists()
 
 
-def test_a_stop_while_validating_is_prompt_and_exact(run_main, monkeypatch):
-    flags = ("--steps", "6", "--validate-every", "3", "--run")
-    assert run_main(*flags, "runs/whole") == 0
+def test_a_stop_while_validating_is_prompt_and_exact(run_main, whole, monkeypatch):
+    expected, folder = whole
     clips = []
 
     def stop_at_the_second_clip(*arguments, **options):
@@ -143,7 +167,7 @@ def test_a_stop_while_validating_is_prompt_and_exact(run_main, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(recorder, "super_resolve", stop_at_the_second_clip)
-        assert run_main(*flags, "runs/cut") == 128 + signal.SIGTERM
+        assert run_main(*SIX, "--run", "runs/cut") == 128 + signal.SIGTERM
     assert clips == [3, 3]  # of three
     assert load_torch_file("runs/cut/last.pt")["unvalidated"]
     clips.clear()
@@ -152,20 +176,19 @@ def test_a_stop_while_validating_is_prompt_and_exact(run_main, monkeypatch):
         assert run_main("--resume", "--run", "runs/cut") == 128 + signal.SIGTERM
     assert load_torch_file("runs/cut/last.pt")["unvalidated"]
     assert run_main("--resume", "--run", "runs/cut") == 0
-    assert same_training(*(load_torch_file(f"runs/{name}/last.pt") for name in ("whole", "cut")))
-    scored = [
-        [line["step"] for line in read_log(f"runs/{n}") if "psnr" in line] for n in ("whole", "cut")
-    ]
+    assert same_training(expected, load_torch_file("runs/cut/last.pt"))
+    runs = (folder, "runs/cut")
+    scored = [[line["step"] for line in read_log(run) if "psnr" in line] for run in runs]
     assert scored == [[3, 6]] * 2
 
 
-def test_a_finished_run_is_not_trained_again(run_main, capsys):
-    assert run_main("--steps", "2", "--run", "r") == 0
-    before = Path("r/last.pt").read_bytes()
-    assert run_main("--resume", "--run", "r") == 0
-    assert Path("r/last.pt").read_bytes() == before
-    assert run_main("--resume", "--run", "r", "--steps", "3") == 0
-    assert load_torch_file("r/last.pt")["step"] == 3
+def test_a_finished_run_is_not_trained_again(run_main, begun, capsys):
+    before = Path("a/last.pt").read_bytes()
+    assert run_main("--resume", "--run", "a") == 0
+    assert "bicubic + flow" in capsys.readouterr().out
+    assert Path("a/last.pt").read_bytes() == before
+    assert run_main("--resume", "--run", "a", "--steps", "2") == 0
+    assert load_torch_file("a/last.pt")["step"] == 2
 
 
 def test_a_score_that_is_no_number_is_never_best(run_main, monkeypatch):
@@ -192,18 +215,17 @@ def test_a_training_that_has_diverged_ends_and_names_its_best_weights(run_main, 
 
 
 def test_accumulated_parts_are_the_same_step(run_main):
-    flags = ("--steps", "2", "--batch", "4", "--rate", "1e-4")
-    for parts in (1, 2, 4):
+    flags = ("--steps", "2", "--validate-every", "2", "--batch", "3", "--rate", "1e-4")
+    for parts in (1, 3):
         assert run_main(*flags, "--run", f"r{parts}", "--accumulate", str(parts)) == 0
-    states = [load_torch_file(f"r{parts}/last.pt")["network"] for parts in (1, 2, 4)]
-    for state in states[1:]:
-        assert max((state[name] - states[0][name]).abs().max() for name in state) < 1e-6
+    one, three = (load_torch_file(f"r{parts}/last.pt")["network"] for parts in (1, 3))
+    assert max((three[name] - one[name]).abs().max() for name in one) < 1e-6
 
 
 def test_loss_falls(run_main):
-    assert run_main("--steps", "30", "--validate-every", "30", "--run", "r", "--rate", "1e-3") == 0
+    assert run_main("--steps", "18", "--validate-every", "18", "--run", "r", "--rate", "1e-3") == 0
     losses = [line["loss"] for line in read_log("r") if "loss" in line]
-    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert np.mean(losses[-6:]) < np.mean(losses[:6])
 
 
 def test_a_run_is_not_overwritten(run_main):
@@ -213,12 +235,13 @@ def test_a_run_is_not_overwritten(run_main):
         run_main("--steps", "1", "--run", "r")
 
 
-def test_resume_needs_a_run_and_its_constants(run_main):
+def test_resume_needs_a_run_and_its_constants(run_main, begun):
     with pytest.raises(ValueError, match="nothing to resume"):
         run_main("--resume")
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         run_main("--resume", "--run", "none")
-    assert run_main("--steps", "1", "--run", "runs/a") == 0
+    Path("runs").mkdir()
+    Path("a").rename("runs/a")
     with pytest.raises(ValueError, match=r"rate was 0\.0008, is 0\.1"):
         run_main("--resume", "--steps", "2", "--rate", "0.1")
 
@@ -262,25 +285,22 @@ def test_the_built_in_scenes_are_recorded_by_their_folder(run_main, monkeypatch)
     assert run_main(*flags, "--resume", "--steps", "2") == 0
 
 
-def test_the_recorded_device_counts_on_resume(run_main, monkeypatch):
-    assert run_main("--steps", "1", "--run", "r") == 0
+def test_the_recorded_device_counts_on_resume(begun, monkeypatch):
     asked, device = [], Team.device
     monkeypatch.setattr(Team, "device", lambda team, name: asked.append(name) or device(team, name))
-    monkeypatch.setattr(sys, "argv", ["main.py", "--resume", "--run", "r"])
+    monkeypatch.setattr(sys, "argv", ["main.py", "--resume", "--run", "a"])
     assert main.main() == 0
     assert asked == ["cpu"]
 
 
-def test_training_goes_on_from_weights(run_main):
-    assert run_main("--steps", "1", "--run", "a") == 0
+def test_training_goes_on_from_weights(run_main, begun):
     assert run_main("--steps", "1", "--run", "b", "--weights", "a/best.pt") == 0
     assert run_main("--resume", "--run", "b", "--steps", "2") == 0
     with pytest.raises(ValueError, match=r"weights was a/best\.pt, is b/best\.pt"):
         run_main("--resume", "--run", "b", "--weights", "b/best.pt")
 
 
-def test_the_network_of_the_weights_is_on_record(run_main, monkeypatch):
-    assert run_main("--steps", "1", "--run", "a", "--coupling", "symmetric") == 0
+def test_the_network_of_the_weights_is_on_record(run_main, begun):
     start = ("--steps", "1", "--weights", "a/best.pt")
     assert run_main(*start, "--run", "b") == 0
     recorded = load_torch_file("b/last.pt")
@@ -300,9 +320,8 @@ def test_the_loss_is_bent_where_it_is_asked_for(run_main, monkeypatch):
     assert [given[2:] for given in seen] == [(4.0, 0.03)]
 
 
-def test_fusion_and_degraded_frames_are_added_to_weights(run_main):
+def test_fusion_and_degraded_frames_are_added_to_weights(run_main, begun):
     pytest.importorskip("av")
-    assert run_main("--steps", "1", "--run", "a") == 0
     start = ("--steps", "1", "--weights", "a/best.pt", "--frame-fusion", "--degrade", "real")
     assert run_main(*start, "--run", "b") == 0
     state = load_torch_file("b/last.pt")
@@ -334,7 +353,7 @@ def test_a_non_finite_loss_of_one_given_frame_is_told_alike(run_main, monkeypatc
         run_main("--steps", "2", "--run", "r", "--given-frames", "1")
 
 
-def test_a_run_that_fails_is_saved_and_goes_on(run_main, monkeypatch):
+def test_a_run_that_fails_is_saved_and_goes_on(run_main, whole, monkeypatch):
     """Memory runs out in the third step."""
     losses = []
 
@@ -344,14 +363,12 @@ def test_a_run_that_fails_is_saved_and_goes_on(run_main, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return losses[-1]
 
-    assert run_main("--steps", "4", "--validate-every", "4", "--run", "whole") == 0
     monkeypatch.setattr(main, "charbonnier", fail)
-    flags = ("--steps", "4", "--validate-every", "4", "--run", "r")
     with pytest.raises(torch.OutOfMemoryError):
-        run_main(*flags)
+        run_main(*SIX, "--run", "r")
     assert load_torch_file("r/last.pt")["step"] == 2
-    assert run_main(*flags, "--resume") == 0
-    assert same_training(*(load_torch_file(f"{name}/last.pt") for name in ("whole", "r")))
+    assert run_main(*SIX, "--run", "r", "--resume") == 0
+    assert same_training(whole[0], load_torch_file("r/last.pt"))
 
 
 def test_what_fails_between_two_steps_is_not_saved(run_main, monkeypatch):
@@ -382,13 +399,13 @@ def test_a_run_is_saved_from_time_to_time(run_main, monkeypatch):
     assert saved == [("last.pt", 1), ("last.pt", 2), *end]
 
 
-def test_the_best_weights_alone_are_there_in_half_precision(run_main):
-    assert run_main("--steps", "2", "--run", "r") == 0
-    network, information = load_network("r/best.safetensors")
-    whole, _ = load_network("r/best.pt")
+def test_the_best_weights_alone_are_there_in_half_precision(one_step):
+    best = one_step / "best.pt"
+    network, information = load_network(best.with_suffix(".safetensors"))
+    whole, _ = load_network(best)
     assert trained_flow(information) == "dis"
-    assert information["step"] == load_torch_file("r/best.pt")["step"]
-    assert Path("r/best.safetensors").stat().st_size < Path("r/best.pt").stat().st_size / 4
+    assert information["step"] == load_torch_file(best)["step"]
+    assert best.with_suffix(".safetensors").stat().st_size < best.stat().st_size / 4
     frames = np.random.default_rng(0).integers(0, 256, (2, 16, 20, 3), dtype=np.uint8)
     outputs = [np.stack(list(super_resolve(net, frames, "dis"))) for net in (network, whole)]
     assert np.abs(outputs[0].astype(int) - outputs[1]).max() <= 1  # level of 255
@@ -428,9 +445,8 @@ def test_too_many_steps_are_refused(run_main):
         run_main("--steps", "9" * 20)
 
 
-def test_a_hostile_record_is_refused_in_one_line(run_main):
-    assert run_main("--steps", "1", "--run", "r") == 0
-    state = load_torch_file("r/last.pt")
+def test_a_hostile_record_is_refused_in_one_line(run_main, begun):
+    state = load_torch_file("a/last.pt")
     for part, wrong, message in (
         ("config", state["config"] | {"batch": [1]}, "batch is recorded as"),
         ("config", state["config"] | {"ema": None}, "ema is recorded as None"),
@@ -444,9 +460,9 @@ def test_a_hostile_record_is_refused_in_one_line(run_main):
         ("seconds", -1.0, "has used -1.0 seconds"),
         ("random", {"cpu": torch.zeros(3)}, "random state cannot be restored"),
     ):
-        save_torch_file("r/last.pt", state | {part: wrong})
+        save_torch_file("a/last.pt", state | {part: wrong})
         with pytest.raises(ValueError, match=message) as caught:
-            run_main("--resume", "--run", "r", "--steps", "2")
+            run_main("--resume", "--run", "a", "--steps", "2")
         assert str(caught.value).isprintable()
 
 
@@ -473,12 +489,11 @@ def test_python_starts_main_from_any_folder(tmp_path):
     assert result.stderr.startswith("error: ")
 
 
-def test_a_training_travels_in_small_parts(run_main, monkeypatch):
+def test_a_training_travels_in_small_parts(run_main, begun, monkeypatch):
     def slim_main(*arguments):
         monkeypatch.setattr(sys, "argv", ["slim", *map(str, arguments)])
         slim.main()
 
-    assert run_main("--steps", "2", "--validate-every", "1", "--run", "a") == 0
     slim_main("pack", "a/last.pt", "parts", "--mebibytes", "0.02")
     parts = sorted(Path("parts").iterdir())
     assert len(parts) > 2
@@ -492,7 +507,7 @@ def test_a_training_travels_in_small_parts(run_main, monkeypatch):
     moment, rounded = (state["optimiser"]["muon"][0]["momentum"] for state in (whole, carried))
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, moment, rtol=2**-8, atol=0)
-    assert run_main("--steps", "3", "--validate-every", "1", "--run", "b", "--resume") == 0
+    assert run_main("--steps", "2", "--validate-every", "1", "--run", "b", "--resume") == 0
 
     with pytest.raises(ValueError, match="'squeeze' is neither pack nor unpack"):
         slim_main("squeeze", "a/last.pt", "c")

@@ -105,6 +105,6 @@ def offset_after_training(steps, rate, **options):
 def test_offsets_stay_alive():
     """Rates far above the usual ones drive free offsets away, and neither bounded ones nor those
     at the usual share of the rate."""
-    assert offset_after_training(60, rate=100) > 10
-    assert offset_after_training(60, rate=100, offset_limit=5.0) <= 5
-    assert 0.001 < offset_after_training(200, rate=0.1) < 10
+    assert offset_after_training(20, rate=100) > 10
+    assert offset_after_training(20, rate=100, offset_limit=5.0) <= 5
+    assert 0.001 < offset_after_training(60, rate=0.1) < 10

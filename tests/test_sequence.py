@@ -169,6 +169,11 @@ def test_values_that_are_not_exact_are_refused():
     assert levels.from_unit(unit, np.dtype(np.uint64))[0, 0] == 2**53
 
 
+def test_frames_without_a_pixel_are_refused():
+    with pytest.raises(ValueError, match="has no pixel with data"):
+        survey(Arrays(np.ma.masked_all((2, 16, 16, 1), np.uint8)))
+
+
 def test_missing_pixels_take_the_nearest_value():
     pixels = np.ma.array(np.arange(30, dtype=np.uint16).reshape(5, 6, 1), mask=False)
     pixels[:, 3:] = np.ma.masked

@@ -124,7 +124,7 @@ def test_the_command_writes_weights_that_load(tmp_path):
     assert "SPAN" in information["started_from"]
 
 
-def test_other_files_are_refused(tmp_path):
+def test_other_files_are_refused(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"no .*a\.param"):
         read_ncnn(tmp_path / "a.param")
     write_ncnn(tmp_path / "a.param")
@@ -144,3 +144,7 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "a.param").write_text("hello\n")
     with pytest.raises(ValueError, match="not a network of ncnn"):
         read_ncnn(tmp_path / "a.param")
+    monkeypatch.setitem(globals(), "CHANNELS", 66)
+    write_ncnn(tmp_path / "a.param")
+    with pytest.raises(ValueError, match=r"66 x 3 channels do not fit into \(64, 3, 3, 3\)"):
+        start_from_span(tmp_path / "a.param", seed=0)

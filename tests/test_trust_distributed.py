@@ -3,15 +3,12 @@
 import os
 import shutil
 import signal
-import subprocess
 import sys
 
 import pytest
 import torch
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from trainings import (
-    ROOT,
-    SECONDS,
-    TINY,
     Training,
     at_step,
     in_samples,
@@ -22,10 +19,12 @@ from trainings import (
     wait_for,
 )
 
+import main
 from models.checkpoint import load_torch_file
 from training import validation
 from training.distributed import Team, _read_environment
 from training.validation import mean_psnr
+from utils.config import run_script
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo and signals of Linux")
 # Four steps at low rates: Adam divides by the size of the gradient, which makes rounding errors
@@ -35,11 +34,9 @@ STEPS = ("--steps", "4", "--validate-every", "2", "--rate", "1e-4", "--batch", "
 
 
 @pytest.fixture(scope="module")
-def one(data):
+def one(train):
     """The state of a run in one process."""
-    training = Training(data, *STEPS, "--run", "one")
-    assert training.wait() == 0, training.err
-    return load_torch_file(data / "one" / "last.pt")
+    return load_torch_file(train("one", *STEPS) / "last.pt")
 
 
 def held_team(step, data, *flags):
@@ -146,38 +143,33 @@ def test_bad_input_is_named_by_every_process(data):
         assert "nothing to resume" in training.last_line
 
 
-HELD = """
-import os, torch, trainings, main
-from models.mstt import SIZES
-from utils.config import run_script
+def under_torchrun():
+    """Let main.py be what torchrun starts twice, by forks; the first process waits at a step."""
+    train = main.main
 
-torch.set_num_threads(1)
-SIZES["small"] = trainings.FEW_CHANNELS
-if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("0", "0"):
-    trainings.at_step(2, trainings.pause)
-run_script(main.main)
-"""
+    def worker():
+        if (os.environ["RANK"], os.environ[RESTARTS]) == ("0", "0"):
+            at_step(2, pause)
+        run_script(train)
+
+    place = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "elastic"}
+    limits = {"max_restarts": 1, "monitor_interval": 0.1}
+
+    def launch():
+        elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", **limits, **place), worker)()
+
+    main.main = launch
 
 
 def test_torchrun_restarts_from_the_last_checkpoint(data):
     """A process is killed; torchrun starts both again, and they go on without being told to."""
-    run, label = data / "elastic", "torchrun"
-    (data / "held.py").write_text(HELD)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    command += ["2", "--max-restarts", "1", "--monitor-interval", "0.1", "--"]
-    command += [str(data / "held.py"), *TINY, "--steps", "4", "--batch", "2", "--run", str(run)]
-    command += ["--validate-every", "1"]
-    environment = os.environ | {"HELD_IN": str(data), "LABEL": label, "OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    with open(data / "torchrun.txt", "w") as output:
-        launcher = subprocess.Popen(
-            command, cwd=data, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    held = data / f"held-{label}"
-    wait_for(lambda: held.exists() or launcher.poll() is not None, "a process that is held")
+    run = data / "elastic"
+    flags = ("--steps", "4", "--batch", "2", "--validate-every", "1", "--run", str(run))
+    torchrun = Training(data, *flags, tricks=[(under_torchrun,)])
+    torchrun.wait_until_held()
     owner = (run / ".lock").read_text()
     os.kill(int(owner.split()[1]), signal.SIGKILL)
-    assert launcher.wait(SECONDS) == 0, (data / "torchrun.txt").read_text()
+    assert torchrun.wait() == 0, torchrun.err
     assert (run / ".lock").read_text() != owner
     steps = [line.count('"loss"') for line in (run / "log.jsonl").read_text().splitlines()]
     assert sum(steps) == 4  # the restart began where the last checkpoint was
@@ -198,16 +190,16 @@ def test_restarts_of_torchrun_and_of_slurm_count(monkeypatch, torchrun, slurm, r
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"])
-def test_restarts_need_a_name_for_the_run(data, variable):
-    team = team_of(2, data, "--steps", "1", environment={variable: "3"})
-    assert [training.wait() for training in team] == [2, 2]
-    assert "a job that is restarted needs --run NAME" in team[0].last_line
+def test_restarts_need_a_name_for_the_run(run_main, monkeypatch, variable):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", variable: "3"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="a job that is restarted needs --run NAME"):
+        run_main("--steps", "1")
 
 
-def test_a_restart_that_one_machine_knows_of_is_one(data):
+def test_a_restart_that_one_machine_knows_of_is_one(data, one):
     """torchrun counts them for each machine; the first one may have been replaced."""
-    run = data / "replaced"
-    assert Training(data, *STEPS, "--run", str(run)).wait() == 0
+    run = shutil.copytree(data / "one", data / "replaced")
     machines = [{"LOCAL_WORLD_SIZE": "1"}, {"LOCAL_WORLD_SIZE": "1", RESTARTS: "1"}]
     team = team_of(2, data, *STEPS, "--run", str(run), environments=machines)
     assert [training.wait() for training in team] == [0, 0], team[0].err
