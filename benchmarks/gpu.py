@@ -47,7 +47,7 @@ from training.optimiser import Optimiser
 from utils.config import parse_config, run_script
 
 ROOT = Path(__file__).resolve().parents[1]
-LARGEST_FILE = 16 * 2**20  # bytes; what some machines let back out
+LARGEST_FILE = 16 * 2**20  # bytes; passes where the size of files is limited
 CLOSING = 20.0  # seconds kept for the export and the report
 NETWORK = {"global_skip": "enhanced", "skip_refinement": True, "offset_limit": 10.0}
 # Part -> seconds that it may take, and in a rehearsal. The tables go first when time is short.

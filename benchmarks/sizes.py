@@ -5,9 +5,9 @@
 
 PSNR in dB is the mean of all frames of the test clips of CLIPS, and of their moving pixels (RGB, no
 border cut). The time is that of the first clip's frames with their flow, one thread, float32, the
-median of calls in turns. With +flow behind a file its network enlarges the given frames alone, and
-OpenCV's DIS makes the others from them, as `mstt+flow` of test.py: what `training.span` and
-`training.dat` write are then SPAN and DAT-light as a user would put them to work.
+median of calls in turns. With +flow behind a file its network enlarges each given frame by itself,
+and OpenCV's DIS makes the others from them: what `training.span` and `training.dat` write are then
+SPAN and DAT-light as a user would put them to work.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Stills recompressed to travel: as JPEG, in the quality that fits a size.
+"""Stills recompressed, to be sent to another machine: as JPEG, in the quality that fits a size.
 
     python -m data.pack STILLS OUT --mebibytes 36
 
