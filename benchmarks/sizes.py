@@ -84,20 +84,20 @@ def open_methods(weights: str | None) -> dict[str, Method]:
 
 def draw(path: str, rows: list[dict[str, float | str]]) -> None:
     """PSNR of all frames and of moving pixels over the time, a point for every method."""
-    figure = Figure(figsize=(8.4, 3.8), dpi=110, layout="constrained")
+    figure = Figure(figsize=(8.4, 3.4), dpi=110, layout="constrained")
+    plots = figure.subplots(1, 2)
     for axes, key, title in zip(
-        figure.subplots(1, 2), ("all", "moving"), ("all frames", "moving pixels"), strict=True
+        plots, ("all", "moving"), ("all frames", "moving pixels"), strict=True
     ):
         for row in rows:
-            axes.plot(row["seconds"], row[key], "o")
-            axes.annotate(
-                row["method"], (row["seconds"], row[key]), (5, 4), textcoords="offset points"
-            )
-        axes.set_xscale("log")
-        axes.margins(x=0.25, y=0.12)
+            axes.plot(row["seconds"], row[key], "o", ms=8, label=row["method"])
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.margins(0.15)
         axes.set_xlabel("seconds for a clip")
         axes.set_ylabel(f"PSNR of {title} (dB, RGB)")
         axes.grid(alpha=0.3)
+    figure.legend(*plots[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     figure.savefig(path)
 
 
