@@ -462,3 +462,14 @@ def test_torchvisions_operator_compiles_into_one_graph(torchvision_stub, monkeyp
     x = torch.randn(1, 4, 6, 7)
     compiled = torch.compile(layer, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(x, x), layer(x, x))
+
+
+def test_sizes_that_a_compiler_sees_as_symbols():
+    compiled = torch.compile(deform_conv2d, dynamic=True, fullgraph=True, backend="eager")
+    for side in (6, 9):
+        generator = torch.Generator().manual_seed(side)
+        input = torch.randn(1, 4, side, side + 1, generator=generator)
+        offset = torch.randn(1, 18, side, side + 1, generator=generator)
+        weight = torch.randn(5, 4, 3, 3, generator=generator)
+        expected = deform_conv2d(input, offset, weight, padding=1)
+        torch.testing.assert_close(compiled(input, offset, weight, padding=1), expected)
