@@ -288,7 +288,8 @@ def report(run: Path, recorder: Recorder) -> None:
     clips = len(recorder.data.validation)
     print(f"\n{'method':<24}PSNR (dB, RGB, no border, {clips} validation clips)")
     print(f"{'bicubic + flow':<24}{baseline:.2f}")
-    print(f"{'MSTT':<24}{best:.2f}  ({best - baseline:+.2f})")
+    ours = "MSTT" if checkpoint.name == "best.pt" else "MSTT (best weights gone)"
+    print(f"{ours:<24}{best:.2f}  ({best - baseline:+.2f})")
     print(f"\ncheckpoint  {checkpoint}\nlog         {run / 'log.jsonl'}")
     print(f"evaluate    python test.py --checkpoint {checkpoint}")
     if recorder.config.given_frames == 1:
