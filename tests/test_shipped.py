@@ -69,7 +69,7 @@ def test_a_small_change_would_show(monkeypatch, change):
             "models.blocks.flow_warp", lambda x, flow, *o, **k: flow_warp(x, flow + 0.02, *o, **k)
         )
     golden = np.load(GOLDEN / f"{name}.npy")
-    assert np.abs(output_of(THERE[name]) - golden).max() > 1e-3
+    assert np.abs(output_of(THERE[name]) - golden).max() > 2e-4  # ten times what passes
 
 
 def test_other_weights_beside_a_description_are_refused(tmp_path):
