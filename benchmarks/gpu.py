@@ -166,8 +166,8 @@ def inference(config: Config, device: torch.device) -> None:
                         "network": size,
                         "frames": name,
                         "precision": str(precision).removeprefix("torch."),
+                        "milliseconds": f"{seconds * 1e3:.1f}",
                     }
-                    | {"milliseconds": f"{seconds * 1e3:.1f}"}
                 )
                 print(*rows[-1].values(), flush=True)  # should the time not suffice for all
     print_table("4 frames in, 7 frames of 4 times the side out", rows)

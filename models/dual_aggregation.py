@@ -19,8 +19,9 @@ from models.layers import Conv
 
 WIDTH = 60  # channels
 HEADS = 6
-WINDOW = (8, 32)  # sides of a window of half of the channels; of the other half, transposed
-SHIFT = (4, 16)  # of every second pair of windows, so that they overlap
+WINDOWS = ((8, 32), (32, 8))  # sides of a window, for either half of the channels
+SHIFTS = ((4, 16), (16, 4))  # of the windows of every second block, so that they overlap
+SIDE = 32  # maps are filled up to a multiple of it, which both windows divide
 FUSED_WIDTH = 16  # channels of a head; GPUs have fast kernels for multiples of 8
 
 
@@ -157,8 +158,8 @@ class WindowAttention(DualAttention):
         height, width = x.shape[1:3]
         qkv = self.qkv(x)
         convolved = self.convolution(qkv[..., 2 * WIDTH :])
-        side = max(WINDOW)  # pixels beyond the image are zeros, and take part
-        padded = F.pad(qkv, (0, 0, 0, -width % side, 0, -height % side))
+        # Pixels beyond the image are zeros, and take part.
+        padded = F.pad(qkv, (0, 0, 0, -width % SIDE, 0, -height % SIDE))
         # Of queries, keys and values each the first half of the channels, then the second.
         halves = padded.unflatten(-1, (3, 2, WIDTH // 2)).unbind(-2)
         attended = [
@@ -172,7 +173,7 @@ class WindowAttention(DualAttention):
     def attend(self, qkv: Tensor, turned: bool, mask: Tensor) -> Tensor:
         """One half of the heads, (B, H, W, 3, C / 2) -> (B, H, W, C / 2), H and W full windows."""
         height, width = qkv.shape[1:3]
-        window, shift = (WINDOW[::-1], SHIFT[::-1]) if turned else (WINDOW, SHIFT)
+        window, shift = WINDOWS[turned], SHIFTS[turned]
         if self.shifted:
             qkv = qkv.roll((-shift[0], -shift[1]), dims=(1, 2))
         qkv = to_windows(qkv, window)  #                                      (BK, n, 3, C / 2)
@@ -210,10 +211,10 @@ def shift_mask(height: int, width: int, turned: bool, like: Tensor) -> Tensor:
 
     Returns: (B K, heads, n, n), what to add to the product of two places: 0, or -100.
     """
-    window, shift = (WINDOW[::-1], SHIFT[::-1]) if turned else (WINDOW, SHIFT)
+    window, shift = WINDOWS[turned], SHIFTS[turned]
     parts = []
     for length, side, step in zip((height, width), window, shift, strict=True):
-        place = torch.arange(length + -length % max(WINDOW), device=like.device)
+        place = torch.arange(length + -length % SIDE, device=like.device)
         parts.append((place >= len(place) - side).int() + (place >= len(place) - step).int())
     region = to_windows((3 * parts[0][:, None] + parts[1])[None], window)
     mask = (region[:, :, None] != region[:, None]).to(like.dtype) * -100.0
