@@ -1,5 +1,7 @@
 """Frames in a folder, one PNG or JPEG file each; sinks for these and TIFF."""
 
+import contextlib
+import io
 import os
 import struct
 from collections.abc import Iterable
@@ -9,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from media.ends import has_end
+from media.ends import has_end, jpeg_frame
 from media.frames import (
     JPEG_SUFFIXES,
     TIFF_SUFFIXES,
@@ -23,6 +25,7 @@ from media.frames import (
 from media.raster import read_tiff
 from media.tiff import ORIENTATION, write_tiff
 
+MOST_RUN = 128  # pixels that a byte of a BMP can stand for, in its run-length encoding
 JPEG_QUALITY = 97  # no visible loss; 4:4:4, so that colours keep their resolution
 
 
@@ -109,22 +112,44 @@ def read_image_file(path: Path) -> np.ndarray:
     """
     if path.suffix.lower() in TIFF_SUFFIXES:
         return read_tiff(path)
-    content = np.fromfile(path, np.uint8)
-    is_jpeg = path.suffix.lower() in JPEG_SUFFIXES
+    content = path.read_bytes()
+    is_bmp = content.startswith(b"BM")
+    is_jpeg = path.suffix.lower() in JPEG_SUFFIXES and not is_bmp
+    pixels = _read_bmp(content) if is_bmp else _decode(content, is_jpeg)
+    if pixels is None:
+        problem = "cannot be decoded: damaged, truncated or no image"
+        with contextlib.suppress(ValueError):
+            if is_jpeg and (bits := jpeg_frame(io.BytesIO(content))[0]) != 8:
+                problem = f"is a JPEG of {bits} bits, which is not supported; convert it to TIFF"
+        raise FrameError(f"{path} {problem}")
+    if is_jpeg:
+        return pixels
+    if not is_bmp:
+        pixels = np.ascontiguousarray(turned_upright(pixels, _png_orientation(content)))
+    clear = pixels[..., 3:] == 0
+    return np.ma.array(pixels, mask=clear.repeat(4, axis=2)) if clear.any() else pixels
+
+
+def _decode(content: bytes, is_jpeg: bool) -> np.ndarray | None:
     # Only without IMREAD_UNCHANGED does OpenCV turn a JPEG upright, and then without alpha.
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if is_jpeg else cv2.IMREAD_UNCHANGED
     try:  # half a JPEG decodes too
-        pixels = cv2.imdecode(content, flags) if has_end(content.tobytes()) else None
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if has_end(content) else None
     except cv2.error:
-        pixels = None
-    if pixels is None:
-        raise FrameError(f"{path} cannot be decoded: damaged, truncated or no image")
-    pixels = bgr_to_rgb(pixels)
-    if is_jpeg:
-        return pixels
-    pixels = np.ascontiguousarray(turned_upright(pixels, _png_orientation(content.tobytes())))
-    clear = pixels[..., 3:] == 0
-    return np.ma.array(pixels, mask=clear.repeat(4, axis=2)) if clear.any() else pixels
+        return None
+    return None if pixels is None else bgr_to_rgb(pixels)
+
+
+def _read_bmp(content: bytes) -> np.ndarray | None:
+    """By Pillow: OpenCV takes the wrong colours from palettes of older kinds."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["BMP"]) as image:
+            if image.width * image.height > MOST_RUN * len(content):
+                return None
+            mode = image.mode if image.mode in ("L", "RGBA") else "RGB"
+            return np.atleast_3d(image.convert("L" if image.mode == "1" else mode))
+    except (OSError, ValueError, struct.error, Image.DecompressionBombError):
+        return None
 
 
 def _png_orientation(content: bytes) -> int:

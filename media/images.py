@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from media.ends import has_end
+from media.ends import has_end, jpeg_frame
 from media.folder import read_image_file
 from media.frames import TIFF_SUFFIXES
 
@@ -31,8 +31,6 @@ _JPEG_MAGIC = b"\xff\xd8\xff"
 _BMP_MAGIC = b"BM"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
-# JPEG start-of-frame markers; C4, C8 and CC in their range mean something else.
-_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def _refuse(path, problem, remedy):
@@ -56,25 +54,10 @@ def _png_size(path, head):
 
 
 def _jpeg_frame(path, file):
-    """Walk the segments of a JPEG to its start of frame: (depth, height, width, channels)."""
-    file.seek(2)
-    while True:
-        marker = file.read(2)
-        while len(marker) == 2 and marker[0] == 0xFF and marker[1] == 0xFF:
-            marker = marker[1:] + file.read(1)
-        length = file.read(2)
-        if len(marker) < 2 or marker[0] != 0xFF or len(length) < 2:
-            _broken(path, "damaged JPEG (no frame header)")
-        size = int.from_bytes(length, "big")
-        if size < 2:
-            _broken(path, "damaged JPEG (segment of no length)")
-        if marker[1] not in _JPEG_FRAMES:
-            file.seek(size - 2, os.SEEK_CUR)
-            continue
-        frame = file.read(6)
-        if len(frame) < 6:
-            _broken(path, "truncated JPEG")
-        return struct.unpack(">BHHB", frame)
+    try:
+        return jpeg_frame(file)
+    except ValueError as error:
+        _broken(path, f"damaged JPEG ({error})")
 
 
 def _jpeg_size(path, file):

@@ -37,6 +37,7 @@ from media.tiff import Page, frame_pages, opened
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
 PALETTES = ("refuse", "rgb")  # what is done with colour tables
+LARGEST = 2**36  # bytes of a frame; a damaged header of some hundred bytes can claim terabytes
 
 
 def creation(dtype: np.dtype, values: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -229,15 +230,23 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
         raise ValueError(f"{page.name} holds complex numbers, which are not pixels")
     table = colour_table(dataset, page, palette)
     bands = _bands(dataset, page)
+    claimed = len(bands) * dataset.height * dataset.width * np.dtype(dataset.dtypes[0]).itemsize
+    if claimed > LARGEST:
+        raise FrameError(
+            f"{page.name} cannot be read: it claims {dataset.width}x{dataset.height} pixels of "
+            f"{len(bands)} bands, {claimed / 2**30:,.0f} GiB"
+        )
     pixels = np.moveaxis(dataset.read(bands), 0, -1)
     missing = None
-    flags = [dataset.mask_flag_enums[band - 1] for band in bands]
+    # Both are lists of all bands, made anew each time: a file may claim 65,535 of them.
+    all_flags, meanings = dataset.mask_flag_enums, dataset.colorinterp
+    flags = [all_flags[band - 1] for band in bands]
     if any([kind.name for kind in flag] != ["all_valid"] for flag in flags) and not _is_converted(
         dataset
     ):
         missing = np.moveaxis(dataset.read_masks(bands), 0, -1) == 0
         for index, band in enumerate(bands):
-            if dataset.colorinterp[band - 1].name == "alpha":  # for GDAL it is valid anywhere
+            if meanings[band - 1].name == "alpha":  # for GDAL it is valid anywhere
                 missing[..., index] = missing.any(axis=2)
     if pixels.dtype.kind == "f":
         not_a_number = ~np.isfinite(pixels)

@@ -96,8 +96,6 @@ class TiffSink(ImageSink):
         dataset.update_tags(**reference.tags)
         if reference.profile:
             dataset.update_tags(ns="COLOR_PROFILE", **reference.profile)
-        if reference.profile:
-            dataset.update_tags(ns="COLOR_PROFILE", **reference.profile)
         dataset.descriptions = reference.descriptions
         for band, tags in enumerate(reference.band_tags, 1):
             dataset.update_tags(band, **tags)

@@ -85,8 +85,14 @@ def frame_pages(path: Path) -> list[Page]:
         return [Page(str(path), str(path))]
     try:
         with tifffile.TiffFile(path) as file:
-            kinds = [page.subfiletype for page in file.pages]
-            orientations = [page.tags.valueof(ORIENTATION, default=1) for page in file.pages]
+            kinds, orientations = [], []
+            places = set()
+            for page in file.pages:
+                if page.offset in places:
+                    raise tifffile.TiffFileError(f"page {len(kinds)} is one before it again")
+                places.add(page.offset)
+                kinds.append(page.subfiletype)
+                orientations.append(page.tags.valueof(ORIENTATION, default=1))
             layout = file.tiff
             file.filehandle.seek(file.pages[-1].offset)
             (tags,) = struct.unpack(layout.tagnoformat, file.filehandle.read(layout.tagnosize))

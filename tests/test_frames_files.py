@@ -2,6 +2,7 @@
 
 import random
 import resource
+import struct
 from contextlib import contextmanager
 
 import numpy as np
@@ -335,6 +336,56 @@ def test_a_damaged_header_is_a_damaged_frame(tmp_path):
     path.write_bytes(content)
     with pytest.raises(FrameError, match=r"a.tif cannot be read: damaged or no TIFF file"):
         open_source(path)
+
+
+def test_palettes_of_bmp_files_of_all_ages_give_their_colours(tmp_path):
+    colours = np.random.default_rng(5).integers(0, 256, (256, 3), np.uint8)
+    index = np.random.default_rng(6).integers(0, 256, (8, 12), np.uint8)
+    rows, table = index[::-1].tobytes(), colours[:, ::-1]
+    padded = np.pad(table, ((0, 0), (0, 1))).tobytes()
+    new = struct.pack("<IiiHHIIiiII", 40, 12, 8, 1, 8, 0, len(rows), 0, 0, 256, 0) + padded
+    old = struct.pack("<IHHHH", 12, 12, 8, 1, 8) + table.tobytes()
+    for header in (new, new + b"in between", old):
+        start = 14 + len(header)
+        content = struct.pack("<2sIHHI", b"BM", start + len(rows), 0, 0, start) + header + rows
+        (tmp_path / "a.bmp").write_bytes(content)
+        np.testing.assert_array_equal(read_image_file(tmp_path / "a.bmp"), colours[index])
+    (tmp_path / "a.bmp").write_bytes(content[:-13])
+    with pytest.raises(FrameError, match=r"a.bmp cannot be decoded"):
+        read_image_file(tmp_path / "a.bmp")
+
+
+def test_a_jpeg_of_12_bits_is_named_as_such(tmp_path):
+    path = tmp_path / "a.jpg"
+    write_image_file(path, noise(HEIGHT, WIDTH, 3, dtype=np.uint8))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"\xff\xc0") + 4] = 12
+    path.write_bytes(content)
+    with pytest.raises(FrameError, match=r"a.jpg is a JPEG of 12 bits, which is not supported"):
+        read_image_file(path)
+
+
+def test_pages_that_go_round_in_a_circle_end(tmp_path):
+    path = tmp_path / "a.tif"
+    write_tiff(path, noise(3, HEIGHT, WIDTH, 1), 3)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        first, last = file.pages[1].offset, file.pages[2]
+    end = last.offset + 2 + 12 * len(last.tags)
+    assert not any(content[end : end + 4])
+    content[end : end + 4] = first.to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(FrameError, match=r"a.tif cannot be read: .*page 3 is one before it again"):
+        open_source(path)
+
+
+def test_a_header_that_claims_terabytes_is_refused_at_once(tmp_path):
+    path = tmp_path / "a.tif"
+    size = {"width": 300_000, "height": 300_000, "blockxsize": 8192, "blockysize": 8192}
+    options = size | {"count": 1, "dtype": "uint8", "tiled": True, "sparse_ok": True}
+    rasterio.open(path, "w", driver="GTiff", **options).close()
+    with pytest.raises(FrameError, match=r"a.tif cannot be read: it claims"):
+        read_image_file(path)
 
 
 def test_a_common_nodata_value_is_no_complaint(tmp_path, caplog):
