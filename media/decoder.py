@@ -5,6 +5,8 @@ frame is either right and at its time, or missing.
 """
 
 import bisect
+import contextlib
+import itertools
 import math
 import re
 from collections.abc import Iterator
@@ -81,12 +83,23 @@ class Decoder:
             self.lossy = stream.codec_context.codec.lossy
             self.has_sound = bool(container.streams.audio)
 
-    def frames(self) -> Iterator[tuple[int | None, Any]]:
-        """Decode from the start: the sound frames in order of time, with their ticks.
+    def frames(self, start: int) -> Iterator[tuple[int | None, Any]]:
+        """Decode the sound frames in order of time, with their ticks, from `start` on or earlier.
 
         A tick is None for a frame that the decoder gives no time.
+
+        Arguments:
+            start: a tick; decoding begins at the key frame before, where the file has times.
         """
-        return self._by_time() if self.timed else self._in_order()
+        if not self.timed:
+            return self._in_order()
+        keys = [key for key in self.keys if key <= start]
+        if len(keys) > 1:
+            frames = self._by_time(max(keys))
+            tick, frame = next(frames, (None, None))
+            if tick == max(keys) and frame.key_frame:  # containers call others so, too
+                return itertools.chain([(tick, frame)], frames)
+        return self._by_time()
 
     def _open(self):
         try:
@@ -117,8 +130,10 @@ class Decoder:
 
     def _scan(self, container, stream) -> list[int]:
         """The times of all frames, without decoding."""
-        times, order, lengths = [], [], []
+        times, order, lengths, self.keys = [], [], [], {}
         for packet in self._packets(container, stream):
+            if packet.size and packet.is_keyframe and packet.pts is not None:
+                self.keys[packet.pts] = packet.pts if packet.dts is None else packet.dts
             if packet.size and not packet.is_discard:
                 times.append(packet.pts)
                 order.append(packet.dts)
@@ -141,14 +156,23 @@ class Decoder:
             self.last = max(self.last, _matroska_end(stream) - ticks[-1])
         return ticks
 
-    def _decode(self) -> Iterator[tuple[int, Any, list[Any] | None]]:
-        """The packets by their number in the file, with the frames they bring; None: an error."""
+    def _decode(self, key: int | None = None) -> Iterator[tuple[int, Any, list[Any] | None]]:
+        """The packets by their number, with the frames they bring; None: an error.
+
+        Arguments:
+            key: tick of the first one; None: the first of the file.
+        """
         with self._open() as container:
             stream = container.streams.video[0]
             # With frame threads an error would come with another packet than the damaged one.
             stream.thread_type = "SLICE"
             stream.codec_context.options = {"err_detect": "explode"}
-            for number, packet in enumerate(self._packets(container, stream)):
+            packets = self._packets(container, stream)
+            if key is not None:
+                with contextlib.suppress(self.av.error.FFmpegError):  # it passes over all of them
+                    container.seek(min(key, self.keys[key]), stream=stream)
+                packets = itertools.dropwhile(lambda packet: packet.pts != key, packets)
+            for number, packet in enumerate(packets):
                 if packet.size and not self.timed:
                     packet.pts = number  # the decoder hands it on to the frame
                 try:
@@ -157,13 +181,15 @@ class Decoder:
                     frames = None
                 yield number, packet, frames
 
-    def _by_time(self) -> Iterator[tuple[int | None, Any]]:
-        """The frames of a stream with times of its own.
+    def _by_time(self, key: int | None = None) -> Iterator[tuple[int | None, Any]]:
+        """The frames of a stream with times of its own, from the key frame of a tick on.
 
+        What follows a key frame in the file but is shown before it may need what precedes it.
         After an error the decoder goes on with what it has, and what builds on that comes out
         wrong without a word: all packets up to the next key frame, and frames shown before that.
         """
         numbers, keys, key_ticks, errors = {}, [], [], []
+        begin = -math.inf if key is None else key
 
         def is_spoiled(number: int, tick: int | None) -> bool:
             for error in errors:
@@ -173,14 +199,16 @@ class Decoder:
                     return True
             return False
 
-        for number, packet, frames in self._decode():
+        for number, packet, frames in self._decode(key):
             numbers[packet.pts] = number
             if packet.is_keyframe:
                 keys.append(number)
                 key_ticks.append(packet.pts)
-            if frames is None:
+            if frames is None and (packet.pts is None or packet.pts >= begin):
                 errors.append(number)
             for frame in frames or ():
+                if frame.pts is not None and frame.pts < begin:
+                    continue
                 own = numbers.get(frame.pts, number)
                 if frame.is_corrupt:
                     errors.append(own)

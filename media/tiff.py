@@ -28,6 +28,8 @@ logging.getLogger("tifffile").addFilter(lambda record: "GDAL_NODATA" not in reco
 
 CLASSIC_SIZE = 2**32 - 2**25  # bytes that a TIFF with 32-bit offsets holds, and some for its tags
 ORIENTATION = 274
+# What GDAL calls the compressions of which a build may lack the decoder, where it is no name.
+CODECS = {"JXL": "JPEG XL", "JP2000": "JPEG 2000", "JPEG data precision 12": "12-bit JPEG"}
 VRT_SUFFIX = ".vrt"  # of GDAL's virtual datasets, which name the files of their bands
 
 
@@ -141,10 +143,11 @@ def opened(page: Page) -> Iterator[Any]:
             yield dataset
     except failures() as error:
         reason = cause(error)
-        codec = re.search(r"missing codec (?:of code )?(.*?)\.?$", reason)
+        codec = re.search(r"(?:missing codec (?:of code )?|Unsupported (?=JPEG))(.*?)\.?$", reason)
         if codec:
+            kind = CODECS.get(codec[1], codec[1])
             raise FrameError(
-                f"{page.name} is a TIFF compressed by {codec[1]}, which is not supported; "
+                f"{page.name} is a TIFF compressed by {kind}, which is not supported; "
                 "convert it, for example with gdal_translate -co COMPRESS=DEFLATE"
             ) from error
         raise FrameError(f"{page.name} cannot be read ({reason})") from error

@@ -60,7 +60,7 @@ def upright(pixels: np.ndarray, a: int, b: int, c: int, d: int) -> np.ndarray:
 class VideoSource(Source):
     """The frames of the first video stream of a file, decoded as they are asked for.
 
-    Reading forwards is cheap; reading further back than KEPT frames decodes from the start.
+    Reading forwards is cheap; reading further back than KEPT frames decodes from the first one on.
 
     Raises:
         ValueError: no video, a codec that FFmpeg cannot read, or no readable frame.
@@ -119,7 +119,7 @@ class VideoSource(Source):
         self._rewind()
 
     def _rewind(self) -> None:
-        self._frames = self.decoder.frames()
+        self._frames = self.decoder.frames(self.ticks[0])
         self._position = 0  # index of the next frame to come
         self._pending = None  # a decoded frame of a later time, and its tick
         self._recent: deque[tuple[int, np.ndarray | None]] = deque(maxlen=KEPT)
@@ -150,7 +150,7 @@ class VideoSource(Source):
             self._pending = (tick, frame) if frame is not None else None
             return None
         self._pending = None
-        if self._position == self.count - 1 and any(tick == wanted for tick, _ in self._frames):
+        if self._position == self.count - 1 and self._next()[0] == wanted:
             self.shared.add(self._position)
         return self._pixels(frame)
 

@@ -10,6 +10,7 @@ from test_raster import PLACE, write_geotiff
 from data.stills import read_still
 from media.frames import FrameError
 from media.open import open_source
+from media.raster import read_tiff
 from media.raster_sink import TiffSink
 
 HEIGHT, WIDTH = 20, 24
@@ -229,13 +230,39 @@ def test_what_is_not_supported_is_not_called_damaged(tmp_path):
     path = write_plain(tmp_path / "a.tif", RAMP.astype(np.uint8), compress="deflate")
     with tifffile.TiffFile(path, mode="r+") as file:
         file.pages[0].tags["Compression"].overwrite(34712)
-    with pytest.raises(
-        FrameError, match=r"a\.tif is a TIFF compressed by JP2000, which is not sup"
-    ):
+    with pytest.raises(FrameError, match=r"a\.tif is a TIFF compressed by JPEG 2000, which"):
         open_source(path)
     path = write_plain(tmp_path / "b.tif", RAMP.astype(np.complex64))
     with pytest.raises(ValueError, match=r"b\.tif holds complex numbers"):
         open_source(path)
+
+
+OTHERS = [(50002, "JPEG XL"), (52546, "JPEG XL"), (7, "12-bit JPEG")]
+
+
+@pytest.mark.parametrize(("code", "name"), OTHERS)
+def test_jpeg_of_other_kinds_is_read_or_called_by_its_name(tmp_path, code, name):
+    table = "ffc4 0014 {} 01" + " 00" * 16  # one code of one bit, for zero
+    start = "ffd8 ffdb 0043 00" + "01" * 64 + "ffc1 000b 0c 0008 0018 01 01 11 00"
+    scan = "ffda 0008 01 01 00 00 3f 00 03 ffd9"
+    content = bytes.fromhex(start + table.format("00") + table.format("10") + scan)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.frombuffer(content.ljust(8 * 24, b"\0"), np.uint8).reshape(8, 24))
+    with tifffile.TiffFile(path, mode="r+") as file:
+        file.pages[0].tags["Compression"].overwrite(code)
+        file.pages[0].tags["BitsPerSample"].overwrite(12 if code == 7 else 8)
+    message = None
+    try:
+        pixels = read_tiff(path)
+    except FrameError as error:
+        message = str(error)
+    if message:
+        assert (
+            f"a.tif is a TIFF compressed by {name}, which is not supported; convert it" in message
+        )
+    else:
+        assert code == 7
+        assert (pixels == 2048).all()
 
 
 def test_the_cause_of_an_error_is_named(tmp_path):

@@ -12,6 +12,7 @@ av = pytest.importorskip("av")
 
 from enhancing import make_frames, run  # noqa: E402
 
+from media.decoder import Decoder  # noqa: E402
 from media.frames import FrameError  # noqa: E402
 from media.open import open_source  # noqa: E402
 from media.video import BT601, BT709  # noqa: E402
@@ -355,6 +356,43 @@ def test_part_of_a_video(tmp_path, checkpoint):
     assert len(list(result.iterdir())) == 5
     with pytest.raises(ValueError, match="has 9 frames, none from 9 on"):
         run(checkpoint, given, tmp_path / "no", "--start", 9)
+
+
+GROUPS = "keyint=6:min-keyint=6:scenecut=0:b-adapt=0:bframes=3:log-level=none"
+PARTS = [
+    ("v.mp4", "libx264", GROUPS, 19),
+    ("v.ts", "libx264", f"{GROUPS}:open-gop=1", 21),
+    ("v.mkv", "libx265", f"{GROUPS}:open-gop=1", 21),
+    ("v.mp4", "libx264", "keyint=6:intra-refresh=1:bframes=0", 40),  # no frame stands alone
+    ("v.avi", "libx264", GROUPS, 30),  # no times
+    ("v.h264", "libx264", GROUPS, 30),  # neither times nor an index
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "parameters", "decoded"), PARTS)
+def test_a_part_begins_at_the_key_frame_before(
+    tmp_path, monkeypatch, name, codec, parameters, decoded
+):
+    options = {codec.removeprefix("lib") + "-params": parameters}
+    path = write_video(tmp_path / name, numbered_frames(24), codec=codec, **options)
+    whole = open_source(path)
+    expected = [whole.read(index) for index in range(24)]
+    packets, decode = [], Decoder._decode
+
+    def counted(*arguments):
+        for packet in decode(*arguments):
+            packets.append(packet)
+            yield packet
+
+    monkeypatch.setattr(Decoder, "_decode", counted)
+    for start in range(0, 22, 3):
+        part = open_source(path)
+        part.select(start, 3)
+        packets.clear()
+        for index in range(part.count):
+            assert np.array_equal(part.read(index), expected[start + index]), (start, index)
+        if start == 15:
+            assert len(packets) < decoded
 
 
 def video_with_sound(path, codec="aac"):
