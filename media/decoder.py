@@ -143,10 +143,11 @@ class Decoder:
             rate = stream.guessed_rate or stream.average_rate or Fraction(25)
             step = self.last = max(round(1 / (rate * stream.time_base)), 1)
             return [index * step for index in range(len(times))]
-        # AVI knows only when to decode. Where the packets themselves do not tell FFmpeg when to
-        # show a frame, it makes that up, in the order of the packets instead of the frames.
-        if container.format.name == "avi":
-            self.timed = times != sorted(times)
+        # AVI knows only when to decode, and some MP4 files hold no more than they do. Where the
+        # packets themselves do not tell FFmpeg when to show a frame, it makes that up, in the
+        # order of the packets instead of the frames.
+        reorders = container.format.name == "avi" or stream.codec_context.has_b_frames
+        self.timed = not reorders or times != sorted(times)
         # Two fields of a frame may come as packets of one time.
         ticks = sorted(set(times if self.timed else order))
         gap = ticks[-1] - ticks[-2] if len(ticks) > 1 else 0

@@ -224,6 +224,21 @@ def spoil_packet(path, index):
     path.write_bytes(content.replace(body, noise))
 
 
+def test_mp4_that_knows_only_when_to_decode(tmp_path):
+    frames = numbered_frames(12)
+    ordered = write_video(tmp_path / "ordered.mkv", frames, bf="3", b_strategy="0")
+    path = tmp_path / "v.mp4"
+    with av.open(str(ordered)) as given, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(given.streams.video[0])
+        packets = [packet for packet in given.demux(given.streams.video[0]) if packet.size]
+        times = sorted(packet.pts for packet in packets)
+        assert times != [packet.pts for packet in packets]
+        for packet, time in zip(packets, times, strict=True):
+            packet.stream, packet.pts, packet.dts = stream, time, time
+            container.mux(packet)
+    assert numbers_of(path) == list(range(12))
+
+
 def test_avi_with_frames_out_of_order(tmp_path):
     """H.264 as x264 makes it by default: AVI holds the packets, but not the times of the frames."""
     frames = numbered_frames(26)
