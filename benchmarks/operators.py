@@ -36,7 +36,7 @@ from benchmarks.timing import (
 )
 from dcn import cpu
 from dcn.reference import deform_conv2d_gather, deform_conv2d_grid_sample
-from flow import coarse2fine_flow
+from flow import coarse2fine_flow, dis_flow
 from utils.config import parse_config, run_script
 
 
@@ -141,8 +141,7 @@ def flow_rows(config: Config) -> list[dict[str, str]]:
 
 def flow_row(title: str, pairs: list[np.ndarray], threads: int, repeats: int) -> dict[str, str]:
     """DIS and PyFlow's method on pairs, each (2, H, W, 3) uint8."""
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(0)
+    dis = dis_flow()
     cv2.setNumThreads(threads)
     grey = [[cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pair] for pair in pairs]
     colour = [pair / 255 for pair in pairs]

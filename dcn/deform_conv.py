@@ -212,8 +212,7 @@ def deform_conv2d(
         stride, padding, dilation: pixels, one integer or (y, x).
         mask: (B, G*kh*kw, H', W'), factors of the samples, or None for ones.
 
-    Returns:
-        (B, O, H', W') in the type of the input.
+    Returns: (B, O, H', W') in the type of the input.
 
     Raises:
         ValueError: shapes, types or devices that do not fit together; see `backend` for
@@ -307,8 +306,7 @@ class DCNv2(nn.Module):
             x: (B, in_channels, H, W).
             offset_features: (B, offset_channels, H, W).
 
-        Returns:
-            (B, out_channels, H', W') in the type of x.
+        Returns: (B, out_channels, H', W') in the type of x.
         """
         # Offsets are positions in pixels: bfloat16 would round them to whole pixels from 128 on.
         with torch.autocast(x.device.type, enabled=False):

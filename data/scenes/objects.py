@@ -71,8 +71,7 @@ def road(
 ) -> list[float]:
     """The surface of a road with `lanes` in all, worn along its lanes.
 
-    Returns:
-        Distances of the lanes' middles from the path, negative to its left.
+    Returns: Distances of the lanes' middles from the path, negative to its left.
     """
     side = lanes / 2 * lane_width + median / 2 + shoulder
     canvas.fill(ribbon(path, side), surface, height=deck, occupy=True)
