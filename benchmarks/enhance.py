@@ -8,10 +8,11 @@
     python -m benchmarks.enhance interrupt  Ctrl-C and SIGKILL at random moments, then --resume
 
 Every run but that of `pipeline` is a process of its own, whose peak resident memory the system
-counts. Weights are
-random unless --model names some: they change neither memory nor speed.
+counts. Weights are random unless --model names some: they change neither memory nor speed.
 """
 
+import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -21,15 +22,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from unittest.mock import patch
 
 import numpy as np
 import torch
 
 import enhance
+from benchmarks.timing import Stopwatch
 from enhancement import enhancer, tiling
 from flow import estimate_flow
 from media.folder import ImageSink, write_image_file
@@ -41,6 +43,7 @@ from models.enhanced_flow import EnhancedFlow
 from models.inference import autocast, windows, with_flow
 from utils.config import parse_config, run_script
 from utils.images import to_tensor
+from utils.metrics import psnr
 from utils.resize import imresize
 
 ENHANCE = Path(__file__).parent.parent / "enhance.py"
@@ -49,7 +52,7 @@ DEVICE = ("--device", "cpu")
 
 @dataclass(frozen=True)
 class Config:
-    what: str  # memory, speed, pipeline, length, tiles or interrupt
+    what: Literal["memory", "speed", "pipeline", "length", "tiles", "interrupt"]  # of the above
     model: str = "none"  # a checkpoint; none: random weights, of both sizes
     sides: str = "80,160,240,320"  # of the frames in `memory`, LR pixels
     size: str = "2000x1200"  # of the frames in `speed`
@@ -66,20 +69,8 @@ class Config:
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("what",))
-    benchmarks = {
-        "memory": memory,
-        "speed": speed,
-        "pipeline": pipeline,
-        "length": length,
-        "tiles": tiles,
-        "interrupt": interrupt,
-    }
-    if config.what not in benchmarks:
-        raise ValueError(
-            f"{config.what!r} is not a benchmark; choose one of {', '.join(benchmarks)}"
-        )
     with tempfile.TemporaryDirectory() as folder:
-        benchmarks[config.what](config, Path(folder))
+        BENCHMARKS[config.what](config, Path(folder))
 
 
 def checkpoints(config: Config, folder: Path) -> dict[str, Path]:
@@ -110,10 +101,8 @@ def measure(
 ) -> tuple[float, float, float]:
     """Run enhance.py; returns its seconds, processor seconds and peak resident GiB."""
     command = command_of(source, output, model, config, *flags)
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    start, quiet = time.perf_counter(), {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, **quiet)
     problems = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -167,72 +156,40 @@ def speed(config: Config, folder: Path) -> None:
         )
 
 
-class Stopwatch:
-    """The seconds that named stages are at work, in whatever thread."""
-
-    def __init__(self):
-        self.seconds = Counter()
-
-    def call(self, name: str, function: Callable) -> Callable:
-        """The function, its time counted."""
-
-        def timed(*arguments):
-            start = time.perf_counter()
-            try:
-                return function(*arguments)
-            finally:
-                self.seconds[name] += time.perf_counter() - start
-
-        return timed
-
-    def items(self, name: str, function: Callable) -> Callable:
-        """The same for what yields items: only the making of them counts."""
-
-        def timed(*arguments) -> Iterator:
-            advance, end = self.call(name, next), object()
-            items = function(*arguments)
-            while (item := advance(items, end)) is not end:
-                yield item
-
-        return timed
+# What `pipeline` times; an indented stage is part of the one above.
+STAGES = {
+    "whole": (enhancer.Enhancer, "run"),
+    "reading": (enhancer.Enhancer, "read_windows"),
+    "  flow": (enhancer, "window_flow"),
+    "network": (enhancer.Enhancer, "window"),
+    "  own flow": (EnhancedFlow, "between_enlarged"),
+    "  keeping": (enhancer.WindowBuffer, "append"),
+    "writing": (ImageSink, "write"),
+}
 
 
 def pipeline(config: Config, folder: Path) -> None:
     """Reading, network and writing of one clip, how long each waits, and the network by itself.
 
-    Indented stages are part of the one above. Flow between given frames is found while reading,
-    beside the network; its own flow within it. Aim: the whole at most 1.25 times the network.
+    Flow between given frames is found while reading, beside the network; its own flow within it.
+    Aim: the whole at most 1.25 times the network.
     """
     count, width, height = map(int, config.clip.split("x"))
     clip = write_clip(folder / "clip", count, height, width)
     frames = to_tensor(np.stack([open_source(clip).read(index) for index in range(count)]))
     megapixels = (2 * count - 1) * SCALE**2 * width * height / 1e6
     for name, model in checkpoints(config, folder).items():
-        watch, stages = Stopwatch(), enhancer.Enhancer
-        with (
-            patch.object(stages, "read_windows", watch.items("reading", stages.read_windows)),
-            patch.object(enhancer, "window_flow", watch.call("  flow", enhancer.window_flow)),
-            patch.object(stages, "window", watch.call("network", stages.window)),
-            patch.object(
-                EnhancedFlow,
-                "between_enlarged",
-                watch.call("  own flow", EnhancedFlow.between_enlarged),
-            ),
-            patch.object(
-                enhancer.WindowBuffer,
-                "append",
-                watch.call("  keeping", enhancer.WindowBuffer.append),
-            ),
-            patch.object(ImageSink, "write", watch.call("writing", ImageSink.write)),
-        ):
-            run = watch.call("whole", stages.run)
-            with patch.object(stages, "run", run):
-                enhance.main(command_of(clip, folder / name, model, config)[2:])
-        alone = watch.call("network alone", run_alone)
-        alone(load_network(model)[0], frames, config)
+        watch = Stopwatch(time.perf_counter)
+        with contextlib.ExitStack() as stack:
+            for stage, (owner, attribute) in STAGES.items():
+                count_time = watch.items if stage == "reading" else watch.call
+                timed = count_time(stage, getattr(owner, attribute))
+                stack.enter_context(patch.object(owner, attribute, timed))
+            enhance.main(command_of(clip, folder / name, model, config)[2:])
+        watch.call("network alone", run_alone)(load_network(model)[0], frames, config)
         whole, by_itself = watch.seconds["whole"], watch.seconds["network alone"]
         print(f"{name}, {count} frames of {width}x{height}: stage, seconds, waiting")
-        for stage in ("reading", "  flow", "network", "  own flow", "  keeping", "writing"):
+        for stage in [stage for stage in STAGES if stage != "whole"]:
             busy = watch.seconds[stage]
             waiting = "" if stage.startswith(" ") else f"{whole - busy:8.1f}"
             print(f"  {stage:12} {busy:8.1f} {waiting}")
@@ -278,18 +235,19 @@ def tiles(config: Config, folder: Path) -> None:
         network, _ = load_network(model)
         print(f"{name} on frames of {width}x{height}")
         whole = enhance_tiles(network, given, config, 100_000, 32)
-        for tile in map(int, config.tiles.split(",")):
-            for overlap in map(int, config.overlaps.split(",")):
-                tiled = enhance_tiles(network, given, config, tile, overlap)
-                difference = np.abs(tiled - whole) * 255
-                print(
-                    f"  tile {tile:3} overlap {overlap:2}: {psnr(tiled, whole):6.2f} dB, "
-                    f"mean {difference.mean():.4f}, largest {difference.max():.2f} of 255"
-                )
+        sizes = (map(int, sides.split(",")) for sides in (config.tiles, config.overlaps))
+        for tile, overlap in itertools.product(*sizes):
+            tiled = enhance_tiles(network, given, config, tile, overlap)
+            difference = np.abs(tiled - whole)
+            print(
+                f"  tile {tile:3} overlap {overlap:2}: {psnr(tiled, whole):6.2f} dB, "
+                f"mean {difference.mean():.4f}, largest {difference.max():.2f} of 255"
+            )
         small = imresize(given, 1 / SCALE)
-        truth = given.astype(np.float32) / 255
-        untiled = psnr(enhance_tiles(network, small, config, 100_000, 32)[::2], truth)
-        tiled = psnr(enhance_tiles(network, small, config, 80, 32)[::2], truth)
+        untiled, tiled = (
+            psnr(enhance_tiles(network, small, config, tile, 32)[::2], given)
+            for tile in (100_000, 80)
+        )
         print(f"  against truth: whole {untiled:.3f} dB, tiles of 80 {tiled:.3f} dB")
 
 
@@ -334,10 +292,8 @@ def content(output: Path) -> list[tuple[str, bytes]]:
 
 
 def enhance_tiles(network, given: np.ndarray, config: Config, tile: int, overlap: int):
-    """A window of frames (4, H, W, 3) uint8 in tiles: (7, SCALE * H, SCALE * W, 3) in [0, 1]."""
-    flows = [
-        torch.from_numpy(flow)[None] for flow in estimate_flow(given, method=config.flow_method)
-    ]
+    """A window of frames (4, H, W, 3) uint8 in tiles: (7, SCALE * H, SCALE * W, 3) in levels."""
+    flows = [torch.from_numpy(flow)[None] for flow in estimate_flow(given, config.flow_method)]
 
     @torch.inference_mode()
     def predict(rows: slice, columns: slice) -> np.ndarray:
@@ -347,12 +303,10 @@ def enhance_tiles(network, given: np.ndarray, config: Config, tile: int, overlap
         return output[0].float().movedim(1, -1).numpy()
 
     strips = tiling.blend_tiles(predict, *given.shape[1:3], tile, overlap)
-    return np.concatenate(list(strips), axis=1).clip(0, 1)
+    return 255 * np.concatenate(list(strips), axis=1).clip(0, 1)
 
 
-def psnr(image: np.ndarray, truth: np.ndarray) -> float:
-    """PSNR of images in [0, 1], in dB."""
-    return float(-10 * np.log10(max(np.mean((image - truth) ** 2, dtype=np.float64), 1e-12)))
+BENCHMARKS = {f.__name__: f for f in (memory, speed, pipeline, length, tiles, interrupt)}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ Prints one line per reader and ends with status 1 if there was a bug.
 
 import contextlib
 import io
+import itertools
 import json
 import math
 import random
@@ -55,6 +56,7 @@ from training.settings import check_unchanged
 from utils.config import parse_config, run_script
 
 SLOW = 5.0  # seconds of the processor that no file of a few kilobytes may take
+RATES = (8e-4, 1e-2, 0.1)  # of the optimiser, see training.optimiser
 LARGE = 2**30  # bytes of memory that none may take beyond what was taken before
 DEEP = "[" * 100_000  # in JSON, in the place of this name
 WORDS = (b"\0", b"\xff" * 4, b"../", b"/etc/passwd\n", b"\r", b"%s", b"'; rm -rf", b"9" * 40)
@@ -215,8 +217,7 @@ def make_readers(folder: Path) -> Iterator[Reader]:
 
 def make_picture_readers(folder: Path) -> Iterator[Reader]:
     """The readers of lists and pictures."""
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     pictures = []
     for name in ("a.png", "a.jpg"):
         write_image(folder / name, image)
@@ -232,13 +233,8 @@ def make_picture_readers(folder: Path) -> Iterator[Reader]:
     def read_a_list(path: Path) -> object:
         read_list(path)
         dataset = SeptupletDataset(root, path, patch=16)
-        outside = [
-            p
-            for index in range(len(dataset))
-            for p in dataset.paths(index)
-            if not p.resolve().is_relative_to(root)
-        ]
-        assert not outside, outside
+        for path in itertools.chain.from_iterable(map(dataset.paths, range(len(dataset)))):
+            assert path.resolve().is_relative_to(root), path
         return dataset
 
     yield Reader("list", lists, ".txt", read_a_list)
@@ -246,16 +242,17 @@ def make_picture_readers(folder: Path) -> Iterator[Reader]:
     yield Reader("still", pictures, ".png", read_still)
 
 
-RATES = (8e-4, 1e-2, 0.1)  # of the optimiser, see training.optimiser
+def no_gradient_step(network: MSTT, optimiser: Optimiser) -> None:
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
 
 
 def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
     """The readers of checkpoints and of weights with their description."""
     network = MSTT(8, 2, 1, 1)
     optimiser = Optimiser(network, "muon", *RATES)
-    for parameter in network.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
+    no_gradient_step(network, optimiser)
     config = Config()
     state = training_state(config, network, Ema(network, 0.9), optimiser, Progress(3, 30.0))
     state["config"] |= {"flow_method": "dis"}
@@ -265,9 +262,8 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
         "MSD_align.dcnpack.conv_offset_mask.weight": torch.zeros(54, 8, 3, 3),
     }
     torch.save(released | {"a": 1}, folder / "released.pth")
-    torch.save(
-        state | {"network": {}, "ema": {}}, folder / "old.pt", _use_new_zipfile_serialization=False
-    )
+    old = state | {"network": {}, "ema": {}}
+    torch.save(old, folder / "old.pt", _use_new_zipfile_serialization=False)
     checkpoints = [(folder / name).read_bytes() for name in ("last.pt", "released.pth", "old.pt")]
 
     def read_checkpoint(path: Path) -> object:
@@ -284,9 +280,7 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
         optimiser = Optimiser(network, "muon", *RATES)
         ema = Ema(network, 0.9)
         step = restore(state, ema, optimiser).step
-        for parameter in network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-        optimiser.step()
+        no_gradient_step(network, optimiser)
         ema.update(network, step + 1)
         return training_state(config, network, ema, optimiser, Progress(step + 1, 30.0))
 
@@ -335,6 +329,12 @@ def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
     """Read mutated files; returns how many were accepted, refused, slow, large, or met a bug."""
     rng, counts = random.Random(f"{reader.name} {seed}"), Counter()
     path = folder / f"mutated{reader.suffix}"
+
+    def report(number: int, kind: str, text: str) -> None:
+        counts[kind] += 1
+        if kind != "bugs" or counts[kind] <= 3:
+            print(f"{reader.name}, file {number}: {text}", flush=True)
+
     for number in range(files):
         if reader.vary and rng.random() < 0.5:
             with warnings.catch_warnings():
@@ -349,21 +349,16 @@ def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
         except (ValueError, OSError) as error:
             counts["refused"] += 1
             if "\n" in str(error) and reader.name != "list":
-                counts["more than one line"] += 1
-                print(f"{reader.name}, file {number}: {error}", flush=True)
+                report(number, "more than one line", str(error))
         except Exception:
-            counts["bugs"] += 1
-            if counts["bugs"] <= 3:
-                print(f"{reader.name}, file {number}:\n{traceback.format_exc()[:3000]}", flush=True)
+            report(number, "bugs", "\n" + traceback.format_exc()[:3000])
         else:
             counts["accepted"] += 1
         seconds = time.process_time() - start
         if seconds > SLOW:
-            counts["slow"] += 1
-            print(f"{reader.name}, file {number}: {seconds:.0f} s", flush=True)
+            report(number, "slow", f"{seconds:.0f} s")
         if peak_memory() - peak > LARGE:
-            counts["large"] += 1
-            print(f"{reader.name}, file {number}: memory grew to {peak_memory()}", flush=True)
+            report(number, "large", f"memory grew to {peak_memory()}")
     return counts
 
 
@@ -379,14 +374,9 @@ def main() -> int:
             counts = fuzz(reader, config.files, config.seed, folder)
             faults = ("bugs", "slow", "large", "more than one line")
             failed |= any(counts[fault] for fault in faults)
-            print(
-                f"{reader.name:<12}{config.files} files: {counts['accepted']} accepted, "
-                f"{counts['refused']} refused, {counts['bugs']} bugs, {counts['slow']} slow, "
-                f"{counts['large']} large, "
-                f"{counts['more than one line']} of several lines, "
-                f"{time.perf_counter() - start:.0f} s",
-                flush=True,
-            )
+            said = [f"{counts[kind]} {kind}" for kind in ("accepted", "refused", *faults)]
+            said = ", ".join([*said, f"{time.perf_counter() - start:.0f} s"])
+            print(f"{reader.name:<12}{config.files} files: {said}", flush=True)
     return int(failed)
 
 

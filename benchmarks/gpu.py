@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.inference import random_window
 from benchmarks.operators import deformable_tensors
-from benchmarks.timing import commit, machine, print_table
+from benchmarks.timing import commit, machine, print_table, timed
 from dcn import deform_conv2d
 from dcn.deform_conv import BACKEND_VARIABLE, BACKENDS, _problem
 from models import SIZES, build_network
@@ -50,15 +51,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LARGEST_FILE = 16 * 2**20  # bytes; passes where the size of files is limited
 CLOSING = 20.0  # seconds kept for the export and the report
 NETWORK = {"global_skip": "enhanced", "skip_refinement": True, "offset_limit": 10.0}
-# Part -> seconds that it may take, and in a rehearsal. The tables go first when time is short.
-LIMITS = {
-    "versions": (20, 20),
-    "tests": (90, 120),
-    "operators": (40, 60),
-    "inference": (60, 60),
-    "steps": (60, 60),
-    "evaluation": (60, 60),
-}
+# Part -> seconds that it may take, and in a rehearsal.
+LIMITS = {"versions": (20, 20), "tests": (90, 120), "operators": (40, 60), "inference": (60, 60)}
+LIMITS |= {"steps": (60, 60), "evaluation": (60, 60)}
 TABLES = ("steps", "inference", "operators", "tests")  # in the order in which they are left out
 LEAST_TRAINING = 120.0  # seconds, before anything is left out
 
@@ -73,7 +68,7 @@ class Config:
     flow_method: str = "dis2x"  # of the training
     validation: str = "auto"  # clips to choose the best on; auto: see main.py, may take a minute
     rehearse: bool = False  # on a CPU, with tiny settings
-    part: str = "all"  # one part alone, in this process
+    part: Literal["all", "versions", "operators", "inference", "steps"] = "all"  # or one alone
 
     def __post_init__(self):
         if not self.minutes > 0:
@@ -87,10 +82,7 @@ def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -
     for _ in range(2):
         call()
     if device.type != "cuda":
-        start = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        return (time.perf_counter() - start) / repeats
+        return timed(lambda: [call() for _ in range(repeats)]).wall / repeats
     first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     first.record()
     for _ in range(repeats):
@@ -124,23 +116,24 @@ def operators(config: Config, device: torch.device) -> None:
     rows = []
     for name, (batch, side) in itertools.product(usable, sizes):
         os.environ[BACKEND_VARIABLE] = name
-        rows.append({"input": f"{batch} x 64 x {side} x {side}", "backend": name})
-        rows[-1] |= {"forward": "failed", "forward + backward": "failed"}
+        row = {"input": f"{batch} x 64 x {side} x {side}", "backend": name}
+        rows.append(row | {"forward": "failed", "forward + backward": "failed"})
         try:
             leaves = [x.to(device).requires_grad_() for x in deformable_tensors(batch, side)]
-            tensors = leaves[:4]
 
-            def forward(tensors=tensors, mask=leaves[4]) -> Tensor:
+            def forward(tensors=leaves[:4], mask=leaves[4]) -> Tensor:
                 return deform_conv2d(*tensors, padding=1, mask=mask)
 
             def both(forward=forward, leaves=leaves) -> None:
                 torch.autograd.grad(forward().sum(), leaves)
 
-            with torch.no_grad():
-                rows[-1]["forward"] = f"{seconds_of(forward, device, repeats) * 1e3:.2f} ms"
-            rows[-1]["forward + backward"] = f"{seconds_of(both, device, repeats) * 1e3:.2f} ms"
+            for passes, call in (
+                ("forward", torch.no_grad()(forward)),
+                ("forward + backward", both),
+            ):
+                rows[-1][passes] = f"{seconds_of(call, device, repeats) * 1e3:.2f} ms"
         except Exception as error:  # a kernel or compiler that does not fit raises anything
-            print(f"{name}, {rows[-1]['input']}: {type(error).__name__}: {error}")
+            print(f"{name}, {row['input']}: {type(error).__name__}: {error}")
     print_table("deformable convolution, float32", rows)
 
 
@@ -160,15 +153,9 @@ def inference(config: Config, device: torch.device) -> None:
                         network(*inputs)
 
                 seconds = seconds_of(call, device, 2 if config.rehearse else 10)
-                name = f"4 x {side} x {side}"
-                rows.append(
-                    {
-                        "network": size,
-                        "frames": name,
-                        "precision": str(precision).removeprefix("torch."),
-                        "milliseconds": f"{seconds * 1e3:.1f}",
-                    }
-                )
+                row = {"network": size, "frames": f"4 x {side} x {side}"}
+                row |= {"precision": str(precision).removeprefix("torch.")}
+                rows.append(row | {"milliseconds": f"{seconds * 1e3:.1f}"})
                 print(*rows[-1].values(), flush=True)  # should the time not suffice for all
     print_table("4 frames in, 7 frames of 4 times the side out", rows)
 
@@ -272,13 +259,9 @@ class Run:
         outcome = f"stopped after {limit:.0f} s"
         try:
             with open(self.out / f"{name}.txt", "w", encoding="utf-8") as file:
+                streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
                 process = subprocess.Popen(
-                    self.command(name),
-                    cwd=ROOT,
-                    env={**os.environ, **environment},
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
+                    self.command(name), cwd=ROOT, env={**os.environ, **environment}, **streams
                 )
                 try:
                     outcome = f"status {process.wait(timeout=max(limit, 1))}"
@@ -320,16 +303,12 @@ class Run:
     def everything(self) -> None:
         """All parts, as far as the time goes."""
         limits = {name: pair[self.config.rehearse] for name, pair in LIMITS.items()}
-        left_out = []
         for name in TABLES:
             if sum(limits.values()) + LEAST_TRAINING + CLOSING > self.left:
-                left_out.append(name)
                 limits.pop(name)
-        for name in left_out:
-            self.note(name, "left out for lack of time")
-        for name in ("versions", "tests", "operators", "inference", "steps"):
-            if name in limits:
-                self.do(name, limits[name])
+                self.note(name, "left out for lack of time")
+        for name in [name for name in limits if name != "evaluation"]:
+            self.do(name, limits[name])
         self.do("training", self.left - CLOSING - limits["evaluation"] / 2)
         self.export()
         if (self.out / "best.safetensors").is_file():
@@ -342,10 +321,7 @@ def main() -> None:
         raise ValueError("no GPU here; --rehearse does everything on a CPU, tiny")
     device = torch.device("cpu" if config.rehearse else "cuda")
     if config.part != "all":
-        if config.part not in HERE:
-            raise ValueError(f"part is {config.part!r}; choose one of {', '.join(HERE)}")
-        HERE[config.part](config, device)
-        return
+        return HERE[config.part](config, device)
     for folder in (config.stills, config.testset):
         if not Path(folder).is_dir():
             raise FileNotFoundError(f"{folder} is not a folder")

@@ -12,13 +12,12 @@ more as our scripts set it for themselves (utils/memory.py). "Processor" is the 
 together, which other programs on the machine change less than they change the wall time.
 """
 
-import contextlib
 import itertools
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -26,12 +25,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.obvious import obvious
-from benchmarks.speed import compare_table, rates, store
+from benchmarks.speed import compare_table, rates, stage_rows, store
 from benchmarks.timing import (
+    Stopwatch,
     in_turns,
     interleaved_medians,
+    mebibytes,
     peak_extra_memory,
     print_table,
+    timed,
 )
 from flow import estimate_flow
 from models import SIZES, build_network
@@ -44,11 +46,12 @@ SHIPPED_OPTIONS = {
     "fast": {"midpoint_flow": True, "global_skip": "neighbours", "skip_refinement": True},
 }
 OTHERS = tuple(size for size in SIZES if size != "mstt")  # beside the paper's
+OBVIOUS = "obvious, float32"  # the variant that the others are compared with
 
 
 @dataclass(frozen=True)
 class Config:
-    what: str  # compare, stages or growth
+    what: Literal["compare", "stages", "growth"]  # what is measured
     side: int = 160  # of the frames in `compare` and `stages`, LR pixels, a multiple of 80
     repeats: int = 3  # counted calls of each variant
     threads: int = 2  # of PyTorch and the native kernels
@@ -59,18 +62,29 @@ class Config:
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("what",))
-    measures = {"compare": compare, "stages": stages, "growth": growth}
-    if config.what not in measures:
-        known = ", ".join(measures)
-        raise ValueError(f"{config.what!r} is not a benchmark; choose one of {known}")
     torch.set_num_threads(config.threads)
-    store(config.what, measures[config.what](config))
+    measure = {"compare": compare, "stages": stages, "growth": growth}[config.what]
+    store(config.what, measure(config))
 
 
 def precisions() -> list[str]:
     """Those that this processor computes in."""
     native = pick_precision(CPU) == torch.bfloat16
     return ["float32", "bfloat16"] if native else ["float32"]
+
+
+def variants_of(
+    arguments: Callable[[str, str], tuple], others: Sequence[str] = ()
+) -> dict[str, tuple]:
+    """The arguments of each formulation and precision by its name; see `in_turns`.
+
+    The obvious formulation is there twice, for PyTorch's memory allocator and for ours.
+    """
+    names = (OBVIOUS, "obvious, freed memory kept, float32")
+    variants = dict.fromkeys(names, arguments("obvious", "float32"))
+    for formulation, precision in itertools.product(("ours", *others), precisions()):
+        variants[f"{formulation}, {precision}"] = arguments(formulation, precision)
+    return variants
 
 
 def network_of(size: str) -> nn.Module:
@@ -95,45 +109,32 @@ def call(network: nn.Module, inputs, precision: str) -> Callable[[], torch.Tenso
     return run
 
 
-class Counted:
-    """A call that keeps its output and the operations of its convolutions and matrix products."""
+def counted(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
+    """The output of a call, and the operations of its convolutions and matrix products.
 
-    def __init__(self, run: Callable[[], torch.Tensor]):
-        self.run = run
+    Of Winograd's those of a direct convolution, four times as many as are done.
+    """
 
-    def __call__(self) -> None:
-        mapping = {
-            torch.ops.mstt.deform_conv2d: self._deformable,
-            torch.ops.mkldnn._convolution_pointwise: self._fused,
-            torch.ops.mstt.convolution3x3: self._winograd,
-        }
-        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-            self.output = self.run()
-        self.operations = counter.get_total_flops()
-
-    @staticmethod
-    def _deformable(input, offset, mask, weight, *rest, out_shape, **options) -> int:
+    def direct(input, weight, *rest, out_shape, **options) -> int:
         return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
-    @staticmethod
-    def _fused(input, weight, *rest, out_shape, **options) -> int:
-        return 2 * math.prod(out_shape) * math.prod(weight[1:])
+    def deformable(input, offset, mask, weight, *rest, out_shape, **options) -> int:
+        return direct(input, weight, out_shape=out_shape)
 
-    @staticmethod
-    def _winograd(input, weight, *rest, out_shape, **options) -> int:
-        """Those of a direct convolution, four times as many as are done."""
-        return 2 * math.prod(out_shape) * math.prod(weight[1:])
+    mapping = {
+        torch.ops.mstt.deform_conv2d: deformable,
+        torch.ops.mkldnn._convolution_pointwise: direct,
+        torch.ops.mstt.convolution3x3: direct,
+    }
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        output = run()
+    return output, counter.get_total_flops()
 
 
 def matrix_product_peak(dtype: torch.dtype, side: int = 2048) -> float:
     """Operations per processor second of a large matrix product, the best of seven."""
     a, b = torch.randn(2, side, side).to(dtype)
-    best = math.inf
-    for _ in range(7):
-        start = time.process_time()
-        a @ b
-        best = min(best, time.process_time() - start)
-    return 2 * side**3 / best
+    return 2 * side**3 / min(timed(lambda: a @ b).processor for _ in range(7))
 
 
 def make_call(side: int, formulation: str, precision: str) -> Callable[[], torch.Tensor]:
@@ -146,62 +147,29 @@ def make_call(side: int, formulation: str, precision: str) -> Callable[[], torch
 
 def compare(config: Config) -> dict:
     """The table: time, processor time, peak memory, and how far the outputs are apart."""
-    variants = {
-        "obvious, float32": (config.side, "obvious", "float32"),
-        "obvious, freed memory kept, float32": (config.side, "obvious", "float32"),
-    }
-    for formulation, precision in itertools.product(("ours", *OTHERS), precisions()):
-        variants[f"{formulation}, {precision}"] = (config.side, formulation, precision)
-    results = in_turns(make_call, variants, config.repeats, default=["obvious, float32"])
+    variants = variants_of(lambda *choice: (config.side, *choice), OTHERS)
+    results = in_turns(make_call, variants, config.repeats, default=[OBVIOUS])
     peaks = {name: matrix_product_peak(getattr(torch, name)) for name in precisions()}
     rows, base = [], None
-    for name, arguments in variants.items():
-        counted = Counted(make_call(*arguments))
-        counted()
-        total, output = counted.operations, counted.output.float()
+    for name, (side, formulation, precision) in variants.items():
+        output, operations = counted(make_call(side, formulation, precision))
         base = output if base is None else base
-        result = results[name]
+        difference = None if formulation in OTHERS else (output.float() - base).abs().max().item()
+        wall, processor, peak_bytes = results[name]
         rows.append(
             {
                 "name": name,
-                "seconds": result.wall,
-                "processor": result.processor,
-                "peak_bytes": result.peak_bytes,
-                "operations": total,
-                "share_of_peak": total / result.processor / peaks[arguments[2]],
-                "largest_difference": None
-                if arguments[1] in OTHERS
-                else (output - base).abs().max().item(),
+                "seconds": wall,
+                "processor": processor,
+                "peak_bytes": peak_bytes,
+                "operations": operations,
+                "share_of_peak": operations / processor / peaks[precision],
+                "largest_difference": difference,
             }
         )
-    print_compare(rows)
+    print_table("4 frames in, 7 frames of 4 times the side out", compare_table(rows))
     print(f"one core's matrix products: {rates(peaks)}")
     return {"side": config.side, "rows": rows, "matrix_product_peak": peaks}
-
-
-def print_compare(rows: list[dict]) -> None:
-    print_table("4 frames in, 7 frames of 4 times the side out", compare_table(rows))
-
-
-@contextlib.contextmanager
-def stopwatch(modules: dict[str, nn.Module]) -> Iterator[dict[str, float]]:
-    """Processor seconds spent in every module, summed over its calls."""
-    spent, starts, hooks = defaultdict(float), {}, []
-    for name, module in modules.items():
-
-        def begin(module, inputs, name=name):
-            starts[name] = time.process_time()
-
-        def end(module, inputs, output, name=name):
-            spent[name] += time.process_time() - starts[name]
-
-        hooks += [
-            module.register_forward_pre_hook(begin),
-            module.register_forward_hook(end),
-        ]
-    yield spent
-    for hook in hooks:
-        hook.remove()
 
 
 def stages(config: Config) -> dict:
@@ -222,13 +190,15 @@ def stages(config: Config) -> dict:
         }
         run = call(network, inputs, precision)
         run()
-        runs = []
+        watch, runs = Stopwatch(time.process_time), []
+        for name, module in modules.items():
+            module.forward = watch.call(name, module.forward)
         for _ in range(config.repeats):
-            with stopwatch(modules) as spent:
-                run()
-            runs.append(spent)
+            watch.seconds.clear()
+            run()
+            runs.append(dict(watch.seconds))
         median = {name: float(np.median([spent[name] for spent in runs])) for name in modules}
-        result[f"{size}, {precision}"] = {
+        parts = {
             "features": median["features"],
             "alignment": median["alignment"],
             "warp and fusion": median["interpolation"] - median["alignment"],
@@ -237,16 +207,12 @@ def stages(config: Config) -> dict:
             "residual blocks": median["blocks"],
             "upsampling": median["reconstruction"],
         }
-        rest = median["network"] - sum(result[f"{size}, {precision}"].values())
-        result[f"{size}, {precision}"]["skip and the rest"] = rest
+        rest = median["network"] - sum(parts.values())
+        result[f"{size}, {precision}"] = parts | {"skip and the rest": rest}
     given = (inputs[0][0].movedim(1, -1) * 255).byte().numpy()
     flows = {m: lambda m=m: estimate_flow(given, method=m) for m in ("pyflow", "dis")}
     flow = {name: s.processor for name, s in interleaved_medians(flows, config.repeats).items()}
-    for name, parts in result.items():
-        total = sum(parts.values())
-        print(f"\n{name}: {total:.2f} processor seconds")
-        for stage, seconds in parts.items():
-            print(f"  {stage:<22}{seconds:7.2f} s  {seconds / total:4.0%}")
+    print_table("processor seconds of every stage", stage_rows(result))
     print("\nflow of 3 pairs: " + ", ".join(f"{k} {v:.2f} s" for k, v in flow.items()))
     return {"side": config.side, "networks": result, "flow": flow}
 
@@ -267,10 +233,9 @@ def growth(config: Config) -> dict:
             median = interleaved_medians({"": run}, config.repeats)[""]
             point = {"size": size, "kind": kind, "value": value, **median._asdict()}
             points.append(point | {"peak_bytes": peak_extra_memory(run)})
-            memory = (points[-1]["peak_bytes"] or 0) / 2**20
             print(
                 f"{size:6} {kind:8} {value:4}  {median.wall:8.2f} s  "
-                f"{median.processor:8.2f} processor s  {memory:6.0f} MiB",
+                f"{median.processor:8.2f} processor s  {mebibytes(points[-1]['peak_bytes']):>10}",
                 flush=True,
             )
     torch.set_num_threads(config.threads)

@@ -10,7 +10,6 @@ one server core gave 37, a third of its time in the flow and a quarter in the wa
 """
 
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.timing import Stopwatch, timed
 from data import animation, degrade, flow_cache, look, traffic
 from data.animation import StillsDataset
 from utils.config import parse_config, run_script
@@ -46,20 +46,10 @@ STAGES = {
 }
 
 
-def watch(spent: dict[str, float]) -> None:
-    """Let every stage add its processor time to spent."""
-
-    def watched(name, function):
-        def call(*args, **kwargs):
-            start = time.thread_time()
-            result = function(*args, **kwargs)
-            spent[name] += time.thread_time() - start
-            return result
-
-        return call
-
+def watch(stopwatch: Stopwatch) -> None:
+    """Let every stage add its processor time."""
     for name, (module, attribute) in STAGES.items():
-        setattr(module, attribute, watched(name, getattr(module, attribute)))
+        setattr(module, attribute, stopwatch.call(name, getattr(module, attribute)))
 
 
 def main() -> None:
@@ -75,12 +65,10 @@ def main() -> None:
     order = np.random.default_rng(0).integers(len(dataset), size=config.samples).tolist()
     for index in order[:10]:
         dataset[index]
-    spent = defaultdict(float)
-    watch(spent)
-    wall, processor = time.perf_counter(), time.thread_time()
-    for index in order:
-        dataset[(1, index)]
-    wall, processor = time.perf_counter() - wall, time.thread_time() - processor
+    stopwatch = Stopwatch(time.thread_time)
+    watch(stopwatch)
+    wall, processor = timed(lambda: [dataset[(1, index)] and None for index in order])
+    spent = stopwatch.seconds
     count = config.samples
     print(f"{count} samples, patch {config.patch}, one thread")
     print(f"  flow {config.flow_method}, degrade {config.degrade}")

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,15 +28,15 @@ import numpy as np
 import torch
 
 from benchmarks.timing import (
-    Seconds,
     interleaved_medians,
     machine,
+    mebibytes,
     peak_extra_memory,
     print_table,
 )
 from dcn import cpu
 from dcn.reference import deform_conv2d_gather, deform_conv2d_grid_sample
-from flow import coarse2fine_flow
+from flow import coarse2fine_flow, dis_flow
 from utils.config import parse_config, run_script
 
 
@@ -50,25 +51,11 @@ class Config:
 # Pairs of images with the flows of the original PyFlow.
 PYFLOW_REFERENCE = Path(__file__).parents[1] / "tests" / "data" / "pyflow_reference.npz"
 
-STRIDE, PADDING, DILATION = (1, 1), (1, 1), (1, 1)
-
-
-def native(input, offset, weight, bias, mask):
-    geometry = (list(STRIDE), list(PADDING), list(DILATION))
-    return cpu.deform_conv2d(input, offset, mask, weight, bias, *geometry)
-
-
-def formulation(function):
-    def call(input, offset, weight, bias, mask):
-        return function(input, offset, weight, bias, STRIDE, PADDING, DILATION, mask)
-
-    return call
-
-
+GEOMETRY = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
 FUNCTIONS = {
-    "gather": formulation(deform_conv2d_gather),
-    "grid_sample": formulation(deform_conv2d_grid_sample),
-    "native": native,
+    "gather": deform_conv2d_gather,
+    "grid_sample": deform_conv2d_grid_sample,
+    "native": cpu.deform_conv2d,
 }
 
 
@@ -93,12 +80,16 @@ def deformable_calls(tensors: list[torch.Tensor]) -> dict[str, dict]:
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
     grad_output = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1))
 
-    def both(function):
-        torch.autograd.grad(function(*leaves), leaves, grad_output)
+    def forward(function, tensors=tensors) -> torch.Tensor:
+        *tensors, mask = tensors
+        return function(*tensors, mask=mask, **GEOMETRY)
+
+    def both(function) -> None:
+        torch.autograd.grad(forward(function, leaves), leaves, grad_output)
 
     return {
-        "forward": {name: lambda f=f: f(*tensors) for name, f in FUNCTIONS.items()},
-        "forward + backward": {name: lambda f=f: both(f) for name, f in FUNCTIONS.items()},
+        name: {key: partial(call, function) for key, function in FUNCTIONS.items()}
+        for name, call in (("forward", forward), ("forward + backward", both))
     }
 
 
@@ -109,35 +100,25 @@ def deformable_rows(config: Config) -> list[dict[str, str]]:
         for name, calls in deformable_calls(deformable_tensors(batch, config.side)).items():
             once = interleaved_medians(calls, 1)
             plain = min(("gather", "grid_sample"), key=lambda key: once[key].processor)
-            pair = {key: calls[key] for key in (plain, "native")}
-            seconds = interleaved_medians(pair, config.repeats)
-            memory = {key: peak_extra_memory(call) for key, call in pair.items()}
-            times = Seconds(
-                *(a / b for a, b in zip(seconds[plain], seconds["native"], strict=True))
-            )
+            pair = [calls[plain], calls["native"]]
+            seconds = interleaved_medians(dict(enumerate(pair)), config.repeats)
+            memory = [peak_extra_memory(call) for call in pair]
+            less = "-" if None in memory else f"{memory[0] / max(memory[1], 1):.1f}"
             rows.append(
                 {
                     "input": f"{batch} x 64 x {config.side} x {config.side}",
                     "pass": name,
                     "against": plain,
-                    "plain": f"{seconds[plain].wall * 1e3:.0f} ms",
-                    "native": f"{seconds['native'].wall * 1e3:.0f} ms",
-                    "times faster": f"{times.wall:.1f}",
-                    "in processor time": f"{times.processor:.1f}",
-                    "memory plain": megabytes(memory[plain]),
-                    "memory native": megabytes(memory["native"]),
-                    "times less": memory_ratio(memory[plain], memory["native"]),
+                    "plain": f"{seconds[0].wall * 1e3:.0f} ms",
+                    "native": f"{seconds[1].wall * 1e3:.0f} ms",
+                    "times faster": f"{seconds[0].wall / seconds[1].wall:.1f}",
+                    "in processor time": f"{seconds[0].processor / seconds[1].processor:.1f}",
+                    "memory plain": mebibytes(memory[0]),
+                    "memory native": mebibytes(memory[1]),
+                    "times less": less,
                 }
             )
     return rows
-
-
-def megabytes(count: int | None) -> str:
-    return "unknown" if count is None else f"{count / 2**20:.0f} MiB"
-
-
-def memory_ratio(plain: int | None, native: int | None) -> str:
-    return "unknown" if plain is None else f"{plain / max(native, 1):.1f}"
 
 
 def flow_rows(config: Config) -> list[dict[str, str]]:
@@ -149,10 +130,9 @@ def flow_rows(config: Config) -> list[dict[str, str]]:
         u, v, _ = coarse2fine_flow(*(pair / 255))
         difference = np.linalg.norm(np.dstack([u, v]) - recorded[f"{name}_flow"], axis=-1).mean()
         row = flow_row(f"1 pair, {name}", [pair], 1, config.repeats)
-        rows.append({**row, "difference to PyFlow": f"{difference:.1e} px"})
-    rows.append(
-        flow_row("1 pair", [np.tile(pair, (1, config.tiles, config.tiles, 1))], 1, config.repeats)
-    )
+        rows.append(row | {"difference to PyFlow": f"{difference:.1e} px"})
+    tiled = np.tile(pair, (1, config.tiles, config.tiles, 1))
+    rows.append(flow_row("1 pair", [tiled], 1, config.repeats))
     sample = [np.stack([recorded["rgb_80_im1"], recorded["rgb_80_im2"]])] * 6
     for threads in sorted({1, os.cpu_count()}):
         rows.append(flow_row("6 pairs, rgb_80", sample, threads, config.repeats))
@@ -161,8 +141,7 @@ def flow_rows(config: Config) -> list[dict[str, str]]:
 
 def flow_row(title: str, pairs: list[np.ndarray], threads: int, repeats: int) -> dict[str, str]:
     """DIS and PyFlow's method on pairs, each (2, H, W, 3) uint8."""
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(0)
+    dis = dis_flow()
     cv2.setNumThreads(threads)
     grey = [[cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pair] for pair in pairs]
     colour = [pair / 255 for pair in pairs]
@@ -172,14 +151,14 @@ def flow_row(title: str, pairs: list[np.ndarray], threads: int, repeats: int) ->
             "PyFlow method": lambda: list(pool.map(lambda pair: coarse2fine_flow(*pair), colour)),
         }
         seconds = interleaved_medians(calls, repeats)
-    times = Seconds(*(a / b for a, b in zip(seconds["PyFlow method"], seconds["DIS"], strict=True)))
+    dis_time, time = seconds["DIS"], seconds["PyFlow method"]
     return {
         "input": title,
         "size": "{} x {}".format(*pairs[0].shape[1:3]),
         "threads": str(threads),
         **{name: f"{value.wall * 1e3:.1f} ms" for name, value in seconds.items()},
-        "times DIS": f"{times.wall:.1f}",
-        "in processor time": f"{times.processor:.1f}",
+        "times DIS": f"{time.wall / dis_time.wall:.1f}",
+        "in processor time": f"{time.processor / dis_time.processor:.1f}",
         "difference to PyFlow": "",
     }
 
@@ -190,15 +169,8 @@ def seconds_of_use(cache: str) -> float:
         "import time; from dcn import cpu; start = time.perf_counter(); cpu.library();"
         "print(time.perf_counter() - start)"
     )
-    variables = {"XDG_CACHE_HOME": cache, "LOCALAPPDATA": cache}
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **variables},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    return float(run.stdout)
+    variables = os.environ | {"XDG_CACHE_HOME": cache, "LOCALAPPDATA": cache}
+    return float(subprocess.check_output([sys.executable, "-c", code], env=variables, text=True))
 
 
 def main() -> None:
@@ -211,8 +183,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         first, second = seconds_of_use(cache), seconds_of_use(cache)
     print(f"\nFirst use, with compiling: {first:.1f} s; second use: {second:.3f} s")
-    if rows := flow_rows(config):
-        print_table("Optical flow by PyFlow's method", rows)
+    print_table("Optical flow by PyFlow's method", flow_rows(config))
 
 
 if __name__ == "__main__":

@@ -12,24 +12,23 @@ Short runs rank what matters early; they do not tell what a long run would reach
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from benchmarks.sizes import jointly, quality
 from data.animation import Animation, StillsDataset
-from data.clips import find_clips, read_clip
 from data.loading import one_opencv_thread, start_worker
 from data.sampler import MixedDataset, ResumableSampler
 from models import MSTT, build_network
 from models.checkpoint import load_network
-from models.inference import autocast, super_resolve
+from models.inference import autocast
 from training.loop import Ema, charbonnier, learning_rate, move_batch
 from training.optimiser import Optimiser
 from training.validation import FramesAlone
 from utils.config import parse_config, run_script
-from utils.metrics import clip_metrics, mean_metrics
 
 BASE = {
     # Network: a size of models.mstt.SIZES, and options of MSTT that take the place of its own.
@@ -148,16 +147,6 @@ def start_from(network: MSTT, path: str) -> None:
     print(f"{len(common)} of {len(own)} tensors are those of {path}")
 
 
-def measure(network: torch.nn.Module, testset: str, flow_method: str) -> dict:
-    """The mean figures over the test clips."""
-    figures = []
-    for clip in find_clips(testset):
-        given, truth = read_clip(clip)
-        output = np.stack(list(super_resolve(network, given, flow_method, precision="auto")))
-        figures.append(clip_metrics(output, truth))
-    return mean_metrics(figures)
-
-
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("stills", "testset"))
     one_opencv_thread()
@@ -167,7 +156,8 @@ def main() -> None:
         choice = BASE | {"given_frames": config.given_frames} | VARIANTS[name]
         choice["network"] = BASE["network"] | choice["network"]
         start = time.perf_counter()
-        mean = measure(train(config, choice), config.testset, choice["flow_method"])
+        method = partial(jointly, train(config, choice), choice["flow_method"], precision="auto")
+        mean = quality(method, config.testset)
         print(
             f"{name:<20}{mean['psnr_rgb']:8.2f}{mean['psnr_rgb_given']:8.2f}"
             f"{mean['psnr_rgb_interpolated']:14.2f}{mean['psnr_rgb_moving'] or math.nan:8.2f}"

@@ -29,7 +29,7 @@ from models.baselines import bicubic_flow, interpolate_along_flow
 from models.checkpoint import SHIPPED, trained_flow
 from utils.config import parse_config, run_script
 from utils.images import to_tensor, to_uint8
-from utils.metrics import clip_metrics, mean_metrics
+from utils.metrics import Metrics, clip_metrics, mean_metrics
 
 FLOW = "+flow"
 Method = Callable[[np.ndarray], np.ndarray]
@@ -55,9 +55,11 @@ def in_two_stages(network: nn.Module, given: np.ndarray) -> np.ndarray:
     return np.stack(interpolate_along_flow(enlarged, "dis"))
 
 
-def jointly(network: nn.Module, flow_method: str, given: np.ndarray) -> np.ndarray:
+def jointly(
+    network: nn.Module, flow_method: str, given: np.ndarray, precision: str = "float32"
+) -> np.ndarray:
     """All frames by the network."""
-    return np.stack(list(super_resolve(network, given, flow_method)))
+    return np.stack(list(super_resolve(network, given, flow_method, precision=precision)))
 
 
 def open_methods(weights: str | None) -> dict[str, Method]:
@@ -80,6 +82,12 @@ def open_methods(weights: str | None) -> dict[str, Method]:
         else:
             methods[name] = partial(jointly, network, trained_flow(information))
     return methods
+
+
+def quality(method: Method, testset: str) -> Metrics:
+    """The mean figures of a method over the test clips of a folder."""
+    pairs = map(read_clip, find_clips(testset))
+    return mean_metrics([clip_metrics(method(given), truth) for given, truth in pairs])
 
 
 def draw(path: str, rows: list[dict[str, float | str]]) -> None:
@@ -106,12 +114,11 @@ def main() -> None:
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     methods = open_methods(config.weights)
-    clips = [read_clip(clip) for clip in find_clips(config.clips)]
     means = {
-        name: mean_metrics([clip_metrics(method(given), truth) for given, truth in clips])
-        for name, method in tqdm(methods.items(), unit="method")
+        name: quality(method, config.clips) for name, method in tqdm(methods.items(), unit="method")
     }
-    first = clips[0][0]
+    clips = find_clips(config.clips)
+    first = read_clip(clips[0])[0]
     calls = {name: partial(method, first) for name, method in methods.items()}
     times = interleaved_medians(calls, config.repeats)
     rows = [

@@ -8,14 +8,16 @@ figures/speed.json keeps the newest figures of every kind of processor (AVX2, AV
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.timing import commit, machine
+from benchmarks.timing import Measured, Seconds, commit, machine, mebibytes
 from models import SIZES
 from utils.config import parse_config, run_script
 
@@ -27,14 +29,12 @@ MARKERS = ("<!-- speed:begin -->", "<!-- speed:end -->")
 
 @dataclass(frozen=True)
 class Config:
-    what: str  # plot or tables
+    what: Literal["plot", "tables"]  # what is made
     write: bool = False  # put the section between the markers of docs/speed.md
 
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("what",))
-    if config.what not in ("plot", "tables"):
-        raise ValueError(f"{config.what!r} is nothing to show; choose plot or tables")
     plot() if config.what == "plot" else tables(config.write)
 
 
@@ -55,26 +55,28 @@ def rates(peaks: dict[str, float]) -> str:
     return ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peaks.items())
 
 
+def faster(base: Seconds | Measured, row: Seconds | Measured) -> dict[str, str]:
+    """Columns of a table: how many times as fast as the base."""
+    return {
+        "faster": f"{base.wall / row.wall:.1f}x",
+        "faster, processor": f"{base.processor / row.processor:.1f}x",
+    }
+
+
 def compare_table(rows: list[dict]) -> list[dict[str, str]]:
-    base = rows[0]
-
-    def ratio(row, key):
-        return f"{base[key] / row[key]:.1f}x"
-
+    times = [Seconds(row["seconds"], row["processor"]) for row in rows]
     return [
-        {
-            "formulation": row["name"],
-            "seconds": f"{row['seconds']:.2f}",
-            "faster": ratio(row, "seconds"),
-            "faster, processor": ratio(row, "processor"),
-            "peak memory": "-" if not row["peak_bytes"] else f"{row['peak_bytes'] / 2**20:.0f} MiB",
+        {"formulation": row["name"], "seconds": f"{row['seconds']:.2f}"}
+        | faster(times[0], time)
+        | {
+            "peak memory": mebibytes(row["peak_bytes"]),
             "TFLOP": f"{row['operations'] / 1e12:.2f}",
             "of matrix-product peak": f"{row['share_of_peak']:.0%}",
             "largest difference": "another network"
             if row["largest_difference"] is None
             else f"{row['largest_difference']:.1e}",
         }
-        for row in rows
+        for row, time in zip(rows, times, strict=True)
     ]
 
 
@@ -84,15 +86,10 @@ def plot() -> None:
     if not measured:
         raise ValueError(f"{SPEED} has no growth; first run python -m benchmarks.inference growth")
     figure = Figure(figsize=(9, 3.4 * len(measured)), layout="constrained")
-    for row, (name, growth) in zip(
-        figure.subplots(len(measured), 2, squeeze=False), measured.items(), strict=True
-    ):
-        for axis, kind, label in zip(
-            row,
-            ("side", "frames"),
-            ("side of four LR frames, pixels", "given frames of 80x80"),
-            strict=True,
-        ):
+    kinds = {"side": "side of four LR frames, pixels", "frames": "given frames of 80x80"}
+    axes = figure.subplots(len(measured), 2, squeeze=False)
+    for row, (name, growth) in zip(axes, measured.items(), strict=True):
+        for axis, (kind, label) in zip(row, kinds.items(), strict=True):
             draw_growth(axis, [p for p in growth["points"] if p["kind"] == kind])
             axis.set(xlabel=label, title=f"{name}, {growth['precision']}")
     figure.savefig(FIGURES / "speed.png", dpi=130)
@@ -153,7 +150,7 @@ def machine_section(name: str, parts: dict[str, dict]) -> str:
     if "compare" in parts:
         table = parts["compare"]
         text += f"""\
-**{name}**: {described(table)};
+**{name}**: {table["machine"]}, {table["threads"]} threads, commit {table["commit"]};
 frames of {table["side"]}x{table["side"]}. One core's large matrix products reach
 {rates(table["matrix_product_peak"])}; convolutions can pass that (`benchmarks/NOTES.md`).
 
@@ -180,11 +177,6 @@ backward, Adam; without the loader; commit {table["commit"]}):
     return text
 
 
-def described(table: dict) -> str:
-    """What a measurement was made on."""
-    return f"{table['machine']}, {table['threads']} threads, commit {table['commit']}"
-
-
 def stage_rows(networks: dict[str, dict[str, float]]) -> list[dict[str, str]]:
     rows = []
     for stage in next(iter(networks.values())):
@@ -202,16 +194,12 @@ def tables(write: bool) -> None:
         print(text)
         return
     begin, end = MARKERS
-    content = DOCUMENT.read_text() if DOCUMENT.exists() else ""
-    if (
-        content.count(begin) != 1
-        or content.count(end) != 1
-        or content.index(begin) > content.index(end)
-    ):
+    content, count = re.subn(
+        f"(?s)(?<={begin}\n).*?(?={end})", lambda _: text, DOCUMENT.read_text()
+    )
+    if count != 1:
         raise ValueError(f"{DOCUMENT} needs one line {begin} and below it one line {end}")
-    before, _, rest = content.partition(begin)
-    after = rest.partition(end)[2]
-    DOCUMENT.write_text(f"{before}{begin}\n{text}{end}{after}")
+    DOCUMENT.write_text(content)
 
 
 if __name__ == "__main__":

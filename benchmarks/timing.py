@@ -4,6 +4,7 @@ Other programs slow a machine down for seconds at a time. Functions that are com
 therefore take turns, and their medians are compared, never figures of different runs.
 """
 
+import contextlib
 import ctypes
 import gc
 import multiprocessing
@@ -12,7 +13,10 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,29 +32,32 @@ class Seconds(NamedTuple):
     processor: float  # of all threads together
 
 
-def interleaved_medians(functions: dict[str, Callable], repeats: int) -> dict[str, Seconds]:
-    """Median times of every function, called in turns after one warm-up call each."""
-    times = {name: [] for name in functions}
-    for function in functions.values():
-        function()
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = Seconds(time.perf_counter(), time.process_time())
-            function()
-            stop = Seconds(time.perf_counter(), time.process_time())
-            times[name].append(Seconds(stop.wall - start.wall, stop.processor - start.processor))
-    return {
-        name: Seconds(*(statistics.median(column) for column in zip(*rows, strict=True)))
-        for name, rows in times.items()
-    }
-
-
 class Measured(NamedTuple):
     """Medians of a function in a process of its own, and bytes of memory on top at the peak."""
 
     wall: float
     processor: float
     peak_bytes: int | None
+
+
+def timed(function: Callable) -> Seconds:
+    """What one call takes."""
+    wall, processor = time.perf_counter(), time.process_time()
+    function()
+    return Seconds(time.perf_counter() - wall, time.process_time() - processor)
+
+
+def _medians(clocks: Mapping[str, Callable[[], Seconds]], repeats: int, warm_up: int) -> dict:
+    """Medians of what clocks show, read in turns, the first `warm_up` times for nothing."""
+    times = [{name: clock() for name, clock in clocks.items()} for _ in range(warm_up + repeats)]
+    columns = {name: zip(*(turn[name] for turn in times[warm_up:]), strict=True) for name in clocks}
+    return {name: Seconds(*map(statistics.median, column)) for name, column in columns.items()}
+
+
+def interleaved_medians(functions: Mapping[str, Callable], repeats: int) -> dict[str, Seconds]:
+    """Median times of every function, called in turns after one warm-up call each."""
+    clocks = {name: partial(timed, function) for name, function in functions.items()}
+    return _medians(clocks, repeats, warm_up=1)
 
 
 def in_turns(
@@ -65,50 +72,67 @@ def in_turns(
         default: names whose allocator stays as PyTorch finds it; for the others freed memory is
             kept, as our scripts do (utils/memory.py).
     """
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    try:
-        for name, arguments in variants.items():
-            pipes[name], end = context.Pipe()
-            settings = (make, arguments, name not in default, torch.get_num_threads())
-            process = context.Process(target=_answer, args=(end, *settings), daemon=True)
-            process.start()
-            end.close()
-            processes.append(process)
+    context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
+    with contextlib.ExitStack() as stack:
+        processes = {
+            name: stack.enter_context(ProcessPoolExecutor(1, context, _start, settings))
+            for name, arguments in variants.items()
+            for settings in [(make, arguments, name not in default, threads)]
+        }
 
-        def ask(name, question):
-            pipes[name].send(question)
-            return pipes[name].recv()
+        def ask(name: str, what: Callable):
+            return processes[name].submit(_ask, what).result()
 
-        times = {name: [] for name in variants}
-        for turn in range(-2, repeats):
-            for name, column in times.items():
-                seconds = ask(name, "time")
-                if turn >= 0:
-                    column.append(seconds)
-        results = {}
-        for name, column in times.items():
-            wall, processor = map(statistics.median, zip(*column, strict=True))
-            results[name] = Measured(wall, processor, ask(name, "memory"))
-        return results
-    finally:
-        for process in processes:
-            process.kill()
+        medians = _medians({name: partial(ask, name, timed) for name in variants}, repeats, 2)
+        return {
+            name: Measured(*seconds, ask(name, peak_extra_memory))
+            for name, seconds in medians.items()
+        }
 
 
-def _answer(pipe, make: Callable, arguments: tuple, keep: bool, threads: int) -> None:
+def _start(make: Callable, arguments: tuple, keep: bool, threads: int) -> None:
     if keep:
         keep_freed_memory()
     torch.set_num_threads(threads)
-    function = make(*arguments)
-    while True:
-        if pipe.recv() == "memory":
-            pipe.send(peak_extra_memory(function))
-            continue
-        start = Seconds(time.perf_counter(), time.process_time())
-        function()
-        stop = Seconds(time.perf_counter(), time.process_time())
-        pipe.send((stop.wall - start.wall, stop.processor - start.processor))
+    _start.function = make(*arguments)
+
+
+def _ask(what: Callable):
+    return what(_start.function)
+
+
+class Stopwatch:
+    """The seconds that named stages are at work.
+
+    Arguments:
+        clock: tells the time.
+    """
+
+    def __init__(self, clock: Callable[[], float]):
+        self.clock, self.seconds = clock, Counter()
+
+    def call(self, name: str, function: Callable) -> Callable:
+        """The function, its time counted."""
+
+        def watched(*arguments, **options):
+            start = self.clock()
+            try:
+                return function(*arguments, **options)
+            finally:
+                self.seconds[name] += self.clock() - start
+
+        return watched
+
+    def items(self, name: str, function: Callable) -> Callable:
+        """The same for what yields items: only the making of them counts."""
+
+        def watched(*arguments) -> Iterator:
+            advance, end = self.call(name, next), object()
+            items = function(*arguments)
+            while (item := advance(items, end)) is not end:
+                yield item
+
+        return watched
 
 
 def peak_extra_memory(function: Callable) -> int | None:
@@ -165,3 +189,8 @@ def print_table(title: str, rows: list[dict[str, str]]) -> None:
     widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
     for row in [{key: key for key in widths}, *rows]:
         print("  " + "  ".join(row[key].ljust(width) for key, width in widths.items()).rstrip())
+
+
+def mebibytes(count: int | None) -> str:
+    """Bytes for a table, which nobody may have measured."""
+    return "-" if count is None else f"{count / 2**20:.0f} MiB"

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from benchmarks.inference import precisions
+from benchmarks.inference import OBVIOUS, random_window, variants_of
 from benchmarks.obvious import obvious
-from benchmarks.speed import store
-from benchmarks.timing import in_turns, machine, print_table
+from benchmarks.speed import faster, store
+from benchmarks.timing import in_turns, machine, mebibytes, print_table
 from models import build_network
 from models.inference import autocast
 from training.loop import charbonnier
@@ -33,20 +33,20 @@ class Config:
     repeats: int = 5  # counted steps of each variant
 
 
-def make_step(config: Config, fast: bool, precision: str) -> Callable[[], None]:
+def make_step(config: Config, formulation: str, precision: str) -> Callable[[], None]:
     """A function that trains a new network by one step."""
     torch.manual_seed(0)
     network = build_network(config.size).train()
-    network = network.to(memory_format=torch.channels_last) if fast else obvious(network)
+    plain = formulation == "obvious"
+    network = obvious(network) if plain else network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-5)
-    count, side = config.given_frames, config.patch
-    frames = torch.rand(config.batch, count, 3, side, side)
-    flows = torch.randn(2, config.batch, count - 1, 2, side, side) * 0.3
+    side, count = config.patch, config.given_frames
+    inputs = random_window(side, count, config.batch)
     truth = torch.rand(config.batch, 2 * count - 1, 3, 4 * side, 4 * side)
 
     def step() -> None:
         with autocast(torch.device("cpu"), precision):
-            loss = charbonnier(network(frames, *flows), truth)
+            loss = charbonnier(network(*inputs), truth)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -56,22 +56,13 @@ def make_step(config: Config, fast: bool, precision: str) -> Callable[[], None]:
 
 def main() -> None:
     config = parse_config(Config, __doc__)
-    variants = {
-        "obvious, float32": (config, False, "float32"),
-        "obvious, freed memory kept, float32": (config, False, "float32"),
-    }
-    variants |= {f"ours, {name}": (config, True, name) for name in precisions()}
-    results = in_turns(make_step, variants, config.repeats, default=["obvious, float32"])
+    variants = variants_of(lambda formulation, precision: (config, formulation, precision))
+    results = in_turns(make_step, variants, config.repeats, default=[OBVIOUS])
     print(f"{machine()}, {torch.get_num_threads()} threads; {config}")
-    base = results["obvious, float32"]
     rows = [
-        {
-            "formulation": name,
-            "seconds per step": f"{result.wall:.2f}",
-            "faster": f"{base.wall / result.wall:.1f}x",
-            "faster, processor": f"{base.processor / result.processor:.1f}x",
-            "peak memory": f"{result.peak_bytes / 2**20:.0f} MiB" if result.peak_bytes else "-",
-        }
+        {"formulation": name, "seconds per step": f"{result.wall:.2f}"}
+        | faster(results[OBVIOUS], result)
+        | {"peak memory": mebibytes(result.peak_bytes)}
         for name, result in results.items()
     ]
     print_table("a training step", rows)

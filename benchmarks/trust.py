@@ -55,14 +55,11 @@ def command(scenes: Path, run: Path, config: Config, *more: str) -> list[str]:
 
 def run_python(arguments: list[str], launcher: tuple[str, ...] = ()) -> None:
     """Run a script to its end."""
-    with tempfile.TemporaryFile("w+") as output:
-        done = subprocess.run(
-            [sys.executable, *launcher, *arguments], stdout=output, stderr=subprocess.STDOUT
-        )
-        if done.returncode:
-            output.seek(0)
-            script = Path(arguments[0]).name
-            raise ValueError(f"{script} ended with status {done.returncode}:\n{output.read()}")
+    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run([sys.executable, *launcher, *arguments], text=True, **both)
+    if done.returncode:
+        script = Path(arguments[0]).name
+        raise ValueError(f"{script} ended with status {done.returncode}:\n{done.stdout}")
 
 
 def largest_difference(first: Any, second: Any) -> float:
@@ -87,8 +84,8 @@ def largest_difference(first: Any, second: Any) -> float:
 
 def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:
     """Kill a run again and again; whether it ends as the run that was left alone."""
-    flags = ("--data-root", str(scenes), "--validation", str(scenes / "test"))
-    flags += ("--workers", "2", "--validate-every", "2", "--steps", str(config.steps))
+    flags = ("--data-root", str(scenes), "--validation", str(scenes / "test"), "--workers", "2")
+    flags += ("--validate-every", "2", "--steps", str(config.steps))
     whole, run = folder / "whole", folder / "killed"
     if Training(folder, *flags, "--run", str(whole)).wait():
         raise ValueError("the run that is left alone failed")
@@ -189,17 +186,12 @@ def loss_difference(first: str, second: str) -> float:
 def main() -> int:
     config = parse_config(Config, __doc__, positional=("what",))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    promise = {
-        "kills": kill_at_random,
-        "processes": compare_processes,
-        "repeat": compare_repeats,
-    }[config.what]
+    promises = {"kills": kill_at_random, "processes": compare_processes, "repeat": compare_repeats}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scenes = make_scenes(
-            folder / "scenes", clips=4, test_clips=2, size=(96, 96), test_size=(96, 96)
-        )
-        return int(not promise(scenes, folder, config))
+        sizes = {"size": (96, 96), "test_size": (96, 96)}
+        scenes = make_scenes(folder / "scenes", clips=4, test_clips=2, **sizes)
+        return int(not promises[config.what](scenes, folder, config))
 
 
 if __name__ == "__main__":

@@ -37,13 +37,8 @@ def library() -> ctypes.CDLL:
     """The compiled kernel. Raises utils.native.NativeBuildError where there can be none."""
     kernel = load_library(SOURCE)
     for function in (kernel.dcn_forward, kernel.dcn_backward):
-        function.argtypes = (
-            ctypes.POINTER(_Shape),
-            ctypes.c_int,
-            ctypes.c_uint32,
-            ctypes.POINTER(ctypes.c_void_p),
-        )
-        function.restype = ctypes.c_int
+        shape, pointers = ctypes.POINTER(_Shape), ctypes.POINTER(ctypes.c_void_p)
+        function.argtypes = (shape, ctypes.c_int, ctypes.c_uint32, pointers)
     return kernel
 
 
@@ -66,16 +61,7 @@ def _call(name, images, plain, input, offset, weight, stride, padding, dilation)
         raise MemoryError(f"deform_conv2d: no memory for an input of {tuple(input.shape)}")
 
 
-def forward(
-    input: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> Tensor:
+def forward(input, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
     """The output (B, O, H', W'); see dcn.operators.register."""
     input, offset, mask = dense(input), dense(offset), dense(mask)
     weight = weight.contiguous()
@@ -86,16 +72,7 @@ def forward(
     return output
 
 
-def backward(
-    grad_output: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(grad_output, input, offset, mask, weight, stride, padding, dilation) -> tuple:
     """The gradients of input, offset, mask and weight; see dcn.operators.register."""
     input, offset, mask = dense(input), dense(offset), dense(mask)
     grad_output, weight = dense(grad_output), weight.contiguous()

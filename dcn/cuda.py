@@ -1,8 +1,7 @@
 """Deformable convolution on CUDA: Triton kernels around cuBLAS matrix products.
 
-State: equal to the definition through Triton's interpreter on the CPU (TRITON_INTERPRET=1,
-see tests/test_dcn_triton.py). Never measured on a GPU, hence never chosen unless
-MSTT_DCN_BACKEND=triton asks for it; see `dcn.backend`.
+Equal to the definition through Triton's interpreter on the CPU (TRITON_INTERPRET=1, see
+tests/test_dcn_triton.py); `dcn.backend` says where they are chosen.
 
 The samples of all taps are written out as "columns", (B, pixels, groups * taps * channels
 per group), and multiplied by the weights in one matrix product. The backward pass samples
@@ -189,16 +188,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def forward(
-    input: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> Tensor:
+def forward(input, offset, mask, weight, bias, stride, padding, dilation) -> Tensor:
     """The output (B, O, H', W'); see dcn.operators.register."""
     input = dense(input)
     output = empty_output(input, weight, stride, padding, dilation)
@@ -213,16 +203,7 @@ def forward(
     return output.copy_(product.transpose(1, 2).reshape(output.shape))
 
 
-def backward(
-    grad_output: Tensor,
-    input: Tensor,
-    offset: Tensor,
-    mask: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(grad_output, input, offset, mask, weight, stride, padding, dilation) -> tuple:
     """The gradients of input, offset, mask and weight; see dcn.operators.register."""
     grads = [torch.empty_like(dense(tensor)) for tensor in (input, offset, mask)]
     input, offset, mask = _channels_last(input), offset.contiguous(), mask.contiguous()
@@ -245,11 +226,4 @@ def backward(
     return (*grads, grad_weight.contiguous())
 
 
-_operator = register("deform_conv2d_triton", forward, backward, None)
-
-
-def deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
-    """`dcn.deform_conv2d` through the kernels above, its arguments checked already."""
-    if mask is None:
-        mask = torch.ones_like(offset[:, ::2])
-    return _operator(input, offset, mask, weight, bias, stride, padding, dilation)
+deform_conv2d = register("deform_conv2d_triton", forward, backward, None)

@@ -21,7 +21,10 @@ OURS = ("native", "triton")  # kernels of this project
 TORCHVISION_OPERATOR = "torchvision::deform_conv2d"
 # Backend -> function with the arguments of torchvision's; filled when a backend is first chosen, so
 # that compiling a network meets no import.
-_functions: dict[str, Callable[..., Tensor]] = {"reference": deform_conv2d_grid_sample}
+_functions: dict[str, Callable[..., Tensor]] = {
+    "reference": deform_conv2d_grid_sample,
+    "native": cpu.deform_conv2d,
+}
 TRITON_LEAST = 2**22  # elements of the input; Triton's kernels train faster from there on
 OFFSET_LIMIT = 100.0  # pixels; a mean |offset| above it means that training has run away
 
@@ -52,16 +55,9 @@ def backend(tensor: Tensor) -> str:
 def _choose(device: str, large: bool, forced: str) -> str:
     name = _pick(device, large, forced)
     if name not in _functions:
-        _functions[name] = _load(name)
+        module = importlib.import_module("dcn.cuda" if name == "triton" else "torchvision.ops")
+        _functions[name] = module.deform_conv2d
     return name
-
-
-def _load(name: str) -> Callable[..., Tensor]:
-    """The function of a backend that can be used."""
-    if name == "native":
-        return _native
-    module = importlib.import_module("dcn.cuda" if name == "triton" else "torchvision.ops")
-    return module.deform_conv2d
 
 
 def _pick(device: str, large: bool, forced: str) -> str:
@@ -145,57 +141,49 @@ def _pair(value: int | tuple[int, int], name: str, least: int) -> tuple[int, int
 def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None:
     """Raise ValueError unless shapes, types and devices fit together."""
     tensors = {"input": input, "offset": offset, "weight": weight, "mask": mask, "bias": bias}
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     for name, tensor in tensors.items():
-        if tensor is None:
-            continue
         ndim = 1 if name == "bias" else 4
         if tensor.ndim != ndim:
-            raise ValueError(f"{name} must have {ndim} dimensions, not shape {_shape(tensor)}")
+            raise ValueError(f"{name} must have {ndim} dimensions, not shape {shapes[name]}")
         if not tensor.is_floating_point():
             raise ValueError(f"{name} must be floating point, not {tensor.dtype}")
         if tensor.device != input.device:
             raise ValueError(f"{name} is on {tensor.device}, input on {input.device}")
-    batch, channels, height, width = input.shape
-    out_channels, group_channels, kernel_height, kernel_width = weight.shape
+    batch, channels, *image = shapes["input"]
+    out_channels, group_channels, *kernel = shapes["weight"]
     if group_channels == 0 or channels % group_channels:
         raise ValueError(
-            f"weight {_shape(weight)} does not fit the {channels} channels of the input: "
+            f"weight {shapes['weight']} does not fit the {channels} channels of the input: "
             "its second size must divide them"
         )
     if out_channels % (channels // group_channels):
         raise ValueError(
-            f"weight {_shape(weight)} has {out_channels} output channels, which "
+            f"weight {shapes['weight']} has {out_channels} output channels, which "
             f"{channels // group_channels} weight groups do not divide"
         )
-    taps = kernel_height * kernel_width
-    size = output_size((height, width), (kernel_height, kernel_width), stride, padding, dilation)
-    if any(value < 1 for value in (height, width, taps, *size)):
+    taps = kernel[0] * kernel[1]
+    size = output_size(image, kernel, stride, padding, dilation)
+    if any(value < 1 for value in (*image, taps, *size)):
         raise ValueError(
-            f"input {_shape(input)} and weight {_shape(weight)} with stride {stride}, padding "
+            f"input {shapes['input']} and weight {shapes['weight']} with stride {stride}, padding "
             f"{padding} and dilation {dilation} leave an output of {size[0]} x {size[1]} pixels"
         )
     groups = offset.shape[1] // (2 * taps)
     if groups == 0 or offset.shape[1] % (2 * taps) or channels % groups:
         raise ValueError(
-            f"offset {_shape(offset)} must have 2 * groups * {taps} channels for the kernel of "
-            f"weight {_shape(weight)}, with groups dividing the {channels} input channels"
+            f"offset {shapes['offset']} must have 2 * groups * {taps} channels for the kernel of "
+            f"weight {shapes['weight']}, with groups dividing the {channels} input channels"
         )
-    if offset.shape != (batch, 2 * groups * taps, *size):
-        raise ValueError(
-            f"offset must be {(batch, 2 * groups * taps, *size)} for input {_shape(input)}, "
-            f"not {_shape(offset)}"
-        )
-    if mask is not None and mask.shape != (batch, groups * taps, *size):
-        raise ValueError(
-            f"mask must be {(batch, groups * taps, *size)} for offset {_shape(offset)}, "
-            f"not {_shape(mask)}"
-        )
-    if bias is not None and bias.shape[0] != out_channels:
-        raise ValueError(f"bias must be ({out_channels},), not {_shape(bias)}")
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
+    for name, wanted, for_name in (
+        ("offset", (batch, 2 * groups * taps, *size), "input"),
+        ("mask", (batch, groups * taps, *size), "offset"),
+        ("bias", (out_channels,), "weight"),
+    ):
+        if name in shapes and shapes[name] != wanted:
+            given = f"{for_name} {shapes[for_name]}, not {shapes[name]}"
+            raise ValueError(f"{name} must be {wanted} for {given}")
 
 
 def deform_conv2d(
@@ -224,36 +212,23 @@ def deform_conv2d(
         stride, padding, dilation: pixels, one integer or (y, x).
         mask: (B, G*kh*kw, H', W'), factors of the samples, or None for ones.
 
-    Returns:
-        (B, O, H', W') in the type of the input.
+    Returns: (B, O, H', W') in the type of the input.
 
     Raises:
         ValueError: shapes, types or devices that do not fit together; see `backend` for
             those about MSTT_DCN_BACKEND.
     """
-    stride, padding, dilation = (
-        _pair(stride, "stride", 1),
-        _pair(padding, "padding", 0),
-        _pair(dilation, "dilation", 1),
-    )
+    stride, padding = _pair(stride, "stride", 1), _pair(padding, "padding", 0)
+    dilation = _pair(dilation, "dilation", 1)
     _check(input, offset, weight, bias, stride, padding, dilation, mask)
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-    args = [None if t is None else t.to(dtype) for t in (input, offset, weight, bias)]
-    mask = None if mask is None else mask.to(dtype)
+    tensors = (input, offset, weight, bias, mask)
+    *args, mask = [None if tensor is None else tensor.to(dtype) for tensor in tensors]
     name = backend(input)
     if name in OURS and weight.shape[1] != input.shape[1]:
         name = "reference"  # our kernels do not have weight groups, which no DCNv2 network uses
-    function = _functions[name]
     with torch.autocast(input.device.type, enabled=False):
-        return function(*args, stride, padding, dilation, mask).to(input.dtype)
-
-
-def _native(input, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
-    if mask is None:
-        mask = torch.ones_like(offset[:, ::2])
-    # By its name: an operator that another import of dcn has replaced crashes when it is called.
-    operator = torch.ops.mstt.deform_conv2d
-    return operator(input, offset, mask, weight, bias, stride, padding, dilation)
+        return _functions[name](*args, stride, padding, dilation, mask).to(input.dtype)
 
 
 def bounded(offset: Tensor, limit: float | None) -> Tensor:
@@ -331,29 +306,18 @@ class DCNv2(nn.Module):
             x: (B, in_channels, H, W).
             offset_features: (B, offset_channels, H, W).
 
-        Returns:
-            (B, out_channels, H', W') in the type of x.
+        Returns: (B, out_channels, H', W') in the type of x.
         """
         # Offsets are positions in pixels: bfloat16 would round them to whole pixels from 128 on.
         with torch.autocast(x.device.type, enabled=False):
-            parameters = self.conv_offset_mask(
-                offset_features.to(self.conv_offset_mask.weight.dtype)
-            )
+            layer = self.conv_offset_mask
+            parameters = layer(offset_features.to(layer.weight.dtype))
         offset_1, offset_2, mask = parameters.chunk(3, dim=1)
-        offset = torch.cat((offset_1, offset_2), dim=1)
-        offset = bounded(offset, self.offset_limit)
+        offset = bounded(torch.cat((offset_1, offset_2), dim=1), self.offset_limit)
         if not torch.compiler.is_compiling():
             self._watch_offsets(offset)
-        return deform_conv2d(
-            x,
-            offset,
-            self.weight,
-            self.bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            torch.sigmoid(mask),
-        )
+        geometry = (self.stride, self.padding, self.dilation)
+        return deform_conv2d(x, offset, self.weight, self.bias, *geometry, torch.sigmoid(mask))
 
     @torch.no_grad()
     def _watch_offsets(self, offset: Tensor) -> None:

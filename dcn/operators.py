@@ -1,9 +1,15 @@
 """Registers a deformable convolution kernel with PyTorch: autograd, autocast, fake tensors."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from dcn.reference import output_size
+
+GEOMETRY = "SymInt[] stride, SymInt[] padding, SymInt[] dilation"
+FORWARD = f"(Tensor input, Tensor offset, Tensor mask, Tensor weight, Tensor? bias, {GEOMETRY})"
+BACKWARD = f"(Tensor grad, Tensor input, Tensor offset, Tensor mask, Tensor weight, {GEOMETRY})"
 
 
 def is_channels_last(tensor: Tensor) -> bool:
@@ -27,29 +33,32 @@ def empty_output(input: Tensor, weight: Tensor, stride, padding, dilation) -> Te
     )
 
 
-def register(name: str, forward, backward, device_type: str | None):
+def register(name: str, forward: Callable, backward: Callable, device_type: str | None) -> Callable:
     """Make an operator `mstt::<name>`, compiled, exported and differentiated like any other.
 
     Registering the same name again replaces the operator.
 
     Arguments:
         name: of the operator; its backward is called <name>_backward.
-        forward: (input, offset, mask, weight, bias, stride, padding, dilation) -> output, with
-            annotations. All tensors are float32 or all float64. The output has the memory
-            format of the input and is made by `empty_output` from a `dense` input.
+        forward: (input, offset, mask, weight, bias, stride, padding, dilation) -> output. All
+            tensors are float32 or all float64. The output has the memory format of the input and
+            is made by `empty_output` from a `dense` input.
         backward: (grad_output, input, offset, mask, weight, stride, padding, dilation) -> the
             gradients of input, offset, mask and weight, the first three in the memory format
             of the `dense` tensors, the last contiguous.
         device_type: the device the kernels run on; None for any.
 
-    Returns:
-        The operator, called like `forward`.
+    Returns: the operator by the signature of `dcn.deform_conv2d`, its arguments checked already.
     """
+    options = {"mutates_args": (), "device_types": device_type}
     operator = torch.library.custom_op(
-        f"mstt::{name}", forward, mutates_args=(), device_types=device_type
+        f"mstt::{name}", forward, schema=f"{FORWARD} -> Tensor", **options
     )
     backward_operator = torch.library.custom_op(
-        f"mstt::{name}_backward", backward, mutates_args=(), device_types=device_type
+        f"mstt::{name}_backward",
+        backward,
+        schema=f"{BACKWARD} -> (Tensor, Tensor, Tensor, Tensor)",
+        **options,
     )
 
     @operator.register_fake
@@ -73,4 +82,12 @@ def register(name: str, forward, backward, device_type: str | None):
     operator.register_autograd(differentiate, setup_context=setup_context)
     for autocast_device in (device_type,) if device_type else ("cpu", "cuda"):
         operator.register_autocast(autocast_device, torch.float32)
-    return operator
+
+    def deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask) -> Tensor:
+        if mask is None:
+            mask = torch.ones_like(offset[:, ::2])
+        # By its name: one that another import of dcn has replaced crashes when it is called.
+        operator = getattr(torch.ops.mstt, name)
+        return operator(input, offset, mask, weight, bias, stride, padding, dilation)
+
+    return deform_conv2d

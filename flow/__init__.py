@@ -9,12 +9,13 @@ import importlib
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import cv2
 import numpy as np
 
 from flow.coarse2fine import coarse2fine_flow, plan_levels
-from utils.resize import SMALLEST_SIDE
+from utils.resize import SMALLEST_SIDE, equal_parts
 
 __all__ = [
     "FLOW_METHODS",
@@ -46,8 +47,7 @@ def estimate_flow(frames, method="pyflow", threads=None):
             "pyflow-original", the PyFlow that the user has installed.
         threads: pairs that "pyflow" works on at the same time; None takes every core.
 
-    Returns:
-        (forward, backward), each (N - 1, 2, H, W) float32, (dx, dy) in pixels. forward[i]
+    Returns: (forward, backward), each (N - 1, 2, H, W) float32, (dx, dy) in pixels. forward[i]
         leads from frame i to frame i + 1, backward[i] from frame i + 1 to frame i.
 
     Raises:
@@ -62,13 +62,13 @@ def estimate_flow(frames, method="pyflow", threads=None):
         flows = _dis_flows(pairs)
     elif method in ENLARGEMENTS:
         flows = _enlarged_dis_flows(pairs, ENLARGEMENTS[method])
-    elif method == "pyflow":
-        plan_levels(*frames.shape[1:3], *PYFLOW_PARAMETERS[1:3])
-        flows = _pyflow_flows(pairs, threads)
     else:  # the original crashes the process where there is no level
         plan_levels(*frames.shape[1:3], *PYFLOW_PARAMETERS[1:3])
-        compute = _original_pyflow()
-        flows = [_pyflow_flow(pair, compute) for pair in pairs]
+        compute, threads = coarse2fine_flow, _usable_cores() if threads is None else threads
+        if method == "pyflow-original":
+            compute, threads = _original_pyflow(), 1
+        with ThreadPoolExecutor(threads) as pool:
+            flows = list(pool.map(partial(_pyflow_flow, compute), pairs))
     return _forward_and_backward(flows)
 
 
@@ -113,9 +113,8 @@ def check_frames(frames, factor=1):
     if not isinstance(frames, np.ndarray):
         raise ValueError(f"frames must be a numpy array, not {type(frames).__name__}")
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
-        raise ValueError(
-            f"frames must be (N, H, W, 3) uint8 RGB, not {frames.shape} {frames.dtype}"
-        )
+        seen = f"{frames.shape} {frames.dtype}"
+        raise ValueError(f"frames must be (N, H, W, 3) uint8 RGB, not {seen}")
     if len(frames) < 2:
         raise ValueError(f"flow needs at least 2 frames, not {len(frames)}")
     sides = frames.shape[1:3]
@@ -127,10 +126,16 @@ def check_frames(frames, factor=1):
         )
 
 
-def _dis_flows(pairs):
-    """DIS flow of each (a, b) of (H, W, 3) uint8: a list of (2, H, W) float32."""
+def dis_flow():
+    """OpenCV's DIS as "dis" has it, whose `calc` takes two grey frames (H, W) uint8 and None."""
     dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     dis.setFinestScale(0)
+    return dis
+
+
+def _dis_flows(pairs):
+    """DIS flow of each (a, b) of (H, W, 3) uint8: a list of (2, H, W) float32."""
+    dis = dis_flow()
     flows = (dis.calc(_grey(a), _grey(b), None) for a, b in pairs)
     return [np.ascontiguousarray(flow.transpose(2, 0, 1)) for flow in flows]
 
@@ -143,8 +148,7 @@ def _enlarged_dis_flows(pairs, factor, enlarged=False):
     Without DIS's variational refinement, which costs more than half of the time and smooths
     single vehicles away: the average over 4x4 pixels steadies the flow enough.
     """
-    dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    dis.setFinestScale(0)
+    dis = dis_flow()
     dis.setVariationalRefinementIterations(0)
     return [_enlarged_dis_flow(dis, _grey(a), _grey(b), factor, enlarged) for a, b in pairs]
 
@@ -153,15 +157,15 @@ def _enlarged_dis_flow(dis, a, b, factor, enlarged):
     """The flow of one pair of grey frames, in blocks where they are large."""
     height, width = (side // factor for side in a.shape) if enlarged else a.shape
     flow = np.empty((2, height, width), np.float32)
-    for top, bottom in _blocks(height):
-        for left, right in _blocks(width):
-            rows = slice(max(top - BLOCK_MARGIN, 0), min(bottom + BLOCK_MARGIN, height))
-            columns = slice(max(left - BLOCK_MARGIN, 0), min(right + BLOCK_MARGIN, width))
-            large = (_enlarged_part(x, rows, columns, factor, enlarged) for x in (a, b))
-            small = (columns.stop - columns.start, rows.stop - rows.start)
-            part = cv2.resize(dis.calc(*large, None), small, interpolation=cv2.INTER_AREA)
-            inner = part[top - rows.start : bottom - rows.start, left - columns.start :]
-            flow[:, top:bottom, left:right] = inner[:, : right - left].transpose(2, 0, 1)
+    blocks = itertools.product(equal_parts(height, BLOCK), equal_parts(width, BLOCK))
+    for (top, bottom), (left, right) in blocks:
+        rows = slice(max(top - BLOCK_MARGIN, 0), min(bottom + BLOCK_MARGIN, height))
+        columns = slice(max(left - BLOCK_MARGIN, 0), min(right + BLOCK_MARGIN, width))
+        large = (_enlarged_part(x, rows, columns, factor, enlarged) for x in (a, b))
+        small = (columns.stop - columns.start, rows.stop - rows.start)
+        part = cv2.resize(dis.calc(*large, None), small, interpolation=cv2.INTER_AREA)
+        inner = part[top - rows.start : bottom - rows.start, left - columns.start :]
+        flow[:, top:bottom, left:right] = inner[:, : right - left].transpose(2, 0, 1)
     flow /= factor
     return flow
 
@@ -175,21 +179,8 @@ def _enlarged_part(grey, rows, columns, factor, enlarged):
     return cv2.resize(grey[rows, columns], size, interpolation=cv2.INTER_CUBIC)
 
 
-def _blocks(length):
-    """(start, stop) of the fewest equal blocks of an axis that are no longer than BLOCK."""
-    count = -(-length // BLOCK)
-    edges = [length * i // count for i in range(count + 1)]
-    return list(itertools.pairwise(edges))
-
-
 def _grey(image):
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-
-
-def _pyflow_flows(pairs, threads):
-    threads = _usable_cores() if threads is None else threads
-    with ThreadPoolExecutor(max_workers=threads) as pool:
-        return list(pool.map(_pyflow_flow, pairs))
 
 
 def _usable_cores():
@@ -198,7 +189,7 @@ def _usable_cores():
     return os.cpu_count() or 1
 
 
-def _pyflow_flow(pair, compute=coarse2fine_flow):
+def _pyflow_flow(compute, pair):
     im1, im2 = (np.ascontiguousarray(image) / 255 for image in pair)
     u, v, _ = compute(im1, im2, *PYFLOW_PARAMETERS)
     return np.stack([u, v]).astype(np.float32)

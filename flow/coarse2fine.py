@@ -59,8 +59,7 @@ def coarse2fine_flow(
         nSORIterations: SOR sweeps on the finest level; level k does 3k more.
         colType: 0 for RGB (C = 3), 1 for grey (C = 1).
 
-    Returns:
-        (u, v, warped), float64: u and v (H, W) in pixels, Im2 at (x + u, y + v) looks like
+    Returns: (u, v, warped), float64: u and v (H, W) in pixels, Im2 at (x + u, y + v) looks like
         Im1 at (x, y); warped (H, W, C), Im2 interpolated there (Im1 where outside).
 
     Raises:
@@ -139,22 +138,16 @@ def _count(name, value):
 
 class _Level(ctypes.Structure):
     _fields_ = (
-        ("source", ctypes.c_int32),
-        ("radius", ctypes.c_int32),
-        ("sigma", ctypes.c_double),
-        ("ratio", ctypes.c_double),
-        ("height", ctypes.c_int32),
-        ("width", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("source", "radius")),
+        *((name, ctypes.c_double) for name in ("sigma", "ratio")),
+        *((name, ctypes.c_int32) for name in ("height", "width")),
     )
 
 
 class _Parameters(ctypes.Structure):
     _fields_ = (
-        ("alpha", ctypes.c_double),
-        ("ratio", ctypes.c_double),
-        ("outer", ctypes.c_int32),
-        ("inner", ctypes.c_int32),
-        ("sweeps", ctypes.c_int32),
+        *((name, ctypes.c_double) for name in ("alpha", "ratio")),
+        *((name, ctypes.c_int32) for name in ("outer", "inner", "sweeps")),
     )
 
 
@@ -178,16 +171,9 @@ def _load_native_library():
         )
         return None
     planes = np.ctypeslib.ndpointer(np.float32, ndim=3, flags="C_CONTIGUOUS")
-    library.coarse2fine_flow.restype = ctypes.c_int
+    levels, parameters = ctypes.POINTER(_Level), ctypes.POINTER(_Parameters)
     library.coarse2fine_flow.argtypes = (
-        planes,
-        planes,
-        ctypes.c_int32,
-        ctypes.POINTER(_Level),
-        ctypes.c_int32,
-        ctypes.POINTER(_Parameters),
-        planes,
-        planes,
+        *(planes, planes, ctypes.c_int32, levels, ctypes.c_int32, parameters, planes, planes),
     )
     return library
 
@@ -196,17 +182,9 @@ def _native_flow(library, im1, im2, levels, alpha, ratio, outer, inner, sweeps):
     im1, im2 = (np.ascontiguousarray(im.transpose(2, 0, 1), np.float32) for im in (im1, im2))
     flow = np.empty((2, *im1.shape[1:]), np.float32)
     warped = np.empty_like(im1)
-    status = library.coarse2fine_flow(
-        im1,
-        im2,
-        len(im1),
-        (_Level * len(levels))(*levels),
-        len(levels),
-        _Parameters(alpha, ratio, outer, inner, sweeps),
-        flow,
-        warped,
-    )
-    if status != 0:
+    plan = (_Level * len(levels))(*levels), len(levels)
+    parameters = _Parameters(alpha, ratio, outer, inner, sweeps)
+    if library.coarse2fine_flow(im1, im2, len(im1), *plan, parameters, flow, warped):
         raise MemoryError(f"no memory for the flow of {im1.shape[2]}x{im1.shape[1]} images")
     u, v = flow.astype(np.float64)
     return u, v, warped.transpose(1, 2, 0).astype(np.float64, order="C")

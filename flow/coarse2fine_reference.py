@@ -187,11 +187,7 @@ def hermite_weights(t):
 def derivatives(features1, warped):
     smooth1, smooth2 = smooth(features1, SMOOTHING), smooth(warped, SMOOTHING)
     blend = 0.4 * smooth1 + 0.6 * smooth2
-    return (
-        derivative(blend, axis=1),
-        derivative(blend, axis=0),
-        smooth2 - smooth1,
-    )
+    return derivative(blend, axis=1), derivative(blend, axis=0), smooth2 - smooth1
 
 
 def channel_noise(features1, warped):

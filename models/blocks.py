@@ -85,11 +85,7 @@ def interleave(given: Tensor, between: Tensor) -> Tensor:
 
 
 def flow_warp(
-    x: Tensor,
-    flow: Tensor,
-    padding: str = "zeros",
-    released: bool = False,
-    mode: str = "bilinear",
+    x: Tensor, flow: Tensor, padding: str = "zeros", released: bool = False, mode: str = "bilinear"
 ) -> Tensor:
     """Backward warping: sample x at (x + dx, y + dy).
 
@@ -154,9 +150,8 @@ def warp_neighbours(enlarged: Tensor, flow: Tensor, mode: str) -> tuple[Tensor, 
     Returns: the previous and the following ones, each (B (N - 1), 3, 4H, 4W), float32.
     """
     neighbours = torch.cat((enlarged[:, 1:], enlarged[:, :-1])).flatten(0, 1).float()
-    following, previous = flow_warp(
-        neighbours, flow.flatten(0, 1), padding="border", mode=mode
-    ).chunk(2)
+    warped = flow_warp(neighbours, flow.flatten(0, 1), padding="border", mode=mode)
+    following, previous = warped.chunk(2)
     return previous, following
 
 

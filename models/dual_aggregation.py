@@ -20,7 +20,6 @@ from models.layers import Conv
 WIDTH = 60  # channels
 HEADS = 6
 WINDOWS = ((8, 32), (32, 8))  # sides of a window, for either half of the channels
-SHIFTS = ((4, 16), (16, 4))  # of the windows of every second block, so that they overlap
 SIDE = 32  # maps are filled up to a multiple of it, which both windows divide
 FUSED_WIDTH = 16  # channels of a head; GPUs have fast kernels for multiples of 8
 
@@ -53,11 +52,9 @@ class DatExtraction(FeatureExtraction):
         """(B, 3, H, W) -> (B, C, H, W)."""
         first = self.conv_first(x - self.mean.to(x.dtype))
         start = self.norm_first(to_last(first[:, :WIDTH]))
-        height, width = x.shape[2:]
-        masks = [shift_mask(height, width, turned, first) for turned in (False, True)]
         x = start
         for block in self.blocks:
-            x = block(x, masks)
+            x = block(x)
         x = self.norm_last(to_last(self.conv_group(to_first(x))) + start)
         return self.conv_body(to_first(x)) + first
 
@@ -97,9 +94,9 @@ class DualAggregationBlock(nn.Module):
         self.norm2 = nn.LayerNorm(WIDTH)
         self.feed_forward = GatedFeedForward()
 
-    def forward(self, x: Tensor, masks: list[Tensor]) -> Tensor:
-        """x: (B, H, W, C); masks: of shifted windows, see `shift_mask`."""
-        x = x + self.attention(self.norm1(x), masks)
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, H, W, C) -> the same shape."""
+        x = x + self.attention(self.norm1(x))
         return x + self.feed_forward(self.norm2(x))
 
 
@@ -146,14 +143,17 @@ class WindowAttention(DualAttention):
     """Attention between the places of a window; half of the heads have it turned.
 
     Arguments:
-        shifted: whether the windows are moved by half.
+        shifted: whether the windows are moved by half, so that they overlap those of other blocks.
     """
 
     def __init__(self, shifted: bool):
         super().__init__()
         self.shifted = shifted
+        if shifted:
+            apart = torch.stack([places_apart(window) for window in WINDOWS])
+            self.register_buffer("apart", apart, persistent=False)
 
-    def forward(self, x: Tensor, masks: list[Tensor]) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """x: (B, H, W, C) -> the same shape."""
         height, width = x.shape[1:3]
         qkv = self.qkv(x)
@@ -163,30 +163,56 @@ class WindowAttention(DualAttention):
         # Of queries, keys and values each the first half of the channels, then the second.
         halves = padded.unflatten(-1, (3, 2, WIDTH // 2)).unbind(-2)
         attended = [
-            self.attend(half, turned, masks[turned])[:, :height, :width]
-            for turned, half in enumerate(halves)
+            self.attend(half, turned)[:, :height, :width] for turned, half in enumerate(halves)
         ]
         attended = torch.cat(attended, dim=-1)
         weighed = attended * self.of_channels(convolved)
         return self.output(weighed + convolved * self.of_places(attended))
 
-    def attend(self, qkv: Tensor, turned: bool, mask: Tensor) -> Tensor:
+    def attend(self, qkv: Tensor, turned: int) -> Tensor:
         """One half of the heads, (B, H, W, 3, C / 2) -> (B, H, W, C / 2), H and W full windows."""
-        height, width = qkv.shape[1:3]
-        window, shift = WINDOWS[turned], SHIFTS[turned]
-        if self.shifted:
-            qkv = qkv.roll((-shift[0], -shift[1]), dims=(1, 2))
-        qkv = to_windows(qkv, window)  #                                      (BK, n, 3, C / 2)
-        qkv = qkv.unflatten(-1, (HEADS // 2, -1)).permute(2, 0, 3, 1, 4)  #   (3, BK, heads, n, d)
-        depth = qkv.shape[-1]
-        if qkv.is_cuda:
-            qkv = F.pad(qkv, (0, FUSED_WIDTH - depth))
-        x = F.scaled_dot_product_attention(
-            *qkv.unbind(0), attn_mask=mask if self.shifted else None, scale=depth**-0.5
-        )
-        x = x[..., :depth].transpose(1, 2).flatten(2)  #                      (BK, n, C / 2)
-        x = from_windows(x, window, height, width)
-        return x.roll(shift, dims=(1, 2)) if self.shifted else x
+        window = WINDOWS[turned]
+        if not self.shifted:
+            return attend_in_windows(qkv, window)
+        down, right = (side // 2 for side in window)
+        qkv = qkv.roll((-down, -right), dims=(1, 2))
+        # Only the last windows of a direction hold places from both sides of the image.
+        masks = (-100.0 * self.apart[turned].to(qkv.dtype)).unbind()
+        upper, lower = qkv.tensor_split((-window[0],), dim=1)
+        bands = []
+        for band, pair in ((upper, (None, masks[0])), (lower, masks[1:])):
+            parts = zip(band.tensor_split((-window[1],), dim=2), pair, strict=True)
+            attended = [attend_in_windows(part, window, mask) for part, mask in parts]
+            bands.append(torch.cat(attended, dim=2))
+        return torch.cat(bands, dim=1).roll((down, right), dims=(1, 2))
+
+
+def places_apart(window: tuple[int, int]) -> Tensor:
+    """Which places of windows that are shifted by half come from different sides of the image.
+
+    Returns: (3, n, n) bool, of the last window of a row, of a column, and of both.
+    """
+    place = torch.cartesian_prod(*(torch.arange(side) >= side // 2 for side in window))
+    rows, columns = (place[:, None] != place).unbind(-1)
+    return torch.stack((columns, rows, rows | columns))
+
+
+def attend_in_windows(qkv: Tensor, window: tuple[int, int], mask: Tensor | None = None) -> Tensor:
+    """Attention in each of the windows that fill H and W, (B, H, W, 3, C / 2) -> (B, H, W, C / 2).
+
+    mask: (n, n), what to add to the product of two places, or None.
+    """
+    height, width = qkv.shape[1:3]
+    if 0 in (height, width):
+        return qkv[..., 0, :]
+    qkv = to_windows(qkv, window)  #                                      (BK, n, 3, C / 2)
+    qkv = qkv.unflatten(-1, (HEADS // 2, -1)).permute(2, 0, 3, 1, 4)  #   (3, BK, heads, n, d)
+    depth = qkv.shape[-1]
+    if qkv.is_cuda:
+        qkv = F.pad(qkv, (0, FUSED_WIDTH - depth))
+    x = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=mask, scale=depth**-0.5)
+    x = x[..., :depth].transpose(1, 2).flatten(2)  #                      (BK, n, C / 2)
+    return from_windows(x, window, height, width)
 
 
 def to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -201,27 +227,6 @@ def from_windows(x: Tensor, window: tuple[int, int], height: int, width: int) ->
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-def shift_mask(height: int, width: int, turned: bool, like: Tensor) -> Tensor:
-    """What places of shifted windows do not see: those that come from the other side of the image.
-
-    Arguments:
-        height, width: of the map, before it is filled up to full windows.
-        turned: the windows of the second half of the channels.
-        like: a map (B, ...) that decides type and device.
-
-    Returns: (B K, heads, n, n), what to add to the product of two places: 0, or -100.
-    """
-    window, shift = WINDOWS[turned], SHIFTS[turned]
-    parts = []
-    for length, side, step in zip((height, width), window, shift, strict=True):
-        place = torch.arange(length + -length % SIDE, device=like.device)
-        parts.append((place >= len(place) - side).int() + (place >= len(place) - step).int())
-    region = to_windows((3 * parts[0][:, None] + parts[1])[None], window)
-    mask = (region[:, :, None] != region[:, None]).to(like.dtype) * -100.0
-    # For all images at once; the heads share it.
-    return mask.repeat(len(like), 1, 1)[:, None].expand(-1, HEADS // 2, -1, -1)
-
-
 class ChannelAttention(DualAttention):
     """Attention between channels: a head mixes its channels by how alike they are everywhere."""
 
@@ -229,8 +234,8 @@ class ChannelAttention(DualAttention):
         super().__init__()
         self.temperature = nn.Parameter(torch.ones(HEADS, 1, 1))
 
-    def forward(self, x: Tensor, masks: list[Tensor]) -> Tensor:
-        """x: (B, H, W, C) -> the same shape; the masks are of no use here."""
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, H, W, C) -> the same shape."""
         size = x.shape[1:3]
         qkv = self.qkv(x)
         convolved = self.convolution(qkv[..., 2 * WIDTH :])

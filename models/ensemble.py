@@ -42,15 +42,12 @@ class Ensemble(nn.Module):
 
 def turn(x: Tensor, transpose: bool, upside_down: bool, mirror: bool) -> Tensor:
     """Transpose, then flip the rows, then the columns of (..., H, W)."""
-    x = x.mT if transpose else x
-    sides = [-2] * upside_down + [-1] * mirror
-    return x.flip(sides) if sides else x
+    return (x.mT if transpose else x).flip([-2] * upside_down + [-1] * mirror)
 
 
 def turn_back(x: Tensor, transpose: bool, upside_down: bool, mirror: bool) -> Tensor:
     """The inverse of `turn`."""
-    sides = [-2] * upside_down + [-1] * mirror
-    x = x.flip(sides) if sides else x
+    x = x.flip([-2] * upside_down + [-1] * mirror)
     return x.mT if transpose else x
 
 

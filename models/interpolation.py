@@ -39,13 +39,8 @@ class MultiScaleAlignment(nn.Module):
         self.mul_scale2 = Conv(offset_channels, offset_channels, kernel=5, slope=SLOPE)
         self.mul_scale3 = Conv(offset_channels, offset_channels, kernel=7, slope=SLOPE)
         self.offset_conv2 = Conv(3 * offset_channels, offset_channels, slope=SLOPE)
-        self.dcnpack = DCNv2(
-            channels,
-            channels,
-            groups=groups,
-            offset_channels=offset_channels,
-            offset_limit=offset_limit,
-        )
+        offsets = {"offset_channels": offset_channels, "offset_limit": offset_limit}
+        self.dcnpack = DCNv2(channels, channels, groups=groups, **offsets)
 
     def forward(self, neighbour: Tensor, target: Tensor) -> Tensor:
         """neighbour, target: (B, C, H, W) -> the neighbour aligned to the target, (B, C, H, W)."""

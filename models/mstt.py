@@ -13,17 +13,12 @@ Conventions, here and in the whole project:
     with the backward flow.
 """
 
+import inspect
 from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from models.blocks import (
-    SCALE,
-    bicubic,
-    bicubic_flow_baseline,
-    interleave,
-    mean_of_neighbours,
-)
+from models.blocks import SCALE, bicubic, bicubic_flow_baseline, interleave, mean_of_neighbours
 from models.dual_aggregation import DatExtraction
 from models.extraction import FeatureExtraction, SpanExtraction
 from models.fusion import FrameFusion
@@ -113,9 +108,11 @@ class MSTT(nn.Module):
         enlargement: str = "released",
         frame_fusion: bool = False,
     ):
-        super().__init__()
         if isinstance(global_skip, bool):
             global_skip = SKIPS[global_skip]
+        options = {name: value for name, value in locals().items() if name in OPTIONS}
+        super().__init__()
+        self.options = options
         _check_choice("global_skip", global_skip, SKIPS)
         _check_choice("extraction", extraction, EXTRACTIONS)
         _check_choice("enlargement", enlargement, ENLARGEMENTS)
@@ -125,22 +122,6 @@ class MSTT(nn.Module):
             )
         if global_skip == "neighbours" and not skip_refinement:
             raise ValueError("global_skip neighbours needs skip_refinement, or it only warps")
-        self.options = {
-            "channels": channels,
-            "groups": groups,
-            "front_blocks": front_blocks,
-            "back_blocks": back_blocks,
-            "coupling": coupling,
-            "midpoint_flow": midpoint_flow,
-            "global_skip": global_skip,
-            "skip_refinement": skip_refinement,
-            "extraction": extraction,
-            "offset_channels": offset_channels,
-            "offset_limit": offset_limit,
-            "attention_channels": attention_channels,
-            "enlargement": enlargement,
-            "frame_fusion": frame_fusion,
-        }
         self.global_skip = global_skip
         self.frame_fusion = FrameFusion() if frame_fusion else None
         self.extraction = EXTRACTIONS[extraction](channels, front_blocks)
@@ -220,6 +201,9 @@ class MSTT(nn.Module):
         return self.skip_refinement(features, given, forward_flow, backward_flow)
 
 
+OPTIONS = tuple(inspect.signature(MSTT).parameters)  # in this order
+
+
 def build_network(size: str = "mstt", **options) -> MSTT:
     """A network of a named size (see SIZES), with further options of `MSTT`.
 
@@ -236,9 +220,8 @@ def with_frame_fusion(network: MSTT) -> MSTT:
     if network.frame_fusion is not None:
         return network
     wider = MSTT(**(network.options | {"frame_fusion": True}))
-    wider.load_state_dict(
-        network.state_dict() | wider.frame_fusion.state_dict(prefix="frame_fusion.")
-    )
+    new = wider.frame_fusion.state_dict(prefix="frame_fusion.")
+    wider.load_state_dict(network.state_dict() | new)
     return wider
 
 
@@ -250,9 +233,8 @@ def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> None:
     """Refuse what the stages would fail on further down, with the shapes seen."""
     if frames.ndim != 5 or frames.shape[1] < 1 or frames.shape[2] != 3:
-        raise ValueError(
-            f"frames are {tuple(frames.shape)}; give (B, N, 3, H, W) with N of at least 1"
-        )
+        seen = tuple(frames.shape)
+        raise ValueError(f"frames are {seen}; give (B, N, 3, H, W) with N of at least 1")
     batch, count, _, height, width = frames.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(

@@ -97,12 +97,8 @@ class FeedForward(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         # Numbered as in the released code, whose activations are modules of their own.
-        self.conv = nn.ModuleDict(
-            {
-                "0": Conv(channels, channels, dilation=2, slope=SLOPE),
-                "2": Conv(channels, channels, slope=SLOPE),
-            }
-        )
+        dilated = Conv(channels, channels, dilation=2, slope=SLOPE)
+        self.conv = nn.ModuleDict({"0": dilated, "2": Conv(channels, channels, slope=SLOPE)})
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv["2"](self.conv["0"](x), residual=x)

@@ -16,7 +16,7 @@ from trainings import run_here
 from models import MSTT, super_resolve
 from models.blocks import mean_of_neighbours
 from models.checkpoint import load_network
-from models.dual_aggregation import DatExtraction, shift_mask
+from models.dual_aggregation import DatExtraction, WindowAttention
 from tests.test_mstt import random_inputs
 from training.dat import start_from_dat
 from training.loop import compiled
@@ -146,27 +146,25 @@ def test_frames_are_independent_and_any_size_works():
             torch.testing.assert_close(both[:, 1:], extraction(x[:, 1:]), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("turned", [False, True])
-def test_shifted_windows_see_their_side_of_the_image_only(turned):
-    """Place by place, against where each of them comes from."""
-    height, width = 64, 96
+@pytest.mark.parametrize("size", [(64, 96), (32, 64), (32, 32)])
+@pytest.mark.parametrize("turned", [0, 1])
+def test_shifted_windows_see_their_side_of_the_image_only(turned, size):
+    """Window by window, place by place, from where each of them comes."""
     window, shift = ((32, 8), (16, 4)) if turned else ((8, 32), (4, 16))
-    masks = shift_mask(height, width, turned, torch.zeros(2, 1))
-    rows, columns = height // window[0], width // window[1]
-    assert masks.shape == (2 * rows * columns, 3, 256, 256)
-    assert torch.equal(*masks.chunk(2))
-    mask = masks[:, 1]
-    generator = np.random.default_rng(0)
-    for _ in range(300):
-        cell = generator.integers(rows * columns)
-        places = generator.integers(0, window, (2, 2))
-        if generator.random() < 0.5:  # the last windows, where there is something to hide
-            cell = rows * columns - 1
-        origin = np.array(divmod(cell, columns)) * window + places
-        wrapped = (origin + shift) >= (height, width)  # of each of both places, in each direction
-        sees = (wrapped[0] == wrapped[1]).all()
-        one, other = places @ (window[1], 1)
-        assert (mask[cell, one, other] == 0) == sees
+    qkv = torch.randn(2, *size, 3, 30, generator=torch.Generator().manual_seed(0))
+    rows, columns = np.indices(size) + np.array(shift)[:, None, None]  # of the image, unwrapped
+    wrapped = 2 * (rows >= size[0]) + (columns >= size[1])
+    expected = torch.zeros(2, *size, 30)
+    for top, left in np.ndindex(size[0] // window[0], size[1] // window[1]):
+        cell = np.ix_(*(s * w + np.arange(w) for s, w in zip((top, left), window, strict=True)))
+        place = rows[cell].ravel() % size[0], columns[cell].ravel() % size[1]
+        side = torch.from_numpy(wrapped[cell].ravel())
+        heads = qkv[:, *place].unflatten(-1, (3, 10)).permute(2, 0, 3, 1, 4)  # (3, B, heads, n, d)
+        scores = heads[0] @ heads[1].mT / 10**0.5 - 100 * (side[:, None] != side)
+        seen = scores.softmax(-1) @ heads[2]
+        expected[:, *place] = seen.transpose(1, 2).flatten(2)
+    attended = WindowAttention(shifted=True).attend(qkv, turned)
+    torch.testing.assert_close(attended, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_windows_do_not_reach_across_the_border():
@@ -174,10 +172,9 @@ def test_windows_do_not_reach_across_the_border():
     torch.manual_seed(0)
     block = DatExtraction(64, 3).blocks[2].attention.eval()
     x = torch.randn(1, 64, 64, WIDTH, requires_grad=True)
-    masks = [shift_mask(64, 64, turned, x) for turned in (False, True)]
     halves = block.qkv(x).unflatten(-1, (3, 2, WIDTH // 2)).unbind(-2)
     for turned, half in enumerate(halves):
-        out = block.attend(half, bool(turned), masks[turned])
+        out = block.attend(half, turned)
         (gradient,) = torch.autograd.grad(out[:, :4].sum(), x, retain_graph=True)
         assert gradient[:, :8].abs().max() > 0
         assert gradient[:, -16:].abs().max() < 1e-30  # the mask is -100, not -inf

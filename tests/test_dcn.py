@@ -228,7 +228,7 @@ def test_half_types_are_computed_in_float32(monkeypatch, backend, dtype):
         ({"offset": torch.zeros(2, 36, 5, 7)}, r"offset must be \(2, 36, 6, 7\)"),
         ({"offset": torch.zeros(1, 36, 6, 7)}, r"offset must be \(2, 36, 6, 7\)"),
         ({"mask": torch.zeros(2, 36, 6, 7)}, r"mask must be \(2, 18, 6, 7\)"),
-        ({"bias": torch.zeros(4)}, r"bias must be \(6,\), not \(4,\)"),
+        ({"bias": torch.zeros(4)}, r"bias must be \(6,\) for weight .*, not \(4,\)"),
         ({"dilation": 9}, "leave an output of"),
         ({"input": torch.zeros(2, 4, 0, 7)}, "leave an output of"),
         ({"stride": 0}, "stride must be one or two integers of at least 1, not 0"),

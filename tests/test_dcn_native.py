@@ -135,14 +135,14 @@ def operator_arguments(layout):
 
 @pytest.mark.parametrize("layout", [list, channels_last])
 def test_opcheck(layout):
-    torch.library.opcheck(cpu.deform_conv2d, operator_arguments(layout))
+    torch.library.opcheck(torch.ops.mstt.deform_conv2d.default, operator_arguments(layout))
 
 
 def test_operator_is_cast_to_float32_by_autocast():
     arguments = operator_arguments(list)
     halves = [a.detach().bfloat16() if isinstance(a, torch.Tensor) else a for a in arguments]
     with torch.autocast("cpu", torch.bfloat16):
-        output = cpu.deform_conv2d(*halves)
+        output = torch.ops.mstt.deform_conv2d(*halves)
     assert output.dtype == torch.float32
 
 

@@ -175,7 +175,7 @@ def test_coverage_of_a_small_shape_follows_it_by_fractions_of_a_pixel():
         centres.append((mask.sum(0) * columns).sum() / mask.sum())
         assert mask.sum() == pytest.approx(36, rel=0.15)
     assert np.diff(centres) == pytest.approx([0.1, 0.2, 0.4], abs=0.03)
-    assert polygon_coverage(np.add(corners, (100, 0)), (60, 60)) is None
+    assert polygon_coverage(np.add(corners, (100, 0)), (60, 60))[1].size == 0
 
 
 def test_leaning_moves_a_roof_and_keeps_the_ground():

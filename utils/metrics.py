@@ -53,9 +53,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """
     _check_same_shape(a, b)
     with np.errstate(divide="ignore"):
-        return float(
-            peak_signal_noise_ratio(a.astype(np.float64), b.astype(np.float64), data_range=PEAK)
-        )
+        a, b = a.astype(np.float64), b.astype(np.float64)
+        return float(peak_signal_noise_ratio(a, b, data_range=PEAK))
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -131,9 +130,7 @@ def moving_masks(truth: np.ndarray) -> np.ndarray:
 
     Returns: (T // 2, H, W) bool, for the times 1, 3, 5, ...
     """
-    return np.stack(
-        [moving_mask(truth[t - 1], truth[t], truth[t + 1]) for t in range(1, len(truth), 2)]
-    )
+    return np.stack([moving_mask(*truth[t - 1 : t + 2]) for t in range(1, len(truth), 2)])
 
 
 def clip_metrics(output: np.ndarray, truth: np.ndarray) -> dict[str, float | list[Metrics] | None]:

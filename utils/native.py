@@ -45,8 +45,7 @@ def load_library(source: Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
             headers and, in quotes, headers of ours. It must compile without OpenMP too.
         flags: compiler flags added to the usual ones.
 
-    Returns:
-        The library, the same object for the same arguments. Its functions release Python's
+    Returns: The library, the same object for the same arguments. Its functions release Python's
         lock while they run; argument and result types are for the caller to declare.
 
     Raises:

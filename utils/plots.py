@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from utils.metrics import moving_mask, psnr
+from utils.metrics import moving_masks, psnr
 from utils.resize import SCALE
 
 ERROR_LEVELS = 32  # levels of 255: the upper end of every error map, so that figures compare
@@ -45,7 +45,7 @@ def figure_time(truth: np.ndarray) -> tuple[int, np.ndarray]:
     Returns: its time and its moving pixels (H, W) bool; where nothing moves in the whole clip, the
         middle given frame and an empty mask.
     """
-    masks = {t: moving_mask(*truth[t - 1 : t + 2]) for t in range(1, len(truth), 2)}
+    masks = dict(zip(range(1, len(truth), 2), moving_masks(truth), strict=True))
     time = max(masks, key=lambda t: masks[t].sum())  # the earliest of equals
     if masks[time].any():
         return time, masks[time]
@@ -161,14 +161,12 @@ def _draw(path: Path, title: str, panels: list[Panel], crop: tuple[slice, slice]
         shown = part.imshow(panel.image[crop], interpolation="nearest", **look)
         if panel.crop_label:
             box = {"facecolor": "black", "alpha": 0.6, "edgecolor": "none", "pad": 3}
-            part.text(
-                0.02, 0.03, panel.crop_label, transform=part.transAxes, color="white", bbox=box
-            )
+            style = {"transform": part.transAxes, "color": "white", "bbox": box}
+            part.text(0.02, 0.03, panel.crop_label, **style)
         for axes in (whole, part):
             axes.set_axis_off()
-    bar = figure.colorbar(
-        shown, cax=place(x + panel_w + GAP, GAP, 0.14, 2 * panel_h + GAP), extend="max"
-    )
+    bar_place = place(x + panel_w + GAP, GAP, 0.14, 2 * panel_h + GAP)
+    bar = figure.colorbar(shown, cax=bar_place, extend="max")
     bar.set_ticks(range(0, ERROR_LEVELS + 1, 8))
     bar.set_label(f"mean |error|\n0 to {ERROR_LEVELS} of 255", fontsize=11)
     figure.text(GAP / figure_w, 1 - 0.07 / figure_h, title, fontsize=13, va="top")

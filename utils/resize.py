@@ -9,6 +9,8 @@ antialiased `interpolate` has the same kernel and differs only at the border, so
 padded here and cropped again.
 """
 
+import itertools
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,12 @@ REDUCTION_BORDER = 8
 ENLARGEMENT_BORDER = 2
 
 
+def equal_parts(length, most):
+    """(start, stop) of the fewest equal parts of an axis that are no longer than `most`."""
+    count = -(-length // most)
+    return list(itertools.pairwise(length * i // count for i in range(count + 1)))
+
+
 def symmetric_indices(size, before, after):
     """Indices that mirror an axis at its ends with the end pixel repeated (MATLAB's "symmetric").
 
@@ -28,8 +36,7 @@ def symmetric_indices(size, before, after):
         size: length of the axis, at least 1.
         before, after: pixels to add at either end, of any length.
 
-    Returns:
-        int64 tensor of before + size + after indices into the axis.
+    Returns: int64 tensor of before + size + after indices into the axis.
     """
     index = torch.arange(-before, size + after) % (2 * size)
     return torch.minimum(index, 2 * size - 1 - index)
@@ -61,8 +68,7 @@ def imresize(image, scale):
             floating torch tensor (..., C, H, W), through which gradients flow.
         scale: 1/4 or 4.
 
-    Returns:
-        The same kind of array: uint8 rounded with halves up and clipped for uint8, float32 for
+    Returns: The same kind of array: uint8 rounded with halves up and clipped for uint8, float32 for
         floating numpy input, the tensor's own type and device for tensors; floating results may
         overshoot the range of the input. H and W become ceil(scale H) and ceil(scale W).
 

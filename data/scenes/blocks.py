@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from data.scenes import nature as nature
+from data.scenes import nature
 from data.scenes import objects as paint
-from data.scenes.canvas import Canvas, Material, box, line, rectangle
-from data.scenes.nature import Ground, Rect
+from data.scenes.canvas import Canvas, Material, Rect, box, line, pick, rectangle, short_side
+from data.scenes.nature import Ground
 from data.scenes.objects import ASPHALT, CONCRETE, PAVING
-from data.scenes.traffic import Mover
+from data.scenes.traffic import Mover, park
 
 
 @dataclass
@@ -41,7 +41,7 @@ def lots(canvas: Canvas, rect: Rect, size: float, gap: float) -> list[Rect]:
         for i in range(columns)
         for j in range(rows)
     ]
-    return [lot for lot in cut if min(lot[2] - lot[0], lot[3] - lot[1]) > 6 and canvas.sees(*lot)]
+    return [lot for lot in cut if short_side(lot) > 6 and canvas.sees(*lot)]
 
 
 def inset(rect: Rect, distance: float) -> Rect:
@@ -61,8 +61,7 @@ def towers(scene: Scene, rect: Rect) -> None:
         if rng.random() < 0.5:
             length, width = width, length
         if rng.random() < 0.4:
-            court = inset(lot, -2)
-            canvas.fill(box(*court), CONCRETE.varied(rng))
+            canvas.fill(box(*inset(lot, -2)), CONCRETE.varied(rng))
         tall = (x - length / 2, y - width / 2, x + length / 2, y + width / 2)
         paint.flat_roof(canvas, tall, rng.uniform(14, 36), 1.5)
     nature.wood(canvas, rect, 7, 0.2)
@@ -81,23 +80,22 @@ def perimeter(scene: Scene, rect: Rect) -> None:
         (x1 - deep, y0 + deep, x1, y1 - deep),
     ]
     for side in sides:
-        if min(side[2] - side[0], side[3] - side[1]) < 6:
+        if short_side(side) < 6:
             continue
         for part in _along(rng, side, 14, 34):
             if rng.random() < 0.06:
                 continue
             if rng.random() < 0.3:
-                long_x = part[2] - part[0] > part[3] - part[1]
-                corners = np.array(
-                    [(part[0], part[1]), (part[2], part[1]), (part[2], part[3]), (part[0], part[3])]
-                )
-                corners = corners if long_x else np.roll(corners, 1, axis=0)
-                roof = Material(paint.pick(rng, paint.HOUSE_ROOFS), 0.03, 0.03, 0).varied(rng)
+                left, top, right, low = part
+                corners = np.array([(left, top), (right, top), (right, low), (left, low)])
+                if right - left <= low - top:
+                    corners = np.roll(corners, 1, axis=0)
+                roof = Material(pick(rng, paint.HOUSE_ROOFS), 0.03, 0.03, 0).varied(rng)
                 paint.pitched_roof(canvas, corners, rng.uniform(8, 14), 3, roof, False)
             else:
                 paint.flat_roof(canvas, part, rng.uniform(8, 20))
     yard = inset((x0, y0, x1, y1), deep + 4)
-    if min(yard[2] - yard[0], yard[3] - yard[1]) > 8:
+    if short_side(yard) > 8:
         nature.wood(canvas, yard, 7, -0.2)
         if rng.random() < 0.5:
             paint.flat_roof(canvas, inset(yard, rng.uniform(2, 6)), rng.uniform(3, 8), 0.7)
@@ -111,8 +109,7 @@ def _along(rng: np.random.Generator, rect: Rect, low: float, high: float) -> lis
     cuts = [start]
     while end - cuts[-1] > high:
         cuts.append(cuts[-1] + rng.uniform(low, high))
-    cuts.append(end)
-    pairs = itertools.pairwise(cuts)
+    pairs = itertools.pairwise([*cuts, end])
     return [(a, y0, b, y1) if wide else (x0, a, x1, b) for a, b in pairs]
 
 
@@ -122,7 +119,7 @@ def offices(scene: Scene, rect: Rect) -> None:
     canvas.fill(box(*rect), PAVING.varied(rng))
     for lot in lots(canvas, inset(rect, 2), rng.uniform(30, 60), rng.uniform(4, 9)):
         choice = rng.random()
-        if choice < 0.12 and min(lot[2] - lot[0], lot[3] - lot[1]) > 24:
+        if choice < 0.12 and short_side(lot) > 24:
             paint.car_park(canvas, lot)
         elif choice < 0.2:
             park_block(scene, lot)
@@ -136,12 +133,10 @@ def park_block(scene: Scene, rect: Rect) -> None:
     canvas, rng = scene.canvas, scene.canvas.rng
     x0, y0, x1, y1 = rect
     nature.meadow(canvas, box(*rect), scene.ground)
-    centre = np.array(
-        [rng.uniform(0.35, 0.65) * (x1 - x0) + x0, rng.uniform(0.35, 0.65) * (y1 - y0) + y0]
-    )
+    centre = rng.uniform(0.35, 0.65, 2) * (x1 - x0, y1 - y0) + (x0, y0)
     for corner in ((x0, y0), (x1, y0), (x1, y1), (x0, y1)):
         canvas.stroke(line(*corner, *centre), 2.2, (0.6, 0.57, 0.5), 0.9)
-    if min(x1 - x0, y1 - y0) > 60 and rng.random() < 0.6:
+    if short_side(rect) > 60 and rng.random() < 0.6:
         nature.water(canvas, blob(rng, *centre, rng.uniform(10, 20)), (0.14, 0.20, 0.19))
     nature.wood(canvas, rect, 7.5, float(rng.uniform(-0.6, 0.4)))
 
@@ -185,11 +180,10 @@ def houses(scene: Scene, rect: Rect) -> None:
             middle = (front + side * (y1 - y0) / 4) if y1 - y0 > 50 else front + side * 13
             canvas.fill(rectangle(x, middle, width - 1, abs(2 * (middle - front)) - 1), lawn)
             drive = x + rng.choice([-0.3, 0.3]) * width
-            canvas.fill(
-                box(drive - 2, min(front, y), drive + 2, max(front, y)), CONCRETE.varied(rng)
-            )
+            way = box(drive - 2, min(front, y), drive + 2, max(front, y))
+            canvas.fill(way, CONCRETE.varied(rng))
             if rng.random() < 0.5:
-                paint.car(canvas, drive, front + side * rng.uniform(3, 7), np.pi / 2)
+                park(canvas, drive, front + side * rng.uniform(3, 7), np.pi / 2)
             if rng.random() < 0.12:
                 pool = blob(rng, x + rng.uniform(-3, 3), y + side * 13, 3.2)
                 canvas.fill(pool, Material((0.42, 0.66, 0.70), 0.01, 0, 0), occupy=True)
@@ -211,15 +205,14 @@ def works(scene: Scene, rect: Rect) -> None:
     paint.clutter(canvas, rect, 0.6)
     for lot in lots(canvas, inset(rect, 5), rng.uniform(55, 95), rng.uniform(12, 24)):
         choice = rng.random()
-        width, depth = lot[2] - lot[0], lot[3] - lot[1]
         if choice < 0.62:
             paint.warehouse(canvas, lot)
             for x in np.arange(lot[0] + 4, lot[2] - 4, 4.2):
                 if rng.random() < 0.3:
-                    paint.lorry(canvas, x, lot[3] + 7, np.pi / 2)
+                    park(canvas, x, lot[3] + 7, np.pi / 2, lorry=True)
         elif choice < 0.74:
             tank_farm(scene, lot)
-        elif choice < 0.86 and min(width, depth) > 24:
+        elif choice < 0.86 and short_side(lot) > 24:
             paint.car_park(canvas, lot)
         else:
             paint.containers(canvas, lot)

@@ -18,6 +18,10 @@ MARGIN = 20  # metres painted beyond each border of the frame, for drift, rotati
 FINE = 4  # subdivision of a canvas pixel for the coverage of small shapes
 FINE_LIMIT = 48  # canvas pixels; larger shapes need no subdivision
 
+Area = tuple[slice, slice]  # of the canvas
+Coverage = tuple[Area, np.ndarray]  # a part, and how far each of its pixels is covered, 0 to 1
+Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in local metres
+
 
 @dataclass(frozen=True)
 class Material:
@@ -83,9 +87,7 @@ class Canvas:
         # Metres that a thing of one metre leans in the image: the satellite is not overhead.
         toward, tangent = rng.uniform(0, 2 * np.pi), rng.uniform(0.04, 0.3)
         self.lean = tangent * np.array([np.cos(toward), np.sin(toward)])
-        self._turn = np.array(
-            [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]], np.float64
-        )
+        self._turn = turned(np.eye(2), angle)
         self._bend = bend
         self._wave = rng.uniform([150, 150, 0, 0], [300, 300, 2 * np.pi, 2 * np.pi])
 
@@ -104,20 +106,12 @@ class Canvas:
     def pixels(self, points: np.ndarray) -> np.ndarray:
         """Local metres (n, 2) to canvas pixels (n, 2), pixel i covering i to i + 1."""
         points = np.asarray(points, np.float64)
-        x_length, y_length, x_phase, y_phase = self._wave
-        sway = np.stack(
-            [
-                np.sin(points[:, 1] / y_length * 2 + y_phase),
-                np.sin(points[:, 0] / x_length * 2 + x_phase),
-            ],
-            axis=1,
-        )
-        turned = (points + self._bend * sway) @ self._turn
-        return DENSITY * turned + self._middle
+        sway = np.sin(points / self._wave[:2] * 2 + self._wave[2:])[:, ::-1]
+        return DENSITY * ((points + self._bend * sway) @ self._turn) + self._middle
 
     def local(self) -> tuple[np.ndarray, np.ndarray]:
         """Local metres x and y (h, w) of every canvas pixel, on a canvas without bend."""
-        rows, columns = np.mgrid[: self.shape[0], : self.shape[1]] + 0.5
+        rows, columns = np.indices(self.shape) + 0.5
         away = np.stack([columns, rows], axis=-1) - self._middle
         x, y = np.moveaxis(away @ self._turn.T / DENSITY, -1, 0)
         return x, y
@@ -129,14 +123,9 @@ class Canvas:
         low, high = corners.min(0) - reach, corners.max(0) + reach
         return bool((high > 0).all() and (low < self.shape[::-1]).all())
 
-    def coverage(self, outline: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray] | None:
-        """Antialiased coverage of an outline in canvas pixels.
-
-        Returns:
-            The part of the canvas it touches and the coverage there (float32, 0 to 1), or None
-            where nothing of it is on the canvas.
-        """
-        return polygon_coverage(outline, self.shape)
+    def coverage(self, outline: np.ndarray) -> Coverage:
+        """Antialiased coverage of an outline in local metres, see `polygon_coverage`."""
+        return polygon_coverage(self.pixels(outline), self.shape)
 
     def fill(
         self,
@@ -147,17 +136,22 @@ class Canvas:
         occupy: bool = False,
     ) -> None:
         """Paint a polygon given in local metres; `height` in metres replaces what stood there."""
-        found = self.coverage(self.pixels(outline))
-        if found is None:
-            return
-        where, mask = found
+        where, mask = self.coverage(outline)
         self.paint(where, mask * np.float32(alpha), material)
         if height is not None:
-            self.height[where] += mask * (height - self.height[where])
+            self.raise_to(where, mask, height)
         if occupy:
             self.occupied[where] |= mask > 0.2
 
-    def paint(self, where: tuple[slice, slice], mask: np.ndarray, material: Material) -> None:
+    def raise_to(self, where: Area, mask: np.ndarray, height: float | np.ndarray) -> None:
+        """Let a part of the canvas have a height in metres, as far as a mask covers it."""
+        self.height[where] += mask * (height - self.height[where])
+
+    def blend(self, where: Area, mask: np.ndarray, colour: np.ndarray) -> None:
+        """Let a part of the canvas have a colour (3,) or (h, w, 3), as far as a mask covers it."""
+        self.colour[where] += mask[..., None] * (colour - self.colour[where])
+
+    def paint(self, where: Area, mask: np.ndarray, material: Material) -> None:
         """Blend a material into a part of the canvas with the given opacity (h, w)."""
         # Long slanting things touch few pixels of their bounding box: work on those alone.
         sparse = 3 * np.count_nonzero(mask) < mask.size
@@ -232,7 +226,7 @@ class Canvas:
         np.maximum(self.height, (2.0 + dome) * (mask > 0.3), out=self.height)
         relief = 1 + 2 * (leaf.grain * self.grain + leaf.mottle * self.mottle)
         target = np.array(leaf.colour, np.float32) * relief[..., None] * (1 + tone[label])
-        self.colour += mask[..., None] * (target.astype(np.float32) - self.colour)
+        self.blend(..., mask, target.astype(np.float32))
 
     def light(self) -> np.ndarray:
         """Shade the colours by slope and cast shadows; returns the light factor (h, w, 3)."""
@@ -271,9 +265,7 @@ class Canvas:
             self.height[here][high] = source[high]
 
 
-def shifted(
-    shape: tuple[int, int], dx: int, dy: int
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+def shifted(shape: tuple[int, int], dx: int, dy: int) -> tuple[Area, Area]:
     """The part of an image that (dx, dy) pixels reach, and the part it is reached from."""
     rows, columns = shape
     target = slice(max(0, dy), rows + min(0, dy)), slice(max(0, dx), columns + min(0, dx))
@@ -304,17 +296,19 @@ def cast_shadow(heights: np.ndarray, sun: Sun) -> np.ndarray:
     return cv2.GaussianBlur(opacity, (0, 0), 0.7)
 
 
-def polygon_coverage(
-    outline: np.ndarray, shape: tuple[int, int]
-) -> tuple[tuple[slice, slice], np.ndarray] | None:
-    """Antialiased coverage of a polygon (n, 2) in the pixels of an image of the given shape."""
+def polygon_coverage(outline: np.ndarray, shape: tuple[int, int]) -> Coverage:
+    """Antialiased coverage of a polygon (n, 2) in the pixels of an image of the given shape.
+
+    Returns: the part of the image that it touches, empty where it lies outside, and the coverage
+        there, float32.
+    """
     (left, top), (right, bottom) = outline.min(0).tolist(), outline.max(0).tolist()
     fine = FINE if max(right - left, bottom - top) <= FINE_LIMIT else 1
     left, top = max(0, floor(left) - 1), max(0, floor(top) - 1)
     right, bottom = min(shape[1], ceil(right) + 2), min(shape[0], ceil(bottom) + 2)
     width, height = right - left, bottom - top
     if width <= 0 or height <= 0:
-        return None
+        return np.s_[:0, :0], np.zeros((0, 0), np.float32)
     mask = np.zeros((fine * height, fine * width), np.uint8)
     points = np.round(((outline - (left, top)) * fine - 0.5) * 256).astype(np.int32)
     cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, 8)
@@ -346,6 +340,22 @@ def curve(start: tuple, control: tuple, end: tuple) -> np.ndarray:
     t = np.linspace(0, 1, 30)[:, None]
     start, control, end = (np.array(point, np.float64) for point in (start, control, end))
     return (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * end
+
+
+def ribbon(path: np.ndarray, half: float) -> np.ndarray:
+    """Outline of a band of a path, so many metres to both of its sides."""
+    return np.concatenate([beside(path, -half), beside(path, half)[::-1]])
+
+
+def short_side(rect: Rect) -> float:
+    """The shorter side of a rectangle, in metres."""
+    return min(rect[2] - rect[0], rect[3] - rect[1])
+
+
+def pick(rng: np.random.Generator, table: tuple) -> tuple[float, float, float]:
+    """One colour of a table of (colour, share)."""
+    colours, shares = zip(*table, strict=True)
+    return colours[rng.choice(len(colours), p=np.array(shares) / sum(shares))]
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:

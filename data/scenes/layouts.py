@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data.scenes import nature as nature
+from data.scenes import nature
 from data.scenes import objects as paint
 from data.scenes.blocks import Scene, houses
-from data.scenes.canvas import Canvas, Material, beside, box, curve, line
+from data.scenes.canvas import Canvas, Material, beside, box, curve, line, ribbon
 from data.scenes.nature import Ground
 from data.scenes.objects import ASPHALT, CONCRETE, WHITE
 from data.scenes.streets import parcels, streets
@@ -73,10 +73,8 @@ def farmland(scene: Scene) -> None:
             phase = wave * stream[:, 0] / 160 + rng.uniform(0, 6)
             stream[:, 1] += rng.normal(0, 30 / wave) * np.sin(phase)
         half = rng.uniform(1.5, 9)
-        bank = np.concatenate([beside(stream, -half - 5), beside(stream, half + 5)[::-1]])
-        canvas.fill(bank, scene.ground.grass, occupy=False)
-        bed = np.concatenate([beside(stream, -half), beside(stream, half)[::-1]])
-        nature.water(canvas, bed, (0.17, 0.20, 0.16))
+        canvas.fill(ribbon(stream, half + 5), scene.ground.grass)
+        nature.water(canvas, ribbon(stream, half), (0.17, 0.20, 0.16))
         for side in (-half - 3, half + 3):
             nature.tree_row(canvas, beside(stream, side), 5, 3.0)
     x = rng.uniform(-0.5, 0.5) * r
@@ -85,9 +83,8 @@ def farmland(scene: Scene) -> None:
     lanes = int(rng.choice([2, 2, 4]))
     offsets = paint.road(canvas, way, lanes, shoulder=1.2)
     paint.road_marks(canvas, way, lanes)
-    scene.movers += add_lane_traffic(
-        canvas, way, offsets, rng.uniform(1.6, 2.4), rng.uniform(35, 70)
-    )
+    speed, spacing = rng.uniform(1.6, 2.4), rng.uniform(35, 70)
+    scene.movers += add_lane_traffic(canvas, way, offsets, speed, spacing)
     if rng.random() < 0.7:
         nature.tree_row(canvas, beside(way, 1.75 * lanes + 5), 9, 3)
 

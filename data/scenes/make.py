@@ -69,8 +69,7 @@ def make_scenes(
         workers: threads to use, 0 for one per core, at most 4; the result does not depend on it.
         overwrite: replace a folder that was made with other settings.
 
-    Returns:
-        The folder.
+    Returns: The folder.
 
     Raises:
         ValueError: a setting is out of range, the folder was made with other settings, or it
@@ -177,8 +176,7 @@ def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> n
         size: (H, W) of the frames.
         rng: the clip's generator; everything in the clip is drawn from it.
 
-    Returns:
-        Frames (7, H, W, 3) uint8 RGB.
+    Returns: Frames (7, H, W, 3) uint8 RGB.
     """
     scene = paint_scene(kind, size, rng)
     movers = [mover for mover in scene.movers if mover.visible(scene.canvas, FRAMES)]
@@ -201,8 +199,7 @@ def platform_motion(rng: np.random.Generator) -> np.ndarray:
     A stabilised sequence drifts by 0.02 to 0.1 pixel per frame; one clip in eight drifts more,
     up to `MAX_DRIFT`. A little jitter and rotation come on top.
 
-    Returns:
-        (7, 3): x and y in pixels, rotation in radians, all 0 in the middle frame.
+    Returns: (7, 3): x and y in pixels, rotation in radians, all 0 in the middle frame.
     """
     # The jitter below adds at most 0.03 to the speed: the bound holds.
     speed = rng.uniform(0.02, 0.1) if rng.random() < 0.875 else rng.uniform(0.1, MAX_DRIFT - 0.1)

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.scenes.canvas import Canvas, Material, arc_length, points_at
-
-Rect = tuple[float, float, float, float]  # x0, y0, x1, y1 in local metres
+from data.scenes.canvas import Canvas, Material, Rect, arc_length, points_at
 
 
 @dataclass(frozen=True)
@@ -20,10 +18,9 @@ class Ground:
 
 def meadow(canvas: Canvas, outline: np.ndarray, ground: Ground) -> None:
     """Grass, thin or worn to the soil in places, with tufts and shrubs."""
-    found = canvas.coverage(canvas.pixels(outline))
-    if found is None:
+    where, mask = canvas.coverage(outline)
+    if not mask.size:
         return
-    where, mask = found
     canvas.paint(where, mask, ground.grass.varied(canvas.rng))
     bare = 0.9 * canvas.patch[where] + 0.5 * canvas.mottle[where] + 0.35 * canvas.grain[where]
     worn = np.clip((bare - canvas.rng.uniform(0.6, 1.6)) / 1.2, 0, 0.75)
@@ -35,10 +32,9 @@ def meadow(canvas: Canvas, outline: np.ndarray, ground: Ground) -> None:
 def field(canvas: Canvas, outline: np.ndarray, ground: Ground) -> None:
     """A parcel: crop or bare soil with rows near the resolution limit, tramlines and patches."""
     rng = canvas.rng
-    found = canvas.coverage(canvas.pixels(outline))
-    if found is None:
+    where, mask = canvas.coverage(outline)
+    if not mask.size:
         return
-    where, mask = found
     tones = ((0.23, 0.30, 0.17), (0.32, 0.36, 0.23), (0.54, 0.49, 0.36), (0.44, 0.37, 0.30))
     soil = ground.soil.colour
     base = np.array((*tones, soil, soil)[rng.integers(6)])
@@ -58,28 +54,26 @@ def field(canvas: Canvas, outline: np.ndarray, ground: Ground) -> None:
     streaks = np.cumsum(rng.normal(0, 1, 4096)) * 0.15 + rng.normal(0, 1, 4096)
     texture += rng.uniform(0.01, 0.05) * streaks[(across * 1.1).astype(int) % 4096]
     uneven = rng.uniform(0.03, 0.12)
-    texture += (
-        uneven * canvas.patch[where] + 0.04 * canvas.mottle[where] + 0.05 * canvas.grain[where]
-    )
-    target = base * (1 + texture[..., None]) + uneven * 0.3 * canvas.patch[where][..., None] * soil
-    canvas.colour[where] += mask[..., None] * (target.astype(np.float32) - canvas.colour[where])
+    slow, grain = canvas.patch[where], canvas.grain[where]
+    texture += uneven * slow + 0.04 * canvas.mottle[where] + 0.05 * grain
+    target = base * (1 + texture[..., None]) + uneven * 0.3 * slow[..., None] * soil
+    canvas.blend(where, mask, target.astype(np.float32))
     canvas.occupied[where] |= mask > 0.5
 
 
 def water(canvas: Canvas, outline: np.ndarray, colour: tuple[float, float, float]) -> None:
     """Open water: slight waves in the wind's direction, paler and greener over shallows."""
-    found = canvas.coverage(canvas.pixels(outline))
-    if found is None:
+    where, mask = canvas.coverage(outline)
+    if not mask.size:
         return
-    where, mask = found
     wind = canvas.rng.uniform(0, np.pi)
     rows, columns = np.mgrid[where].astype(np.float32) / 2
     phase = np.cos(wind) * columns + np.sin(wind) * rows
     swell = np.sin(2 * np.pi * phase / 7 + 2.2 * canvas.mottle[where] + 0.8 * canvas.grain[where])
     waves = 0.025 * swell + 0.05 * canvas.grain[where] + 0.05 * canvas.patch[where]
     target = np.array(colour, np.float32) * (1 + waves[..., None])
-    canvas.colour[where] += mask[..., None] * (target - canvas.colour[where])
-    canvas.height[where] += mask * (0 - canvas.height[where])
+    canvas.blend(where, mask, target)
+    canvas.raise_to(where, mask, 0)
     canvas.occupied[where] |= mask > 0.2
 
 

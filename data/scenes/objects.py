@@ -8,9 +8,21 @@ import itertools
 
 import numpy as np
 
-from data.scenes.canvas import Canvas, Material, beside, box, line, points_at, rectangle, turned
-from data.scenes.nature import Rect
-from data.scenes.traffic import park, raise_outline, vehicle_parts
+from data.scenes.canvas import (
+    Canvas,
+    Material,
+    Rect,
+    beside,
+    box,
+    line,
+    pick,
+    points_at,
+    rectangle,
+    ribbon,
+    short_side,
+    turned,
+)
+from data.scenes.traffic import park
 
 LANE = 3.5  # metres
 WHITE = (0.86, 0.86, 0.84)
@@ -41,10 +53,10 @@ HOUSE_ROOFS = (
 )
 
 
-def pick(rng: np.random.Generator, table: tuple) -> tuple[float, float, float]:
-    """One colour of a table of (colour, share)."""
-    share = np.array([entry[1] for entry in table])
-    return table[rng.choice(len(table), p=share / share.sum())][0]
+CONTAINERS = (
+    *((0.46, 0.27, 0.22), (0.26, 0.34, 0.46), (0.60, 0.60, 0.58), (0.34, 0.41, 0.37)),
+    *((0.78, 0.78, 0.76), (0.56, 0.43, 0.29), (0.33, 0.33, 0.36)),
+)
 
 
 def road(
@@ -59,17 +71,14 @@ def road(
 ) -> list[float]:
     """The surface of a road with `lanes` in all, worn along its lanes.
 
-    Returns:
-        Distances of the lanes' middles from the path, negative to its left.
+    Returns: Distances of the lanes' middles from the path, negative to its left.
     """
     side = lanes / 2 * lane_width + median / 2 + shoulder
-    outline = np.concatenate([beside(path, -side), beside(path, side)[::-1]])
-    canvas.fill(outline, surface, height=deck, occupy=True)
+    canvas.fill(ribbon(path, side), surface, height=deck, occupy=True)
     if lanes < 2:
         return [0.0]
-    offsets = [
-        sign * (median / 2 + (k + 0.5) * lane_width) for sign in (-1, 1) for k in range(lanes // 2)
-    ]
+    right = [median / 2 + (k + 0.5) * lane_width for k in range(lanes // 2)]
+    offsets = [sign * offset for sign in (-1, 1) for offset in right]
     worn = tuple(0.82 * np.array(surface.colour))
     for offset in offsets:
         canvas.stroke(beside(path, offset), 1.6, worn, 0.30)
@@ -112,18 +121,15 @@ def roof_clutter(canvas: Canvas, rect: Rect, height: float, count: int) -> None:
     """Stair heads, machines and vents on a flat roof."""
     rng = canvas.rng
     x0, y0, x1, y1 = rect
-    if min(x1 - x0, y1 - y0) < 6:
+    if short_side(rect) < 6:
         return
     for _ in range(count):
         length = rng.uniform(1.2, min(6.0, (x1 - x0) / 3))
         width = rng.uniform(1.2, min(5.0, (y1 - y0) / 3))
         x, y = rng.uniform(x0 + length, x1 - length), rng.uniform(y0 + width, y1 - width)
         tone = float(rng.choice([0.85, 0.7, 0.5, 0.35]))
-        canvas.fill(
-            rectangle(x, y, length, width),
-            Material((tone, tone, 0.98 * tone), 0.02, 0, 0),
-            height=height + rng.uniform(0.8, 3.0),
-        )
+        metal = Material((tone, tone, 0.98 * tone), 0.02, 0, 0)
+        canvas.fill(rectangle(x, y, length, width), metal, height=height + rng.uniform(0.8, 3.0))
 
 
 def roof_panels(canvas: Canvas, rect: Rect, base: Material) -> None:
@@ -169,7 +175,7 @@ def flat_roof(canvas: Canvas, rect: Rect, height: float, clutter: float = 1.0) -
         upper = (x0 + 2, y0 + 2, x0 + 2 + part * (x1 - x0 - 4), y1 - 2)
         tone = base.varied(rng, 0.08)
         canvas.fill(box(*upper), tone, height=height + rng.uniform(3, 5))
-    if min(x1 - x0, y1 - y0) > 8:
+    if short_side(rect) > 8:
         roof_clutter(canvas, (x0 + 1, y0 + 1, x1 - 1, y1 - 1), height, int(clutter * area**0.5 / 4))
 
 
@@ -178,10 +184,7 @@ def pitched_roof(
 ) -> None:
     """A gabled or hipped roof on a rectangle; its ridge runs along the first edge."""
     pixels = canvas.pixels(corners)
-    found = canvas.coverage(pixels)
-    if found is None:
-        return
-    where, mask = found
+    where, mask = canvas.coverage(corners)
     rows, columns = np.mgrid[where].astype(np.float32) + 0.5
     along, across = pixels[1] - pixels[0], pixels[3] - pixels[0]
     length, width = np.linalg.norm(along), np.linalg.norm(across)
@@ -193,7 +196,7 @@ def pitched_roof(
         profile = np.minimum(profile, np.minimum(u, length - u))
     profile = np.clip(profile / (width / 2), 0, 1)
     canvas.paint(where, mask, material)
-    canvas.height[where] += mask * (eaves + rise * profile - canvas.height[where])
+    canvas.raise_to(where, mask, eaves + rise * profile)
     canvas.occupied[where] |= mask > 0.2
 
 
@@ -256,23 +259,8 @@ def tank(canvas: Canvas, x: float, y: float, radius: float) -> None:
     top = Material(tuple(0.85 * np.array(shell.colour)), 0.01, 0.03, 0)
     level = height - 4 if floating else height + 0.5
     canvas.fill((radius - 0.8) * circle + (x, y), top if floating else shell, height=level)
-    canvas.stroke(
-        line(x, y, x + radius * np.cos(turn[3]), y + radius * np.sin(turn[3])), 0.5, DARK, 0.4
-    )
-
-
-def car(canvas: Canvas, x: float, y: float, angle: float) -> None:
-    """A parked car."""
-    length = canvas.rng.uniform(4.0, 4.8)
-    raise_outline(canvas, rectangle(0, 0, length, 1.8), x, y, angle, 1.4)
-    park(canvas, vehicle_parts(canvas.rng, length), x, y, angle)
-
-
-def lorry(canvas: Canvas, x: float, y: float, angle: float) -> None:
-    """A parked lorry or bus."""
-    length = canvas.rng.uniform(9, 15)
-    raise_outline(canvas, rectangle(0, 0, length, 2.5), x, y, angle, 3.4)
-    park(canvas, vehicle_parts(canvas.rng, length), x, y, angle)
+    stair = line(x, y, x + radius * np.cos(turn[3]), y + radius * np.sin(turn[3]))
+    canvas.stroke(stair, 0.5, DARK, 0.4)
 
 
 def car_park(canvas: Canvas, rect: Rect) -> None:
@@ -292,35 +280,24 @@ def car_park(canvas: Canvas, rect: Rect) -> None:
             busy = full + 0.35 * np.sin(bays / 23 + clusters[0]) * np.cos(row / 31 + clusters[1])
             for place in bays[:-1][rng.random(len(bays) - 1) < busy[:-1]]:
                 lean = np.pi / 2 * rng.choice([-1, 1]) + rng.normal(0, 0.03)
-                car(canvas, place + 1.3 + rng.normal(0, 0.12), row + rng.normal(0, 0.25), lean)
+                park(canvas, place + 1.3 + rng.normal(0, 0.12), row + rng.normal(0, 0.25), lean)
 
 
 def containers(canvas: Canvas, rect: Rect) -> None:
     """Stacks of containers in rows with lanes for the carriers."""
     rng = canvas.rng
     x0, y0, x1, y1 = rect
-    hues = np.array(
-        [
-            (0.46, 0.27, 0.22),
-            (0.26, 0.34, 0.46),
-            (0.60, 0.60, 0.58),
-            (0.34, 0.41, 0.37),
-            (0.78, 0.78, 0.76),
-            (0.56, 0.43, 0.29),
-            (0.33, 0.33, 0.36),
-        ]
-    )
     for y in np.arange(y0 + 2, y1 - 2, 2.6):
         if int((y - y0) / 2.6) % 6 == 5:
             continue
-        hue, tiers = hues[0], 2
+        hue, tiers = CONTAINERS[0], 2
         for x in np.arange(x0 + 7, x1 - 6, 12.8):
             # Neighbours often belong to one line and one stack.
             if rng.random() < 0.6:
-                hue, tiers = hues[rng.integers(len(hues))], rng.integers(0, 5)
+                hue, tiers = CONTAINERS[rng.integers(len(CONTAINERS))], rng.integers(0, 5)
             if tiers:
-                hue_here = Material(tuple(hue)).varied(rng)
-                canvas.fill(rectangle(x, y, 12.2, 2.3), hue_here, height=2.6 * tiers, occupy=True)
+                steel = Material(hue).varied(rng)
+                canvas.fill(rectangle(x, y, 12.2, 2.3), steel, height=2.6 * tiers, occupy=True)
 
 
 def railway(canvas: Canvas, path: np.ndarray, tracks: int) -> None:
@@ -328,9 +305,7 @@ def railway(canvas: Canvas, path: np.ndarray, tracks: int) -> None:
     rng = canvas.rng
     ballast = Material((0.42, 0.38, 0.35), 0.05, 0.03, 0.03)
     half = 2.4 * tracks + 1
-    canvas.fill(
-        np.concatenate([beside(path, -half), beside(path, half)[::-1]]), ballast, occupy=True
-    )
+    canvas.fill(ribbon(path, half), ballast, occupy=True)
     for track in range(tracks):
         middle = beside(path, (track - (tracks - 1) / 2) * 4.8)
         canvas.stroke(middle, 2.4, (0.33, 0.30, 0.28), 0.5)

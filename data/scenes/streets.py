@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.scenes import nature as nature
+from data.scenes import nature
 from data.scenes import objects as paint
 from data.scenes.blocks import BLOCKS, Scene, houses, inset, park_block
-from data.scenes.canvas import Canvas, Material, box, line
-from data.scenes.objects import ASPHALT, Rect
-from data.scenes.traffic import add_lane_traffic
+from data.scenes.canvas import Canvas, Material, Rect, box, line, short_side
+from data.scenes.objects import ASPHALT
+from data.scenes.traffic import add_lane_traffic, park
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _fill_blocks(
     for (left, a), (right, b) in itertools.pairwise(xs):
         for (top, c), (bottom, d) in itertools.pairwise(ys):
             rect = (left + a, top + c, right - b, bottom - d)
-            if min(rect[2] - rect[0], rect[3] - rect[1]) > 14 and scene.canvas.sees(*rect):
+            if short_side(rect) > 14 and scene.canvas.sees(*rect):
                 BLOCKS[names[rng.choice(len(names), p=shares / shares.sum())]](scene, rect)
 
 
@@ -141,15 +141,9 @@ def _drive(scene: Scene, street: Street, quiet: bool) -> None:
     offsets = [sign * (k + 0.5) * 3.5 for sign in (-1, 1) for k in range(street.lanes // 2)]
     calm = quiet and street.lanes == 2
     spacing = rng.uniform(80, 200) if calm else rng.uniform(25, 70)
-    scene.movers += add_lane_traffic(
-        scene.canvas,
-        street.piece(street.start, street.end),
-        offsets,
-        rng.uniform(0.5, 1.6),
-        spacing,
-        gaps=gaps,
-        lorries=0.04 if quiet else 0.1,
-    )
+    path, speed = street.piece(street.start, street.end), rng.uniform(0.5, 1.6)
+    options = {"gaps": gaps, "lorries": 0.04 if quiet else 0.1}
+    scene.movers += add_lane_traffic(scene.canvas, path, offsets, speed, spacing, **options)
 
 
 def _park_along(canvas: Canvas, street: Street) -> None:
@@ -164,9 +158,9 @@ def _park_along(canvas: Canvas, street: Street) -> None:
                 continue
             kerb = street.at + sign * side
             if street.flat:
-                paint.car(canvas, place, kerb, 0.0)
+                park(canvas, place, kerb, 0.0)
             else:
-                paint.car(canvas, kerb, place, np.pi / 2)
+                park(canvas, kerb, place, np.pi / 2)
 
 
 def parcels(scene: Scene, area: Rect, size: float) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 from data.scenes.canvas import (
     DENSITY,
     Canvas,
+    Coverage,
     arc_length,
     beside,
+    pick,
     polygon_coverage,
     rectangle,
     turned,
@@ -70,13 +72,6 @@ class Mover:
         """Distance along the path to each of its points, in canvas pixels."""
         return arc_length(self.path)
 
-    def deck(self, time: float) -> float:
-        """Height of its road in metres at a time in frames."""
-        if self.rise is None:
-            return 0.0
-        distance = DENSITY * (self.start + self.speed * time)
-        return float(np.interp(distance, self.places, self.rise))
-
     def pose(self, time: float) -> tuple[np.ndarray, float]:
         """Centre in canvas pixels and heading in radians at a time in frames."""
         distance = DENSITY * (self.start + self.speed * time) + np.array([-3.0, 0.0, 3.0])
@@ -95,40 +90,33 @@ class Mover:
     def draw(self, canvas: Canvas, light: np.ndarray, frame: np.ndarray, time: float) -> None:
         """Draw into `frame`, a copy of the canvas's colours, at a time in frames."""
         centre, heading = self.pose(time)
-        deck = self.deck(time)
+        deck = 0.0  # height of its road in metres
+        if self.rise is not None:
+            distance = DENSITY * (self.start + self.speed * time)
+            deck = float(np.interp(distance, self.places, self.rise))
         centre = centre + DENSITY * deck * canvas.lean
         away = -self.height / np.tan(canvas.sun.elevation) * DENSITY
         offset = away * np.array([canvas.sun.x, canvas.sun.y])
         for outline in self.shadows:
-            found = visible_part(canvas, outline, centre + offset, heading, deck)
-            if found is not None:
-                where, mask = found
-                shade = np.clip(light[where] - 0.4, 0, 0.6)
-                frame[where] *= 1 - mask[..., None] * shade
+            where, mask = visible_part(canvas, outline, centre + offset, heading, deck)
+            frame[where] *= 1 - mask[..., None] * np.clip(light[where] - 0.4, 0, 0.6)
         for part in self.parts:
-            found = visible_part(canvas, part.outline, centre, heading, deck)
-            if found is None:
-                continue
-            where, mask = found
+            where, mask = visible_part(canvas, part.outline, centre, heading, deck)
             lit = np.array(part.colour, np.float32) * light[where].clip(0.3, 1.1)
             frame[where] += (part.alpha * mask[..., None]) * (lit - frame[where])
 
 
 def visible_part(
     canvas: Canvas, outline: np.ndarray, centre: np.ndarray, heading: float, deck: float
-) -> tuple[tuple[slice, slice], np.ndarray] | None:
+) -> Coverage:
     """Coverage of an outline (n, 2) in metres on a road of height `deck`, less what hides it."""
-    found = polygon_coverage(centre + DENSITY * turned(outline, heading), canvas.shape)
-    if found is None:
-        return None
-    where, mask = found
+    where, mask = polygon_coverage(centre + DENSITY * turned(outline, heading), canvas.shape)
     return where, mask * (canvas.height[where] < deck + 2.5)
 
 
 def vehicle_parts(rng: np.random.Generator, length: float) -> tuple[Part, ...]:
     """A car, or a lorry from 7 metres on: body, windows or cab."""
-    paints, shares = zip(*PAINTS, strict=True)
-    paint = np.array(paints[rng.choice(len(paints), p=np.array(shares) / sum(shares))])
+    paint = np.array(pick(rng, PAINTS))
     paint = tuple(np.clip(paint + rng.normal(0, 0.03), 0.03, 0.97))
     if length < 7:
         body = Part(rectangle(0, 0, length, 1.9), paint)
@@ -200,26 +188,18 @@ def add_lane_traffic(
     return movers
 
 
-def park(canvas: Canvas, parts: tuple[Part, ...], x: float, y: float, angle: float) -> None:
-    """Paint a mover that stands still, in local metres; its height casts the shadow."""
-    for part in parts:
-        outline = canvas.pixels(np.add(turned(part.outline, angle), (x, y)))
-        found = canvas.coverage(outline)
-        if found is not None:
-            where, mask = found
-            mask = part.alpha * mask
-            canvas.colour[where] += mask[..., None] * (part.colour - canvas.colour[where])
-
-
-def raise_outline(
-    canvas: Canvas, outline: np.ndarray, x: float, y: float, angle: float, height: float
-) -> None:
-    """Give a standing object its height above whatever it stands on."""
-    found = canvas.coverage(canvas.pixels(np.add(turned(outline, angle), (x, y))))
-    if found is not None:
-        where, mask = found
-        base = float(np.median(canvas.height[where]))
+def park(canvas: Canvas, x: float, y: float, angle: float, lorry: bool = False) -> None:
+    """Paint a car, or a lorry or bus, that stands at (x, y); its height casts the shadow."""
+    rng = canvas.rng
+    length = rng.uniform(9, 15) if lorry else rng.uniform(4.0, 4.8)
+    width, height = (2.5, 3.4) if lorry else (1.8, 1.4)
+    where, mask = canvas.coverage(rectangle(x, y, length, width, angle))
+    if mask.size:
+        base = float(np.median(canvas.height[where]))  # of whatever it stands on
         np.maximum(canvas.height[where], base + height * mask, out=canvas.height[where])
+    for part in vehicle_parts(rng, length):
+        where, mask = canvas.coverage(np.add(turned(part.outline, angle), (x, y)))
+        canvas.blend(where, part.alpha * mask, part.colour)
 
 
 def blend_movers(canvas: Canvas, light: np.ndarray, movers: list[Mover], time: float) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.cpu import winograd
 from models.cpu.convolution import convolve, leaky_convolution
 from models.cpu.winograd import NO_HALO
+from utils.resize import equal_parts
 
 TILE = 80  # LR pixels; largest side that is enlarged at once without gradients on a CPU
 Layers = tuple[nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.Conv2d]
@@ -42,7 +43,8 @@ def _enlarge(x: Tensor, layers: Layers, halo: tuple[int, int, int, int] = NO_HAL
 def _enlarge_in_tiles(x: Tensor, layers: Layers) -> Tensor:
     height, width = x.shape[2:]
     output = None  # (B, 3, 2H, 2, 2W, 2)
-    for (top, bottom), (left, right) in itertools.product(_cuts(height), _cuts(width)):
+    parts = itertools.product(equal_parts(height, TILE), equal_parts(width, TILE))
+    for (top, bottom), (left, right) in parts:
         # Where a tile ends inside the frame: 2 pixels more, which become 4, less 2; then
         # 4, less 2. These 2 at full resolution are what the last two convolutions reach.
         halo = (int(top > 0), int(bottom < height), int(left > 0), int(right < width))
@@ -106,10 +108,3 @@ def paired_convolution(x: Tensor, conv: nn.Conv2d) -> Tensor:
     weight = weight.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # (4O, C, 4, 4)
     x = F.conv2d(x, weight, conv.bias.repeat_interleave(4), stride=2, padding=1)
     return x.unflatten(1, (-1, 2, 2)).permute(0, 1, 4, 2, 5, 3)
-
-
-def _cuts(length: int) -> list[tuple[int, int]]:
-    """(start, stop) of equal parts of at most TILE."""
-    parts = -(-length // TILE)
-    edges = [length * part // parts for part in range(parts + 1)]
-    return list(itertools.pairwise(edges))
