@@ -3,8 +3,9 @@
     python -m benchmarks.fuzz 2>/dev/null           10,000 files for each reader
     python -m benchmarks.fuzz --files 300 --seed 5  fewer, others
 
-Readers: the list parser, the image loader (PNG and JPEG), the loader of stills, the checkpoint
-loader for .pt, the restoring of a training from one, and the loader of .safetensors with its JSON.
+Readers: the list parser, the image loader (PNG and JPEG), the loader of stills, the readers of
+frames, TIFF and video (with PyAV) that enhance.py has, the checkpoint loader for .pt, the restoring
+of a training from one, and the loader of .safetensors with its JSON.
 Files are mutated in their bytes; half of the checkpoints, headers and descriptions are whole files
 of mutated values instead: entries dropped, renamed or of another kind, tensors that are nested,
 sparse, of no storage or claim more than they hold. A reader may accept a file or refuse it with
@@ -20,6 +21,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 import struct
 import sys
 import tempfile
@@ -29,6 +31,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,12 @@ from torch import Tensor
 from data.lists import read_list
 from data.septuplets import SeptupletDataset
 from data.stills import read_still
+from media.decoder import import_av
+from media.folder import write_image_file
 from media.images import read_image, write_image
+from media.open import open_source
+from media.tiff import import_rasterio, write_tiff
+from media.video_sink import VideoSink
 from models import MSTT
 from models.checkpoint import (
     load_network,
@@ -212,6 +220,7 @@ def vary_checkpoint(states: list[dict[str, Any]], rng: random.Random) -> bytes:
 def make_readers(folder: Path) -> Iterator[Reader]:
     """The readers, with good files made in the folder."""
     yield from make_picture_readers(folder)
+    yield from make_footage_readers(folder)
     yield from make_checkpoint_readers(folder)
 
 
@@ -240,6 +249,44 @@ def make_picture_readers(folder: Path) -> Iterator[Reader]:
     yield Reader("list", lists, ".txt", read_a_list)
     yield Reader("image", pictures, ".png", read_image)
     yield Reader("still", pictures, ".png", read_still)
+
+
+def make_footage_readers(folder: Path) -> Iterator[Reader]:
+    """The readers of what enhance.py takes: pages of a TIFF, and a video where there is PyAV."""
+    image = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), dtype=np.uint8)
+    write_tiff(folder / "pages.tif", image, 3)
+    rasterio = import_rasterio()
+    place = {"crs": "EPSG:32650", "transform": rasterio.Affine(0.9, 0, 5e5, 0, -0.9, 4e6)}
+    shape = {"height": 32, "width": 48, "count": 3, "dtype": "uint16", "nodata": 0}
+    with rasterio.open(folder / "geo.tif", "w", "GTiff", **shape, **place) as dataset:
+        dataset.write(image[0].transpose(2, 0, 1).astype(np.uint16))
+        dataset.update_tags(ACQUIRED="2020-01-01")
+    files = [(folder / name).read_bytes() for name in ("pages.tif", "geo.tif")]
+
+    def read_frames(path: Path) -> object:
+        other = path.parent / "frames"
+        other.mkdir(exist_ok=True)
+        for number in range(2):
+            shutil.copy(path, other / f"{number}{path.suffix}")
+        source = open_source(path if path.suffix == ".mp4" else other)
+        return [source.read(index) for index in range(min(source.count, 4))]
+
+    yield Reader("tiff", files, ".tif", read_frames)
+    pictures = []
+    for suffix in (".png", ".jpg", ".bmp"):
+        write_image_file(folder / f"a{suffix}", image[0])
+        pictures.append((folder / f"a{suffix}").read_bytes())
+    yield Reader("frames", pictures, ".png", read_frames)
+    with contextlib.suppress(ValueError):
+        import_av()
+        videos = []
+        for suffix in (".mp4", ".avi", ".mkv"):
+            times = [Fraction(number, 25) for number in range(9)]
+            sink = VideoSink(folder / "pieces", 32, 48, times, suffix=suffix)
+            sink.write(0, image.repeat(3, axis=0))
+            sink.join(folder / f"video{suffix}")
+            videos.append((folder / f"video{suffix}").read_bytes())
+        yield Reader("video", videos, ".mp4", read_frames)
 
 
 def no_gradient_step(network: MSTT, optimiser: Optimiser) -> None:

@@ -37,7 +37,9 @@ from media.tiff import Page, frame_pages, opened
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
 PALETTES = ("refuse", "rgb")  # what is done with colour tables
-LARGEST = 2**36  # bytes of a frame; a damaged header of some hundred bytes can claim terabytes
+# A damaged header of some hundred bytes can claim terabytes; no picture is compressed so well.
+LARGEST_RATIO = 4096
+SMALL = 2**28  # bytes of a frame that may be compressed by any ratio
 
 
 def creation(dtype: np.dtype, values: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -230,12 +232,7 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
         raise ValueError(f"{page.name} holds complex numbers, which are not pixels")
     table = colour_table(dataset, page, palette)
     bands = _bands(dataset, page)
-    claimed = len(bands) * dataset.height * dataset.width * np.dtype(dataset.dtypes[0]).itemsize
-    if claimed > LARGEST:
-        raise FrameError(
-            f"{page.name} cannot be read: it claims {dataset.width}x{dataset.height} pixels of "
-            f"{len(bands)} bands, {claimed / 2**30:,.0f} GiB"
-        )
+    _check_claim(dataset, page, len(bands))
     pixels = np.moveaxis(dataset.read(bands), 0, -1)
     missing = None
     # Both are lists of all bands, made anew each time: a file may claim 65,535 of them.
@@ -258,6 +255,19 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
     turn = _orientation(dataset, page)
     pixels = np.ascontiguousarray(turned_upright(pixels, turn))
     return pixels if missing is None else np.ma.array(pixels, mask=turned_upright(missing, turn))
+
+
+def _check_claim(dataset: Any, page: Page, bands: int) -> None:
+    """Refuse a frame that its file cannot hold, before there is memory for it."""
+    if dataset.driver != "GTiff":
+        return
+    claimed = bands * dataset.height * dataset.width * np.dtype(dataset.dtypes[0]).itemsize
+    held = sum(Path(file).stat().st_size for file in dataset.files)
+    if claimed > SMALL and claimed > LARGEST_RATIO * held:
+        raise FrameError(
+            f"{page.name} cannot be read: it claims {dataset.width}x{dataset.height} pixels of "
+            f"{bands} bands, {claimed / 2**30:,.1f} GiB, in {held} bytes"
+        )
 
 
 def _bands(dataset: Any, page: Page) -> list[int]:

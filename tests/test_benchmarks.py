@@ -198,7 +198,7 @@ def test_loader(run, folder, monkeypatch, capsys):
 
 def test_fuzz(run, capsys):
     assert not run(benchmarks.fuzz, "--files", 2)
-    assert capsys.readouterr().out.count(" 0 bugs, 0 slow, 0 large") == 7
+    assert capsys.readouterr().out.count(" 0 bugs, 0 slow, 0 large") == 10
 
 
 def popen(other):

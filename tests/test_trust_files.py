@@ -30,7 +30,18 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
-    "name", ["list", "image", "still", "checkpoint", "restore", "safetensors", "description"]
+    "name",
+    [
+        "list",
+        "image",
+        "still",
+        "tiff",
+        "frames",
+        "checkpoint",
+        "restore",
+        "safetensors",
+        "description",
+    ],
 )
 def test_mutated_files_are_accepted_or_refused(tmp_path, name):
     reader = next(reader for reader in make_readers(tmp_path) if reader.name == name)
