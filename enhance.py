@@ -209,8 +209,7 @@ def say_nothing(event: str, **values) -> None:
 def pick_weights(model: str, given: Source, device: torch.device) -> Path:
     """The checkpoint that a name stands for; "auto" looks at the footage and says what it takes.
 
-    Raises:
-        FileNotFoundError: real, and there are none in the box.
+    Raises: FileNotFoundError: real, and there are none in the box.
     """
     if model not in ("auto", "real"):
         return SHIPPED.get(model, Path(model))
@@ -367,8 +366,7 @@ def choose_times(config: Config, given: Source) -> None:
 def check_damaged(damaged: dict[int, str], config: Config) -> None:
     """Name the damaged frames that are made from their neighbours, if the user allows that.
 
-    Raises:
-        ValueError: frames are damaged and it is not allowed.
+    Raises: ValueError: frames are damaged and it is not allowed.
     """
     if damaged and not config.skip_bad:
         others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""

@@ -142,9 +142,7 @@ def train(
         data: what the network learns from and is validated on.
 
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
-
-    Raises:
-        FloatingPointError: a loss, gradient or score of NaN or Inf, where it is not left out.
+    Raises: FloatingPointError: a loss, gradient or score of NaN or Inf, where it is not left out.
     """
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # shapes stay the same
@@ -228,8 +226,7 @@ def leave_out(
 ) -> None:
     """A step without a finite loss or gradient: say what it was, and go on if that is allowed.
 
-    Raises:
-        FloatingPointError: more of them than `skip_nonfinite`.
+    Raises: FloatingPointError: more of them than `skip_nonfinite`.
     """
     config, progress = recorder.config, recorder.progress
     offsets = partial(offsets_on, recorder.network, config, recorder.device)
@@ -262,8 +259,7 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
 def freeze(network: MSTT, stage: str | None) -> None:
     """Let a stage of the network keep its weights.
 
-    Raises:
-        ValueError: the network has no stage of that name.
+    Raises: ValueError: the network has no stage of that name.
     """
     stages = [name for name, part in network.named_children() if list(part.parameters())]
     if stage is None:

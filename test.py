@@ -88,8 +88,7 @@ class Config:
 def find_checkpoint(config: Config, device: torch.device) -> Path | None:
     """The checkpoint that the command line asks for; None for none.
 
-    Raises:
-        FileNotFoundError: auto, and there is neither a shipped checkpoint nor a run.
+    Raises: FileNotFoundError: auto, and there is neither a shipped checkpoint nor a run.
     """
     if config.checkpoint is None:
         return None
@@ -155,8 +154,7 @@ def open_methods(
 def open_conditions(config: Config, clips: list[Clip]) -> dict[str, list[Clip]]:
     """The clips under every condition that is asked for, by its name.
 
-    Raises:
-        ValueError: a codec that is not there.
+    Raises: ValueError: a codec that is not there.
     """
     names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
     return {name: degraded(clips, name) for name in names}

@@ -31,8 +31,7 @@ class ResumableSampler(Sampler):
         seed: of the shuffling.
         rank, world: this process takes every world-th of them, from the rank-th.
 
-    Raises:
-        ValueError: an empty source, or a weight that is not above 0 or too small for a block.
+    Raises: ValueError: an empty source, or a weight that is not above 0 or too small for a block.
     """
 
     def __init__(self, lengths, weights, samples, seed=123, rank=0, world=1):
@@ -81,11 +80,7 @@ class ResumableSampler(Sampler):
 
 
 class MixedDataset(Dataset):
-    """Several data sets under the keys of `ResumableSampler`.
-
-    Arguments:
-        sources: data sets that take keys (epoch, index).
-    """
+    """Several data sets, which take keys (epoch, index), under the keys of `ResumableSampler`."""
 
     def __init__(self, sources):
         self.sources = sources

@@ -69,12 +69,9 @@ class Levels:
 
     def view(self, pixels: np.ndarray) -> np.ndarray:
         """File values -> uint8, the contrast that flow and human eyes need."""
-        if pixels.dtype == np.uint8 and np.array_equal(
-            self.view_white - self.view_black, np.full_like(self.view_black, 255)
-        ):
+        kind, span = _exact(pixels.dtype), self.view_white - self.view_black
+        if pixels.dtype == np.uint8 and (span == 255).all():
             return pixels
-        kind = _exact(pixels.dtype)
-        span = self.view_white - self.view_black
         scale = (255 / np.where(span == 0, 1, span)).astype(kind)
         stretched = (pixels.astype(kind) - self.view_black.astype(kind)) * scale
         return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
@@ -106,14 +103,11 @@ def survey(
 
     Arguments:
         source: of the frames.
-        black, white: the values that are black and white; None: see the top, but black is 0 (or
-            the lowest value below) where only white is given.
+        black, white: the values that are black and white; None: see the top, but black is 0 (or the
+            lowest value below) where only white is given.
 
     Returns: the levels, and the damaged frames with what is wrong with them.
-
-    Raises:
-        ValueError: fewer than two frames, or fewer than two that can be read; or values that
-            have no black and white.
+    Raises: ValueError: fewer than two frames that can be read, or values without black and white.
     """
     if source.count < 2:
         raise ValueError(

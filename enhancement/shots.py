@@ -27,13 +27,7 @@ Cut = tuple[int, int]  # the frames before and after it, neighbours but for dama
 
 
 def find_cuts(source: Source, levels: Levels, damaged: Iterable[int]) -> list[Cut]:
-    """The cuts of a sequence.
-
-    Arguments:
-        source: of the frames.
-        levels: of the sequence.
-        damaged: frames that cannot be read.
-    """
+    """The cuts of a sequence of these levels, whose `damaged` frames cannot be read."""
     good = [index for index in range(source.count) if index not in set(damaged)]
     cuts, last = [], None
     for before, index in zip([None, *good], good, strict=False):
@@ -66,12 +60,7 @@ def shots(count: int, cuts: list[Cut]) -> list[range]:
 
 
 class Shot(Source):
-    """Some frames of a source; a single one stands there twice, for a network that wants two.
-
-    Arguments:
-        source: of all frames.
-        frames: those of the shot.
-    """
+    """Some `frames` of a source; a single one stands there twice, for a network that wants two."""
 
     def __init__(self, source: Source, frames: range):
         self.adopt_from(source)

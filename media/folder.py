@@ -1,5 +1,6 @@
 """Frames in a folder, one PNG or JPEG file each; sinks for these and TIFF."""
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterable
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 
-from media.ends import has_end
+from media.ends import has_end, png_chunks
 from media.frames import (
     JPEG_SUFFIXES,
     TIFF_SUFFIXES,
@@ -33,7 +35,7 @@ class ImageFolder(Source):
         self.path, self.files, self.count = path, files, len(files)
         self.suffix = files[0].suffix.lower()
         self.lossy = any(file.suffix.lower() in JPEG_SUFFIXES for file in files)
-        self.adopt(_first_readable(read_image_file, files))
+        self.adopt(_first_readable(files))
         self.alpha = 3 if self.bands == 4 else None
 
     def read(self, index: int) -> np.ndarray:
@@ -47,12 +49,7 @@ class ImageFolder(Source):
 
 
 class ImageSink(Sink):
-    """One image file per frame, named by its number: 00000000.png, 00000001.png, ...
-
-    Arguments:
-        folder: see Sink.
-        suffix: of the files; it decides their format.
-    """
+    """One image file per frame, in the format of `suffix`: 00000000.png, 00000001.png, ..."""
 
     def __init__(self, folder: Path, suffix: str):
         super().__init__(folder)
@@ -89,11 +86,24 @@ class ImageSink(Sink):
         os.replace(self.folder, target)
 
 
-def _first_readable(read, files: list[Path]) -> np.ndarray:
+class TiffStackSink(ImageSink):
+    """One TIFF file with a page per frame, for frames of a video or of other files than TIFF."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, ".tif")
+
+    def join(self, target: Path) -> None:
+        paths = [self.path(index) for index in range(self.finished())]
+        partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+        write_tiff(partial, (tifffile.imread(path) for path in paths), len(paths))
+        os.replace(partial, target)
+
+
+def _first_readable(files: list[Path]) -> np.ndarray:
     """The first file that can be read; a damaged one before it is named when its turn comes."""
     for file in files:
         try:
-            return read(file)
+            return read_image_file(file)
         except FrameError as error:
             failure = error
     raise failure
@@ -104,8 +114,7 @@ def read_image_file(path: Path) -> np.ndarray:
 
     They come upright, as EXIF data say, and masked where an alpha channel says that they are clear.
 
-    Raises:
-        FrameError: the file is damaged or no image.
+    Raises: FrameError: the file is damaged or no image.
     """
     if path.suffix.lower() in TIFF_SUFFIXES:
         return read_tiff(path)
@@ -129,47 +138,32 @@ def read_image_file(path: Path) -> np.ndarray:
 
 def _png_orientation(content: bytes) -> int:
     """Of the EXIF data of a PNG; 1 where it has none, or none that make sense."""
-    position = 8  # behind the signature follow chunks: length, kind, body, checksum
-    while position + 8 <= len(content):
-        length, kind = struct.unpack(">I4s", content[position : position + 8])
-        if kind == b"eXIf":
-            exif = Image.Exif()
-            try:
-                exif.load(content[position + 8 : position + 8 + length])
-            except (SyntaxError, ValueError, struct.error):
-                return 1
-            return exif.get(ORIENTATION, 1)
-        position += 12 + length
-    return 1
+    exif = Image.Exif()
+    for body in [body for kind, body, _ in png_chunks(content) if kind == b"eXIf"][:1]:
+        with contextlib.suppress(SyntaxError, ValueError, struct.error):
+            exif.load(bytes(body))
+    return exif.get(ORIENTATION, 1)
 
 
 def write_image_file(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W, bands) pixels as PNG, JPEG, BMP or TIFF, by the ending of the path.
 
-    Raises:
-        ValueError: the format cannot hold such pixels.
-        OSError: the disk is full or the folder not writable.
+    Raises: ValueError: the format cannot hold such pixels.
     """
     suffix = path.suffix.lower()
     if suffix in TIFF_SUFFIXES:
         write_tiff(path, [pixels])
         return
     allowed = (np.uint8,) if suffix in (*JPEG_SUFFIXES, ".bmp") else (np.uint8, np.uint16)
-    if pixels.dtype not in allowed or pixels.shape[2] not in (1, 3, 4):
-        raise ValueError(
-            f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "
-            "give an OUTPUT that ends in .tif"
-        )
-    options = []
+    is_encoded, options = False, []
     if suffix in JPEG_SUFFIXES:
         sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
         options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     # Written by Python, not by OpenCV, whose imwrite does not say why it fails.
-    try:
-        is_encoded, content = cv2.imencode(suffix, bgr_to_rgb(pixels), options)
-    except cv2.error:
-        is_encoded = False
+    if pixels.dtype in allowed and pixels.shape[2] in (1, 3, 4):
+        with contextlib.suppress(cv2.error):
+            is_encoded, content = cv2.imencode(suffix, bgr_to_rgb(pixels), options)
     if not is_encoded:  # a JPEG has at most 65500 pixels a side, OpenCV limits of its own for PNG
         raise ValueError(
             f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "

@@ -15,8 +15,7 @@ def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALET
 
     Arguments:
         path: what the user named; its ending and content decide what it is.
-        bands_per_frame: of a single-page TIFF, how many of its bands make up one frame; 0 means
-            that all of them are one frame.
+        bands_per_frame: bands of a single-page TIFF that make up one frame; 0: all of them.
         palette: one of PALETTES: what to do with a TIFF whose values stand for colours of a table.
 
     Raises:

@@ -40,10 +40,9 @@ PALETTES = ("refuse", "rgb")  # what is done with colour tables
 
 
 def creation(dtype: np.dtype, values: int, options: dict[str, Any]) -> dict[str, Any]:
-    """How a TIFF of so many values is written; with 64-bit offsets if it may need them.
+    """How a TIFF of so many values is written, with the `options` of a `Georeference` kept.
 
-    Arguments:
-        options: of the given file that are kept, see `Georeference`.
+    It has 64-bit offsets if it may need them.
     """
     predictor = 3 if np.dtype(dtype).kind == "f" else 2
     return {
@@ -59,20 +58,12 @@ def creation(dtype: np.dtype, values: int, options: dict[str, Any]) -> dict[str,
 
 
 class TiffSource(Source):
-    """TIFF frames: several files, or the pages or groups of bands of one file.
+    """TIFF frames: several files in order, or the pages or groups of bands of one file.
 
-    Arguments:
-        path: what the user named.
-        files: in order.
-        bands_per_frame: of a single page, how many bands make up one frame; 0: all.
-        palette: one of PALETTES.
-
-    Attributes:
-        placed: whether the frames have a place on Earth.
-
-    Raises:
-        ValueError: the bands do not divide into frames, or values are no pixels: complex numbers,
-            or classes with a colour table.
+    Arguments: see `media.open.open_source`.
+    Attributes: placed: whether the frames have a place on Earth.
+    Raises: ValueError: bands that do not divide into frames, or values that are no pixels: complex
+        numbers, or classes with a colour table.
     """
 
     measured = True
@@ -102,15 +93,11 @@ class TiffSource(Source):
                     f"{per_frame}"
                 )
             self.layout = "bands"
-            groups = [range(first, first + per_frame) for first in range(1, total + 1, per_frame)]
-            self.pages = [
-                replace(
-                    self.pages[0],
-                    name=f"{self.path}: bands {group[0]} to {group[-1]}",
-                    bands=tuple(group),
-                )
-                for group in groups
-            ]
+            for first in range(1, total + 1, per_frame):
+                name = f"{self.path}: bands {first} to {first + per_frame - 1}"
+                bands = tuple(range(first, first + per_frame))
+                self.pages.append(replace(self.pages[0], name=name, bands=bands))
+            del self.pages[0]
         elif total > 1:
             raise ValueError(
                 f"{self.path} holds one frame of {total} bands; if its bands are frames, say how "
@@ -174,10 +161,7 @@ class TiffSource(Source):
         return self.pages[index].name
 
     def georeference(self, index: int) -> Georeference:
-        """All that the file says about frame `index` besides its pixels.
-
-        Of a damaged file, what the nearest one says that can be opened.
-        """
+        """What the file says about frame `index`; of a damaged one, the nearest that can be opened."""
         for other in sorted(range(self.count), key=lambda other: abs(other - index)):
             try:
                 return self._georeference(other)
@@ -221,9 +205,7 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
 
     Pictures that lie nowhere on Earth come upright, as TIFF's orientation tag says.
 
-    Raises:
-        ValueError: complex numbers; or a colour table, if `palette` is not "rgb".
-        FrameError: from the surrounding `opened`.
+    Raises: ValueError: complex numbers, or a colour table, if `palette` is not "rgb".
     """
     if "complex" in dataset.dtypes[0]:
         raise ValueError(f"{page.name} holds complex numbers, which are not pixels")
@@ -268,11 +250,7 @@ def _orientation(dataset: Any, page: Page) -> int:
 
 
 def colour_table(dataset: Any, page: Page, palette: str) -> np.ndarray | None:
-    """The colours (values, 3) of an open page's values, uint8; None if it has no colour table.
-
-    Raises:
-        ValueError: it has one, and `palette` is not "rgb".
-    """
+    """The colours (values, 3) uint8 of an open page's table, or None; refused but for "rgb"."""
     if not has_palette(dataset):
         return None
     if palette != "rgb":
@@ -288,14 +266,10 @@ def colour_table(dataset: Any, page: Page, palette: str) -> np.ndarray | None:
 
 def is_lossy(dataset: Any) -> bool:
     """Whether a file is compressed as JPEG or, with loss, as WebP."""
-    structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    return (
-        "JPEG" in structure.get("COMPRESSION", "")
-        or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
-    )
+    tags = dataset.tags(ns="IMAGE_STRUCTURE")
+    return "JPEG" in tags.get("COMPRESSION", "") or tags.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
 
 
 def has_mask(dataset: Any) -> bool:
     """Whether a file has a mask of its own, neither nodata nor an alpha band."""
-    flags = {flag.name for flag in dataset.mask_flag_enums[0]}
-    return flags == {"per_dataset"}
+    return {flag.name for flag in dataset.mask_flag_enums[0]} == {"per_dataset"}

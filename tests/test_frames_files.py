@@ -10,11 +10,10 @@ import rasterio
 import tifffile
 
 from media import raster, tiff
-from media.folder import read_image_file, write_image_file
+from media.folder import TiffStackSink, read_image_file, write_image_file
 from media.frames import FrameError, bgr_to_rgb
 from media.open import open_source
 from media.raster_sink import TiffSink
-from media.stack import TiffStackSink
 from media.tiff import write_tiff
 
 HEIGHT, WIDTH = 40, 50

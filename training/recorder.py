@@ -37,8 +37,7 @@ class Recorder:
     Arguments:
         config: of the run, with nothing left to decide.
         run: its folder; only the first process writes there.
-        device: where this process trains.
-        team: the processes that train together.
+        device, team: where this process trains, and with which others.
         network, ema, optimiser: what is saved.
         progress: where the run begins; kept up to date.
         clock: of its time, which began with the process.
@@ -84,13 +83,7 @@ class Recorder:
         self.log.close()
 
     def catch_up(self) -> bool:
-        """Do the validation that a resumed run still owes.
-
-        Returns: whether its minutes are used up.
-
-        Raises:
-            Stopped: see `after_step`.
-        """
+        """Do the validation that a resumed run still owes; whether its minutes are used up."""
         is_owed = self.progress.unvalidated
         if is_owed:
             self.validate()
@@ -122,9 +115,7 @@ class Recorder:
             share: of the peak rate.
 
         Returns: whether that was the last step.
-
-        Raises:
-            Stopped: in every process, where one of them has received a signal.
+        Raises: Stopped: in every process, where one of them has received a signal.
         """
         config, step, before = self.config, self.progress.step, self.elapsed
         self._look_at_the_clock()
@@ -158,8 +149,7 @@ class Recorder:
     def validate(self) -> None:
         """Measure the averaged weights, and keep them if they are the best so far.
 
-        Raises:
-            FloatingPointError: they have become much worse.
+        Raises: FloatingPointError: they have become much worse.
         """
         self.save("last.pt")  # a run that ends meanwhile begins with this validation on resume
         average = self.ema.averaged(self.network)

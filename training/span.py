@@ -43,11 +43,7 @@ def read_ncnn(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Weights and biases of all convolutions of a network in ncnn's format, by layer.
 
     Arguments:
-        path: the .param file.
-
-    Raises:
-        FileNotFoundError: it or its .bin is not there.
-        ValueError: not such files, or not of plain convolutions.
+        path: the .param file, beside its .bin; a ValueError if they are something else.
     """
     for file in (path, path.with_suffix(".bin")):
         if not file.is_file():
@@ -90,11 +86,8 @@ def start_from_span(path: Path, seed: int) -> MSTT:
     """A network of the size "fast" that computes what SPAN computes.
 
     Arguments:
-        path: the .param file.
+        path: the .param file; a ValueError if it is of another network.
         seed: of the weights that SPAN does not have.
-
-    Raises:
-        FileNotFoundError, ValueError: see `read_ncnn`; or another network than a SPAN for 4x.
     """
     layers = read_ncnn(path)
     torch.manual_seed(seed)
