@@ -15,7 +15,7 @@ DIGEST_BYTES = 16
 
 
 def content_key(contents, method):
-    """Name of a clip's flow, 40 hexadecimal digits: a hash of its files, the method and its version."""
+    """Name of a clip's flow, 40 hexadecimal digits: a hash of its files, method and version."""
     digest = hashlib.blake2b(f"{FLOW_VERSION}:{method}".encode(), digest_size=20)
     for content in contents:
         # The length keeps apart frames that only differ in where one ends and the next begins.

@@ -54,7 +54,7 @@ def fitting_quality(stills: list[Path], limit: float) -> int:
 
 
 def pack(config: Config) -> int:
-    """Write the stills; returns the quality. ValueErrors say that they do not fit or OUT is not empty."""
+    """Write the stills; returns their quality. ValueError: they do not fit, or OUT is in use."""
     root, out = Path(config.stills), Path(config.out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already; give an empty folder")

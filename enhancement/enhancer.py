@@ -286,7 +286,7 @@ class Enhancer:
         self.job.note("tile", min(self.team.gather(self.pick_tile(source))))
 
     def shrink_tile(self, source: Source, tile: int) -> None:
-        """Go on with a smaller tile after memory ran out, unless the user chose it or it is the least."""
+        """Go on with a smaller tile after memory ran out, unless it is the user's or the least."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         smaller = tiling.smaller_tile(tile, source.height, source.width, self.overlap)

@@ -127,7 +127,7 @@ def reduce_frame(pixels: np.ndarray) -> np.ndarray:
 
 
 class Denser(Source):
-    """A source with the LR frames of an earlier pass, of a LowResolutionSink's folder, in between."""
+    """A source with the LR frames of an earlier pass, which `folder` holds, in between."""
 
     def __init__(self, source: Source, folder: Path):
         self.adopt_from(source)

@@ -161,7 +161,7 @@ class TiffSource(Source):
         return self.pages[index].name
 
     def georeference(self, index: int) -> Georeference:
-        """What the file says about frame `index`; of a damaged one, the nearest that can be opened."""
+        """What the file says about frame `index`; of a damaged one, the nearest readable one."""
         for other in sorted(range(self.count), key=lambda other: abs(other - index)):
             try:
                 return self._georeference(other)

@@ -83,8 +83,8 @@ class TiffSink(ImageSink):
     def _compare(self, read: np.ndarray, written: np.ndarray) -> None:
         """Make sure that a file holds what was written.
 
-        GDAL is silent about a full disk: it writes the last tiles and the directory when it closes it,
-        and tiles that are not there read as zeros.
+        GDAL is silent about a full disk: it writes the last tiles and the directory when it closes
+        a file, and tiles that are not there read as zeros.
         """
         if read.tobytes() != written.tobytes():
             raise self.rasterio.errors.RasterioIOError("it reads back with other values")

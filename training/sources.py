@@ -39,7 +39,7 @@ def find_data_root(config: Any) -> str | None:
 
 
 def _scenes() -> Path:
-    """The folder of the built-in scenes, drawn when they are opened, unless it holds other things."""
+    """The folder of the built-in scenes, drawn when they are opened, see `_draw`."""
     if SCENES.exists():
         make_scenes(SCENES)
     return SCENES
