@@ -57,23 +57,12 @@ from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
 from enhancement.job import Job, memory_told, work_folder
 from enhancement.levels import Levels, survey
-from enhancement.outputs import (
-    FPS,
-    LONGEST,
-    check_outputs,
-    check_sound_wanted,
-    open_sink,
-)
+from enhancement.outputs import FPS, LONGEST, check_outputs, check_sound_wanted, open_sink
 from enhancement.passes import run_passes
 from enhancement.repair import Bridged
 from enhancement.shares import check_alike, wait_to_see
 from enhancement.shots import Cut, find_cuts, shots
-from media.frames import (
-    IMAGE_SUFFIXES,
-    TIFF_SUFFIXES,
-    VIDEO_SUFFIXES,
-    Source,
-)
+from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Source
 from media.open import open_source
 from media.raster import PALETTES, TiffSource
 from models.blocks import SCALE
@@ -146,9 +135,8 @@ class Config:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
         if self.palette not in PALETTES:
             raise ValueError(f"palette is {self.palette!r}; choose one of {', '.join(PALETTES)}")
-        methods = ("auto", *FLOWS)
-        if self.flow_method not in methods:
-            choice = ", ".join(methods)
+        if self.flow_method not in ("auto", *FLOWS):
+            choice = ", ".join(("auto", *FLOWS))
             raise ValueError(f"flow method is {self.flow_method!r}; choose one of {choice}")
         tiling.check_tile(self.tile or tiling.PATCH, self.overlap)
         suffix = Path(self.output).suffix.lower()
@@ -207,10 +195,7 @@ def say_nothing(event: str, **values) -> None:
 
 
 def pick_weights(model: str, given: Source, device: torch.device) -> Path:
-    """The checkpoint that a name stands for; "auto" looks at the footage and says what it takes.
-
-    Raises: FileNotFoundError: real, and there are none in the box.
-    """
+    """The checkpoint that a name stands for; "auto" looks at the footage and says what it takes."""
     if model not in ("auto", "real"):
         return SHIPPED.get(model, Path(model))
     real = shipped_weights(device, real=True)
@@ -230,8 +215,9 @@ def pick_weights(model: str, given: Source, device: torch.device) -> Path:
 
 def work(config: Config, output: Path, say: Say, team: Team) -> None:
     """Do what the config says: check it as far as possible, enhance, compare."""
-    setup = team.together(lambda: prepare(config, output, team))
-    config, given, device = setup.config, setup.given, setup.device
+    config, given, extras, device, precision, checkpoint, network = team.together(
+        lambda: prepare(config, output, team)
+    )
     frames = config.times * (given.count - 1) + 1
     size = {"frames": frames, "width": SCALE * given.width, "height": SCALE * given.height}
     team = team.with_patience(patience(config, **size))
@@ -246,27 +232,27 @@ def work(config: Config, output: Path, say: Say, team: Team) -> None:
     settings |= {
         "input": str(Path(config.input).resolve()),
         "frames": given.count,
-        "model": file_sha256(setup.checkpoint),
+        "model": file_sha256(checkpoint),
         "device": device.type,
     }
-    team.together(lambda: check_alike(team, settings | {"precision": str(setup.precision)}))
+    team.together(lambda: check_alike(team, settings | {"precision": str(precision)}))
     sink = team.together(lambda: open_sink(config, given, work_folder(output) / "frames"))
     job = team.together(
         lambda: Job(output, settings, config.resume, config.overwrite), first_alone=True
     )
     job.saves = team.first
     team.together(lambda: wait_to_see(job.record.exists, job.folder, team))
-    kind = (setup.precision, config.flow_method, config.tile, config.overlap)
-    enhancer = Enhancer(setup.network, device, *kind, levels, job, say, team)
+    kind = (precision, config.flow_method, config.tile, config.overlap)
+    enhancer = Enhancer(network, device, *kind, levels, job, say, team)
     told = {"flow_method": config.flow_method, "device": str(device)}
-    say("start", model=str(setup.checkpoint), **told, **size)
+    say("start", model=str(checkpoint), **told, **size)
     joined = job.folder / f"joined{output.suffix}"
 
     def finish() -> dict[Path, Path]:
         if not joined.exists():
             sink.join(joined)
         # Read from the folder for unfinished work and written to it: --resume comes here too.
-        results = {target: job.folder / f"compare{target.suffix}" for target in setup.extras}
+        results = {target: job.folder / f"compare{target.suffix}" for target in extras}
         if results:
             kinds = (config.times, config.bands_per_frame, config.fps or FPS)
             compare(source, levels, joined, *kinds, *results.values())
@@ -289,21 +275,14 @@ def work(config: Config, output: Path, say: Say, team: Team) -> None:
     print(f"{output}: {frames} frames of {size['width']}x{size['height']}")
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a process works with, before it has looked at more than the first frame."""
+def prepare(
+    config: Config, output: Path, team: Team
+) -> tuple[Config, Source, list[Path], torch.device, torch.dtype, Path, Any]:
+    """Open what the config names, and check what can be checked before the frames are read.
 
-    config: Config  # with the method of flow that the weights ask for
-    given: Source
-    extras: list[Path]  # comparisons that are wanted
-    device: torch.device
-    precision: torch.dtype
-    checkpoint: Path
-    network: Any
-
-
-def prepare(config: Config, output: Path, team: Team) -> Setup:
-    """Open what the config names, and check what can be checked before the frames are read."""
+    Returns: the Config with the flow method that the weights ask for, the given frames, the paths
+        of the comparisons, device, precision, checkpoint, and network.
+    """
     given = open_source(config.input, config.bands_per_frame, config.palette)
     if config.bands_per_frame and getattr(given, "layout", None) != "bands":
         raise ValueError(
@@ -323,7 +302,7 @@ def prepare(config: Config, output: Path, team: Team) -> Setup:
     # A frame too small, or a method that is not installed, is found out before any work.
     sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
     given_flow(sample, config.flow_method)
-    return Setup(config, given, extras, device, precision, checkpoint, network)
+    return config, given, extras, device, precision, checkpoint, network
 
 
 def patience(config: Config, frames: int, width: int, height: int) -> timedelta:
@@ -364,10 +343,7 @@ def choose_times(config: Config, given: Source) -> None:
 
 
 def check_damaged(damaged: dict[int, str], config: Config) -> None:
-    """Name the damaged frames that are made from their neighbours, if the user allows that.
-
-    Raises: ValueError: frames are damaged and it is not allowed.
-    """
+    """Name the damaged frames, which --skip-bad bridges; a ValueError without it."""
     if damaged and not config.skip_bad:
         others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""
         raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad bridges over it")

@@ -224,10 +224,7 @@ def open_steps(
 def leave_out(
     recorder: Recorder, norm: float, losses: list[Tensor], parts: list[dict[str, Any]]
 ) -> None:
-    """A step without a finite loss or gradient: say what it was, and go on if that is allowed.
-
-    Raises: FloatingPointError: more of them than `skip_nonfinite`.
-    """
+    """Say what a step without a finite loss or gradient was; end the run if it is one too many."""
     config, progress = recorder.config, recorder.progress
     offsets = partial(offsets_on, recorder.network, config, recorder.device)
     problem = blame(recorder.team, progress.step, norm, losses, parts, offsets)
@@ -257,10 +254,7 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
 
 
 def freeze(network: MSTT, stage: str | None) -> None:
-    """Let a stage of the network keep its weights.
-
-    Raises: ValueError: the network has no stage of that name.
-    """
+    """Let a stage of the network keep its weights; a ValueError if it has none of that name."""
     stages = [name for name, part in network.named_children() if list(part.parameters())]
     if stage is None:
         return
