@@ -60,38 +60,23 @@ class Window:
     flows: Flows | None
 
 
+@dataclass(eq=False)
 class Enhancer:
-    """A network at work on windows of frames, in tiles.
+    """A network at work on windows of frames, in tiles."""
 
-    Arguments:
-        network: in evaluation mode, on `device`.
-        precision: what its convolutions compute in, see `models.inference.pick_precision`.
-        flow_method: one of `models.inference.FLOWS`.
-        tile, overlap: LR pixels, see `enhancement.tiling`; tile 0: what the free memory allows.
-        levels: of the given frames.
-        job: keeps the unfinished work, and the tile for a resumed run.
-        say: called with "progress" and how far it has come, see `enhance.json_line`.
-        team: the processes that work on the same job.
-    """
+    network: MSTT  # in evaluation mode, on `device`
+    device: torch.device
+    precision: torch.dtype  # of its convolutions, see `models.inference.pick_precision`
+    flow_method: str  # one of `models.inference.FLOWS`
+    tile: int  # LR pixels, see `enhancement.tiling`; 0: what the free memory allows
+    overlap: int  # of tiles, LR pixels
+    levels: Levels  # of the given frames
+    job: Job  # keeps the unfinished work, and the tile for a resumed run
+    say: Callable[..., None]  # told "progress", see `enhance.json_line`
+    team: Team = ALONE  # the processes that work on the same job
 
-    def __init__(
-        self,
-        network: MSTT,
-        device: torch.device,
-        precision: torch.dtype,
-        flow_method: str,
-        tile: int,
-        overlap: int,
-        levels: Levels,
-        job: Job,
-        say: Callable[..., None],
-        team: Team = ALONE,
-    ):
-        self.network, self.say, self.team = network, say, team
-        self.flow = EnhancedFlow(network) if flow_method == ENHANCED else None
-        self.device, self.precision = device, precision
-        self.flow_method, self.tile, self.overlap = flow_method, tile, overlap
-        self.levels, self.job = levels, job
+    def __post_init__(self):
+        self.flow = EnhancedFlow(self.network) if self.flow_method == ENHANCED else None
 
     def run(
         self,

@@ -4,11 +4,8 @@ A survey reads every frame once, before the long work starts: damaged frames are
 and the values of the whole sequence decide what becomes black and white, so that neither the
 enhancement nor the flow flickers. Next to the network that costs nothing.
 
-Black and white are the ends of 8 bits and of video. All else, whatever its scale and offset, takes
-the lowest and highest value of the sequence: red, green and blue together, every other band by
-itself. Values that lie far from almost all others (a hot pixel, a fill value that the file does not
-name) do not stretch the levels; they are enlarged beside the network, which never sees a value
-outside of black and white.
+docs/files.md says which values become black and white. Those beyond are enlarged beside the
+network, which never sees a value outside of black and white.
 """
 
 import math
@@ -103,7 +100,7 @@ def survey(
 
     Arguments:
         source: of the frames.
-        black, white: the values that are black and white; None: see the top, but black is 0 (or the
+        black, white: values that become them; None: see docs/files.md, but black is 0 (or the
             lowest value below) where only white is given.
 
     Returns: the levels, and the damaged frames with what is wrong with them.

@@ -1,9 +1,8 @@
 """Cuts between shots: where they are, and frames between that are no blend of both.
 
-Two frames are of different shots where their pictures, reduced to 32x32, are unlike: where the
-structural similarity (SSIM) of grey is below a threshold, the test that RIFE makes before it
-interpolates, or where the colours differ by more than another, which flat pictures need. Each shot
-is enhanced by itself; a frame on a cut repeats the given one that is nearer in time.
+Two frames are of different shots where the similarity of their pictures, reduced to 32x32, is below
+a threshold, the test that RIFE makes before it interpolates, or where the colours differ by more
+than another, which flat pictures need. Each shot is enhanced by itself (docs/video.md).
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,10 +1,8 @@
 """TIFF and GeoTIFF through GDAL (rasterio): values, bands, coordinates and missing data kept.
 
 A TIFF sequence is a folder of files, a file with one page per frame, or a file with the bands of
-all frames one after the other; pages of the files of a folder are frames, too. Results keep the
-coordinate system, the corner (pixels become a quarter as wide), band names, tags, scales, ground
-control points, RPCs, colour profile, data type, bits and nodata value. A frame between two given
-ones takes its place midway between theirs.
+all frames one after the other; pages of the files of a folder are frames, too. docs/files.md says
+what results keep. A frame between two given ones takes its place midway between theirs.
 
 The bands that the file calls red, green and blue are enhanced together; every other band is
 enhanced on its own, as grey, and an alpha band enlarged. All bands share one flow. Pictures in

@@ -3,9 +3,8 @@
 8 bits become H.264, deeper ones 10-bit H.265, both YUV 4:2:0 in limited range at a
 quality that leaves no visible loss: the one form that every player and hardware decoder takes.
 Colour at half resolution is no loss in a picture enlarged four times. The input's matrix is kept
-and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere. The last
-frame is held as long as the last one of the input, so that the lengths agree; in AVI, which knows
-no lengths, it is repeated. Sound is copied as it is, where that is asked for.
+and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere.
+docs/video.md says what becomes of times, lengths and sound.
 
 A finished piece is a small Matroska file without B-frames, so pieces join by copying packets.
 """
