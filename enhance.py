@@ -160,7 +160,9 @@ def main(argv: list[str] | None = None) -> None:
         positional = ("input", "output")
         config = team.together(lambda: parse_config(Config, __doc__, positional, argv))
         is_heard = config.json and team.first
-        say = partial(json_line, sys.stdout, time.monotonic()) if is_heard else say_nothing
+        say = (
+            partial(json_line, sys.stdout, time.monotonic()) if is_heard else lambda *_, **__: None
+        )
         with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
             try:
                 with team.contact(), memory_told(Path(config.output)):
@@ -187,10 +189,6 @@ def json_line(file: TextIO, start: float, event: str, **values) -> None:
     """Write an event with the seconds since the start, a line of JSON."""
     seconds = round(time.monotonic() - start, 3)
     print(json.dumps({"event": event, "seconds": seconds} | values), file=file, flush=True)
-
-
-def say_nothing(event: str, **values) -> None:
-    """In place of `json_line` where nobody listens."""
 
 
 def pick_weights(model: str, given: Source, device: torch.device) -> Path:
@@ -288,7 +286,10 @@ def prepare(
             f"--bands-per-frame is for one TIFF whose bands are frames, not for {config.input}"
         )
     given.select(config.start, config.frames)
-    choose_times(config, given)
+    if config.fps is not None and given.times is not None:
+        rate = Fraction(config.fps).limit_denominator(LONGEST)
+        given.times, given.last = [index / rate for index in range(given.count)], 1 / rate
+        print(f"{config.input}: {config.fps:g} frames per second instead of its own times")
     extras = check_outputs(config, output)
     check_sound_wanted(config, given)
     device = team.own_device(pick_device(config.device))
@@ -330,15 +331,6 @@ def say_precision(device: torch.device, name: str) -> torch.dtype:
     for warning in caught:
         print(warning.message, file=sys.stderr)
     return precision
-
-
-def choose_times(config: Config, given: Source) -> None:
-    """Let the user's frame rate replace the times of the file."""
-    if config.fps is None or given.times is None:
-        return
-    rate = Fraction(config.fps).limit_denominator(LONGEST)
-    given.times, given.last = [index / rate for index in range(given.count)], 1 / rate
-    print(f"{config.input}: {config.fps:g} frames per second instead of its own times")
 
 
 def check_damaged(damaged: dict[int, str], config: Config) -> None:

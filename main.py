@@ -158,7 +158,7 @@ def train(
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
     model = compiled(model, network) if config.compile else model
     recorder = Recorder(config, run, device, team, network, ema, optimiser, progress, clock, data)
-    steps = open_steps(config, device, progress.step, team, data, recorder.stop_requested)
+    steps = open_steps(config, device, progress.step, team, data, lambda: recorder.stop.received)
 
     with recorder.recording(), contextlib.closing(steps):  # whose loader processes may hang
         for parts in () if recorder.catch_up() else steps:

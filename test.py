@@ -144,12 +144,6 @@ def open_methods(
     return config, methods
 
 
-def open_conditions(config: Config, clips: list[Clip]) -> dict[str, list[Clip]]:
-    """The clips under every condition that is asked for, by its name."""
-    names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
-    return {name: degraded(clips, name) for name in names}
-
-
 def check_out(out: Path, data: Path) -> None:
     """Refuse an OUT that is a file or lies among the test clips."""
     if out.exists() and not out.is_dir():
@@ -199,7 +193,9 @@ def main() -> None:
     config, methods = open_methods(config, checkpoint, device)
 
     data, out = find_data(config), Path(config.out)
-    conditions = open_conditions(config, find_clips(data, config.list_file))
+    clips = find_clips(data, config.list_file)
+    names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
+    conditions = {name: degraded(clips, name) for name in names}
     clips = next(iter(conditions.values()))
     check_out(out, data)
     for clip in clips:

@@ -35,9 +35,6 @@ class FlowCache:
         self.folder = None if folder is None else Path(folder)
         self.method = method
 
-    def _path(self, key):
-        return self.folder / self.method / key[:2] / f"{key}.flow"
-
     def _load(self, path):
         """The flows of an entry, or None where there is none or it is damaged."""
         try:
@@ -67,7 +64,8 @@ class FlowCache:
         """
         if self.folder is None:
             return estimate_flow(make_frames(), self.method, threads=1)
-        path = self._path(content_key(contents, self.method))
+        key = content_key(contents, self.method)
+        path = self.folder / self.method / key[:2] / f"{key}.flow"
         flows = self._load(path)
         if flows is None:
             flows = np.stack(estimate_flow(make_frames(), self.method, threads=1))

@@ -187,10 +187,6 @@ def reduce_patch(frames, augmentation):
     return small[:, y : y + a.height, x : x + a.width]
 
 
-def _to_tensor(x):
-    return torch.from_numpy(np.ascontiguousarray(x))
-
-
 class SeptupletDataset(torch.utils.data.Dataset):
     """Septuplets with LR frames, flow and augmentation.
 
@@ -281,8 +277,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
         frames = augment_frames(frames.transpose(0, 3, 1, 2), a)[:count]
         truth = augment_frames(truth.transpose(0, 3, 1, 2), a)[: 2 * count - 1]
         return {
-            "frames": _to_tensor(frames),
-            "truth": _to_tensor(truth),
+            "frames": torch.from_numpy(np.ascontiguousarray(frames)),
+            "truth": torch.from_numpy(np.ascontiguousarray(truth)),
             # a copy: ascontiguousarray leaves the negative stride of a single reversed flow
             "forward_flow": torch.from_numpy(forward[: count - 1].copy()),
             "backward_flow": torch.from_numpy(backward[: count - 1].copy()),

@@ -118,14 +118,14 @@ class Stills:
     def __getitem__(self, number: int) -> np.ndarray:
         if number in self._cache:
             return self._cache[number]
-        still = read_still(self.paths[number])
-        self._keep(number, still)
-        return still
+        return self._keep(number, read_still(self.paths[number]))
 
-    def _keep(self, number: int, still: np.ndarray) -> None:
+    def _keep(self, number: int, still: np.ndarray) -> np.ndarray:
+        """The still, kept if there is room."""
         if still.nbytes <= self._room:
             self._room -= still.nbytes
             self._cache[number] = still
+        return still
 
     def __getstate__(self) -> dict:
         kept = sum(still.nbytes for still in self._cache.values())

@@ -59,7 +59,7 @@ class Job:
     def __init__(self, output: Path, settings: dict[str, Any], resume: bool, overwrite: bool):
         self.output = output
         self.folder = work_folder(output)
-        self.record = self.folder / "job.json"
+        self.record, self.partial = self.folder / "job.json", self.folder / "job.partial"
         # What the run found out itself and a resumed one has to keep to, such as the tile.
         self.notes: dict[str, Any] = {}
         self.saves = True  # not in other processes, which have a copy
@@ -83,7 +83,7 @@ class Job:
     def _check_foreign(self) -> None:
         """Refuse to replace what has the name of our folder, but was not made by us."""
         if self.folder.is_dir():
-            is_foreign = any(path != self._partial_record() for path in self.folder.iterdir())
+            is_foreign = any(path != self.partial for path in self.folder.iterdir())
         else:
             is_foreign = self.folder.exists() or self.folder.is_symlink()
         if is_foreign:
@@ -113,12 +113,8 @@ class Job:
 
     def _save(self) -> None:
         text = json.dumps({"settings": self.settings, "notes": self.notes}, indent=2)
-        partial = self._partial_record()
-        partial.write_text(text + "\n")
-        os.replace(partial, self.record)
-
-    def _partial_record(self) -> Path:
-        return self.record.with_suffix(".partial")
+        self.partial.write_text(text + "\n")
+        os.replace(self.partial, self.record)
 
     def finish(self, results: dict[Path, Path]) -> None:
         """Put the results in their places and remove the unfinished work.

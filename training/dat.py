@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from models import MSTT, build_network
-from models.checkpoint import save_network
 from models.extraction import MEAN
-from training.span import NETWORK, quieten, widen
+from training.span import NETWORK, quieten, widen, write_start
 from utils.config import parse_config, run_script
 
 # The published names, where ours differ; first the batch normalisations, which are taken into the
@@ -129,12 +128,7 @@ def _shaped(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Ten
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("source", "target"))
     network = start_from_dat(Path(config.source), config.seed)
-    information = {
-        "flow_method": "dis2x",
-        "started_from": "DAT-light x4 (Chen et al. 2023, Apache licence 2.0)",
-    }
-    save_network(config.target, network, information)
-    print(f"wrote {config.target}")
+    write_start(config.target, network, "DAT-light x4", "Chen et al. 2023")
 
 
 if __name__ == "__main__":

@@ -155,9 +155,8 @@ class Ema:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after `step` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = network.state_dict()
-        averages, values = list(self.weights.values()), [current[name] for name in self.weights]
-        torch._foreach_lerp_(averages, values, 1 - decay)  # on a GPU in one go
+        values = list(network.state_dict().values())  # in the order of the averages
+        torch._foreach_lerp_(list(self.weights.values()), values, 1 - decay)  # on a GPU in one go
 
     def averaged(self, network: nn.Module) -> nn.Module:
         """A copy of the network with the averaged weights, ready to be evaluated."""

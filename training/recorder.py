@@ -83,10 +83,6 @@ class Recorder:
                 self.validate()
         return is_over
 
-    def stop_requested(self) -> int | None:
-        """The number of the signal that this process has received, if it has."""
-        return self.stop.received
-
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
         """Around an optimiser step: what fails in it leaves nothing that may be saved."""

@@ -9,11 +9,7 @@ from data.loading import LoadingError
 
 
 class Stopped(Exception):
-    """A training leaves its loop because of a signal, whose number this is."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
+    """A training leaves its loop because of a signal, whose number is the argument."""
 
 
 class StopSignals:
@@ -63,7 +59,7 @@ class StopSignals:
             yield
         except (Stopped, LoadingError, ConnectionError) as error:
             save()
-            self.stopped = error.number if isinstance(error, Stopped) else self.received
+            self.stopped = error.args[0] if isinstance(error, Stopped) else self.received
             if not self.stopped:
                 raise
         except (FloatingPointError, RuntimeError, MemoryError):  # NaN, out of memory, a bug

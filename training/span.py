@@ -156,15 +156,17 @@ def widen(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
     conv.bias[:outputs] = bias
 
 
+def write_start(target: str, network: MSTT, weights: str, paper: str) -> None:
+    """Write a network that starts from published weights."""
+    origin = f"{weights} ({paper}, Apache licence 2.0)"
+    save_network(target, network, {"flow_method": "dis2x", "started_from": origin})
+    print(f"wrote {target}")
+
+
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("source", "target"))
     network = start_from_span(Path(config.source), config.seed)
-    information = {
-        "flow_method": "dis2x",
-        "started_from": f"SPAN, {Path(config.source).stem} (Wan et al. 2024, Apache licence 2.0)",
-    }
-    save_network(config.target, network, information)
-    print(f"wrote {config.target}")
+    write_start(config.target, network, f"SPAN, {Path(config.source).stem}", "Wan et al. 2024")
 
 
 if __name__ == "__main__":
