@@ -10,14 +10,8 @@ from utils.text import listed, natural_key
 
 def list_images(folder):
     """Image files of a folder in natural order, hidden ones left out."""
-    return sorted(
-        (
-            path
-            for path in Path(folder).iterdir()
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        ),
-        key=natural_key,
-    )
+    images = (path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
 
 
 def list_folders(folder):

@@ -20,6 +20,7 @@ from media.frames import (
     Source,
     bgr_to_rgb,
     describe,
+    first_readable,
     turned_upright,
 )
 from media.raster import read_tiff
@@ -35,7 +36,7 @@ class ImageFolder(Source):
         self.path, self.files, self.count = path, files, len(files)
         self.suffix = files[0].suffix.lower()
         self.lossy = any(file.suffix.lower() in JPEG_SUFFIXES for file in files)
-        self.adopt(_first_readable(files))
+        self.adopt(first_readable(read_image_file, files))
         self.alpha = 3 if self.bands == 4 else None
 
     def read(self, index: int) -> np.ndarray:
@@ -97,16 +98,6 @@ class TiffStackSink(ImageSink):
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
         write_tiff(partial, (tifffile.imread(path) for path in paths), len(paths))
         os.replace(partial, target)
-
-
-def _first_readable(files: list[Path]) -> np.ndarray:
-    """The first file that can be read; a damaged one before it is named when its turn comes."""
-    for file in files:
-        try:
-            return read_image_file(file)
-        except FrameError as error:
-            failure = error
-    raise failure
 
 
 def read_image_file(path: Path) -> np.ndarray:

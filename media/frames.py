@@ -19,9 +19,10 @@ their data; a JPEG that ends too early is noticed, one that is overwritten in th
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -30,6 +31,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; a
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+T, U = TypeVar("T"), TypeVar("U")
 
 # Damaged files are named by their reader; OpenCV would add lines of its own.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -109,6 +111,16 @@ class Source(ABC):
                 f"{self.name(index)} is {describe(shape, dtype)}, the first frame "
                 f"{describe(expected, self.dtype)}; all must be alike"
             )
+
+
+def first_readable(read: Callable[[T], U], frames: Iterable[T]) -> U:
+    """The first frame that can be read; damaged ones before it are named when their turn comes."""
+    for frame in frames:
+        try:
+            return read(frame)
+        except FrameError as error:
+            failure = error
+    raise failure
 
 
 def describe(shape: tuple[int, int, int], dtype: np.dtype) -> str:

@@ -115,13 +115,9 @@ def _tiff_size(path, file):
 
 
 def claimed_frame(path, content):
-    """(bits of a value, height, width) that a PNG or JPEG claims to have; zeros of another format.
+    """(bits of a value, height, width) that a PNG or JPEG of these bytes claims, else zeros.
 
-    Arguments:
-        path: the file, for messages.
-        content: its bytes.
-
-    Raises: ValueError: damaged header.
+    `path` is named in the ValueError for a damaged header.
     """
     if content.startswith(PNG_MAGIC):
         return _png_frame(path, content[:33])[:3]

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from media.frames import FrameError, Source, turned_upright
+from media.frames import FrameError, Source, first_readable, turned_upright
 from media.georeference import (
     Georeference,
     georeference_of,
@@ -78,7 +78,7 @@ class TiffSource(Source):
             if len(self.pages) == 1:
                 self._divide_bands(bands_per_frame)
         self.count = len(self.pages)
-        self._adopt_first()
+        first_readable(self._adopt, range(self.count))
 
     def _divide_bands(self, per_frame: int) -> None:
         """Make frames of the bands of a single page."""
@@ -102,20 +102,14 @@ class TiffSource(Source):
                 "many make up one with --bands-per-frame"
             )
 
-    def _adopt_first(self) -> None:
-        for index in range(self.count):
-            try:
-                self.adopt(self._load(index))
-                with opened(self.pages[index]) as dataset:
-                    self.bits, self.inverted = self._kind(dataset)
-                    self.lossy, self.placed = is_lossy(dataset), is_placed(dataset)
-                reference = self._georeference(index)
-                break
-            except FrameError as error:
-                failure = error
-        else:
-            raise failure
-        names = reference.colours
+    def _adopt(self, index: int) -> None:
+        """Be like one frame."""
+        page = self.pages[index]
+        with opened(page) as dataset:
+            self.adopt(read_pixels(dataset, page, self.palette))
+            self.bits, self.inverted = self._kind(dataset)
+            self.lossy, self.placed = is_lossy(dataset), is_placed(dataset)
+        names = self._georeference(index).colours
         rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
         self.colour = tuple(rgb) if len(rgb) == 3 else None
         self.alpha = names.index("alpha") if "alpha" in names else None
@@ -125,14 +119,10 @@ class TiffSource(Source):
         """Bits of a value if they are fewer than those of its type, and whether zero is white."""
         return (0, False) if has_palette(dataset) else (kept_bits(dataset), is_inverted(dataset))
 
-    def _load(self, index: int) -> np.ndarray:
-        with opened(self.pages[index]) as dataset:
-            return read_pixels(dataset, self.pages[index], self.palette)
-
     def read(self, index: int) -> np.ndarray:
         with opened(self.pages[index]) as dataset:
             self._check_dataset(dataset, index)
-        return self.check(self._load(index), index)
+            return self.check(read_pixels(dataset, self.pages[index], self.palette), index)
 
     def _check_dataset(self, dataset: Any, index: int) -> None:
         page = self.pages[index]
@@ -160,12 +150,8 @@ class TiffSource(Source):
 
     def georeference(self, index: int) -> Georeference:
         """What the file says about frame `index`; of a damaged one, the nearest readable one."""
-        for other in sorted(range(self.count), key=lambda other: abs(other - index)):
-            try:
-                return self._georeference(other)
-            except FrameError as error:
-                failure = error
-        raise failure
+        nearest = sorted(range(self.count), key=lambda other: abs(other - index))
+        return first_readable(self._georeference, nearest)
 
     def _georeference(self, index: int) -> Georeference:
         with opened(self.pages[index]) as dataset:
