@@ -76,16 +76,16 @@ class Pair:
     def bicubic(self, index: int, places: list[Place]) -> list[np.ndarray]:
         """Places in frame `index` of the result as bicubic enlargement makes them."""
         before, step = divmod(index, self.times)
-        blended = self.view(before).astype(np.float32)
-        if step:
-            blended += step / self.times * (self.view(before + 1) - blended)
+        views = [self.view(before)] + ([self.view(before + 1)] if step else [])
         pictures = []
         for rows, columns in places:
             top, left = max(rows.start - BORDER, 0), max(columns.start - BORDER, 0)
-            around = blended[top : rows.stop + BORDER, left : columns.stop + BORDER]
+            around = slice(top, rows.stop + BORDER), slice(left, columns.stop + BORDER)
+            blended = views[0][around].astype(np.float32)
+            blended += step / self.times * (views[-1][around] - blended)
             inner = slice(rows.start - top, rows.stop - top)
             inner = inner, slice(columns.start - left, columns.stop - left)
-            enlarged = imresize(around, SCALE)[larger(inner)]
+            enlarged = imresize(blended, SCALE)[larger(inner)]
             pictures.append(np.clip(np.rint(enlarged), 0, 255).astype(np.uint8))
         return pictures
 
@@ -104,7 +104,7 @@ def larger(place: Place) -> Place:
 def write_split_screen(pair: Pair, fps: float, path: Path) -> None:
     """The middle of all frames, bicubic on the left and enhanced on the right."""
     lengths = pair.given.height, pair.given.width
-    sides = [min(pair) for pair in zip(lengths, LARGEST_HALF, strict=True)]
+    sides = [min(both) for both in zip(lengths, LARGEST_HALF, strict=True)]
     starts = [(length - side) // 2 for length, side in zip(lengths, sides, strict=True)]
     place = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
     rate = Fraction(fps).limit_denominator(1001)
