@@ -57,23 +57,12 @@ from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
 from enhancement.job import Job, memory_told, work_folder
 from enhancement.levels import Levels, survey
-from enhancement.outputs import (
-    FPS,
-    LONGEST,
-    check_outputs,
-    check_sound_wanted,
-    open_sink,
-)
+from enhancement.outputs import FPS, LONGEST, check_outputs, check_sound_wanted, open_sink
 from enhancement.passes import run_passes
 from enhancement.repair import Bridged
 from enhancement.shares import check_alike, wait_to_see
 from enhancement.shots import Cut, find_cuts, shots
-from media.frames import (
-    IMAGE_SUFFIXES,
-    TIFF_SUFFIXES,
-    VIDEO_SUFFIXES,
-    Source,
-)
+from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Source
 from media.open import open_source
 from media.raster import PALETTES, TiffSource
 from models.blocks import SCALE
@@ -113,13 +102,17 @@ class Config:
     keep_audio: bool = False  # copy the sound of a video into the result
     lossless: bool = False  # FFV1 (.mkv, .avi), H.264 on RGB, and PNG for JPEG
     bands_per_frame: int = 0  # of a TIFF whose bands are frames; 0: all bands are one frame
-    palette: str = PALETTES[0]  # of a TIFF with a colour table; rgb: enhance its colours
+    palette: Literal[*PALETTES] = PALETTES[
+        0
+    ]  # of a TIFF with a colour table; rgb: enhance its colours
     black: float | None = None  # the value that is black; none: as white, or 0 below a given white
     white: float | None = None  # the value that is white; none: of 8 bits, video, or the values
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
-    flow_method: str = "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
+    flow_method: Literal["auto", *FLOWS] = (
+        "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
+    )
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is built for it
     compare: bool = False  # also write bicubic | enhanced: a video, a sheet of crops, a page
@@ -144,12 +137,6 @@ class Config:
             )
         if self.bands_per_frame < 0:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
-        if self.palette not in PALETTES:
-            raise ValueError(f"palette is {self.palette!r}; choose one of {', '.join(PALETTES)}")
-        methods = ("auto", *FLOWS)
-        if self.flow_method not in methods:
-            choice = ", ".join(methods)
-            raise ValueError(f"flow method is {self.flow_method!r}; choose one of {choice}")
         tiling.check_tile(self.tile or tiling.PATCH, self.overlap)
         suffix = Path(self.output).suffix.lower()
         if suffix in IMAGE_SUFFIXES and suffix not in TIFF_SUFFIXES:
@@ -173,7 +160,9 @@ def main(argv: list[str] | None = None) -> None:
         positional = ("input", "output")
         config = team.together(lambda: parse_config(Config, __doc__, positional, argv))
         is_heard = config.json and team.first
-        say = partial(json_line, sys.stdout, time.monotonic()) if is_heard else say_nothing
+        say = (
+            partial(json_line, sys.stdout, time.monotonic()) if is_heard else lambda *_, **__: None
+        )
         with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
             try:
                 with team.contact(), memory_told(Path(config.output)):
@@ -202,16 +191,8 @@ def json_line(file: TextIO, start: float, event: str, **values) -> None:
     print(json.dumps({"event": event, "seconds": seconds} | values), file=file, flush=True)
 
 
-def say_nothing(event: str, **values) -> None:
-    """In place of `json_line` where nobody listens."""
-
-
 def pick_weights(model: str, given: Source, device: torch.device) -> Path:
-    """The checkpoint that a name stands for; "auto" looks at the footage and says what it takes.
-
-    Raises:
-        FileNotFoundError: real, and there are none in the box.
-    """
+    """The checkpoint that a name stands for; "auto" looks at the footage and says what it takes."""
     if model not in ("auto", "real"):
         return SHIPPED.get(model, Path(model))
     real = shipped_weights(device, real=True)
@@ -231,8 +212,9 @@ def pick_weights(model: str, given: Source, device: torch.device) -> Path:
 
 def work(config: Config, output: Path, say: Say, team: Team) -> None:
     """Do what the config says: check it as far as possible, enhance, compare."""
-    setup = team.together(lambda: prepare(config, output, team))
-    config, given, device = setup.config, setup.given, setup.device
+    config, given, extras, device, precision, checkpoint, network = team.together(
+        lambda: prepare(config, output, team)
+    )
     frames = config.times * (given.count - 1) + 1
     size = {"frames": frames, "width": SCALE * given.width, "height": SCALE * given.height}
     team = team.with_patience(patience(config, **size))
@@ -247,27 +229,27 @@ def work(config: Config, output: Path, say: Say, team: Team) -> None:
     settings |= {
         "input": str(Path(config.input).resolve()),
         "frames": given.count,
-        "model": file_sha256(setup.checkpoint),
+        "model": file_sha256(checkpoint),
         "device": device.type,
     }
-    team.together(lambda: check_alike(team, settings | {"precision": str(setup.precision)}))
+    team.together(lambda: check_alike(team, settings | {"precision": str(precision)}))
     sink = team.together(lambda: open_sink(config, given, work_folder(output) / "frames"))
     job = team.together(
         lambda: Job(output, settings, config.resume, config.overwrite), first_alone=True
     )
     job.saves = team.first
     team.together(lambda: wait_to_see(job.record.exists, job.folder, team))
-    kind = (setup.precision, config.flow_method, config.tile, config.overlap)
-    enhancer = Enhancer(setup.network, device, *kind, levels, job, say, team)
+    kind = (precision, config.flow_method, config.tile, config.overlap)
+    enhancer = Enhancer(network, device, *kind, levels, job, say, team)
     told = {"flow_method": config.flow_method, "device": str(device)}
-    say("start", model=str(setup.checkpoint), **told, **size)
+    say("start", model=str(checkpoint), **told, **size)
     joined = job.folder / f"joined{output.suffix}"
 
     def finish() -> dict[Path, Path]:
         if not joined.exists():
             sink.join(joined)
         # Read from the folder for unfinished work and written to it: --resume comes here too.
-        results = {target: job.folder / f"compare{target.suffix}" for target in setup.extras}
+        results = {target: job.folder / f"compare{target.suffix}" for target in extras}
         if results:
             kinds = (config.times, config.bands_per_frame, config.fps or FPS)
             compare(source, levels, joined, *kinds, *results.values())
@@ -290,28 +272,24 @@ def work(config: Config, output: Path, say: Say, team: Team) -> None:
     print(f"{output}: {frames} frames of {size['width']}x{size['height']}")
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What a process works with, before it has looked at more than the first frame."""
+def prepare(
+    config: Config, output: Path, team: Team
+) -> tuple[Config, Source, list[Path], torch.device, torch.dtype, Path, Any]:
+    """Open what the config names, and check what can be checked before the frames are read.
 
-    config: Config  # with the method of flow that the weights ask for
-    given: Source
-    extras: list[Path]  # comparisons that are wanted
-    device: torch.device
-    precision: torch.dtype
-    checkpoint: Path
-    network: Any
-
-
-def prepare(config: Config, output: Path, team: Team) -> Setup:
-    """Open what the config names, and check what can be checked before the frames are read."""
+    Returns: the Config with the flow method that the weights ask for, the given frames, the paths
+        of the comparisons, device, precision, checkpoint, and network.
+    """
     given = open_source(config.input, config.bands_per_frame, config.palette)
     if config.bands_per_frame and getattr(given, "layout", None) != "bands":
         raise ValueError(
             f"--bands-per-frame is for one TIFF whose bands are frames, not for {config.input}"
         )
     given.select(config.start, config.frames)
-    choose_times(config, given)
+    if config.fps is not None and given.times is not None:
+        rate = Fraction(config.fps).limit_denominator(LONGEST)
+        given.times, given.last = [index / rate for index in range(given.count)], 1 / rate
+        print(f"{config.input}: {config.fps:g} frames per second instead of its own times")
     extras = check_outputs(config, output)
     check_sound_wanted(config, given)
     device = team.own_device(pick_device(config.device))
@@ -324,7 +302,7 @@ def prepare(config: Config, output: Path, team: Team) -> Setup:
     # A frame too small, or a method that is not installed, is found out before any work.
     sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
     given_flow(sample, config.flow_method)
-    return Setup(config, given, extras, device, precision, checkpoint, network)
+    return config, given, extras, device, precision, checkpoint, network
 
 
 def patience(config: Config, frames: int, width: int, height: int) -> timedelta:
@@ -355,21 +333,8 @@ def say_precision(device: torch.device, name: str) -> torch.dtype:
     return precision
 
 
-def choose_times(config: Config, given: Source) -> None:
-    """Let the user's frame rate replace the times of the file."""
-    if config.fps is None or given.times is None:
-        return
-    rate = Fraction(config.fps).limit_denominator(LONGEST)
-    given.times, given.last = [index / rate for index in range(given.count)], 1 / rate
-    print(f"{config.input}: {config.fps:g} frames per second instead of its own times")
-
-
 def check_damaged(damaged: dict[int, str], config: Config) -> None:
-    """Name the damaged frames that are made from their neighbours, if the user allows that.
-
-    Raises:
-        ValueError: frames are damaged and it is not allowed.
-    """
+    """Name the damaged frames, which --skip-bad bridges; a ValueError without it."""
     if damaged and not config.skip_bad:
         others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""
         raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad bridges over it")

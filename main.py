@@ -142,9 +142,7 @@ def train(
         data: what the network learns from and is validated on.
 
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
-
-    Raises:
-        FloatingPointError: a loss, gradient or score of NaN or Inf, where it is not left out.
+    Raises: FloatingPointError: a loss, gradient or score of NaN or Inf, where it is not left out.
     """
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # shapes stay the same
@@ -160,7 +158,7 @@ def train(
     model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
     model = compiled(model, network) if config.compile else model
     recorder = Recorder(config, run, device, team, network, ema, optimiser, progress, clock, data)
-    steps = open_steps(config, device, progress.step, team, data, recorder.stop_requested)
+    steps = open_steps(config, device, progress.step, team, data, lambda: recorder.stop.received)
 
     with recorder.recording(), contextlib.closing(steps):  # whose loader processes may hang
         for parts in () if recorder.catch_up() else steps:
@@ -226,11 +224,7 @@ def open_steps(
 def leave_out(
     recorder: Recorder, norm: float, losses: list[Tensor], parts: list[dict[str, Any]]
 ) -> None:
-    """A step without a finite loss or gradient: say what it was, and go on if that is allowed.
-
-    Raises:
-        FloatingPointError: more of them than `skip_nonfinite`.
-    """
+    """Say what a step without a finite loss or gradient was; end the run if it is one too many."""
     config, progress = recorder.config, recorder.progress
     offsets = partial(offsets_on, recorder.network, config, recorder.device)
     problem = blame(recorder.team, progress.step, norm, losses, parts, offsets)
@@ -260,11 +254,7 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
 
 
 def freeze(network: MSTT, stage: str | None) -> None:
-    """Let a stage of the network keep its weights.
-
-    Raises:
-        ValueError: the network has no stage of that name.
-    """
+    """Let a stage of the network keep its weights; a ValueError if it has none of that name."""
     stages = [name for name, part in network.named_children() if list(part.parameters())]
     if stage is None:
         return

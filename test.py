@@ -86,11 +86,7 @@ class Config:
 
 
 def find_checkpoint(config: Config, device: torch.device) -> Path | None:
-    """The checkpoint that the command line asks for; None for none.
-
-    Raises:
-        FileNotFoundError: auto, and there is neither a shipped checkpoint nor a run.
-    """
+    """The checkpoint that the command line asks for, if there is one; None for none."""
     if config.checkpoint is None:
         return None
     if config.checkpoint != "auto":
@@ -123,11 +119,7 @@ def find_data(config: Config) -> Path:
 def open_methods(
     config: Config, checkpoint: Path | None, device: torch.device
 ) -> tuple[Config, dict[str, Method]]:
-    """The methods to measure by name, and the Config with the flow method that "auto" means.
-
-    Raises:
-        FileNotFoundError, ValueError: a checkpoint that cannot be loaded, or nothing to measure.
-    """
+    """The methods to measure by name, and the Config with the flow method that "auto" means."""
     methods: dict[str, Method] = {}
     if checkpoint is not None:
         network, information = load_network(checkpoint, device)
@@ -150,16 +142,6 @@ def open_methods(
     if not methods:
         raise ValueError("--checkpoint none with --no-baselines leaves nothing to measure")
     return config, methods
-
-
-def open_conditions(config: Config, clips: list[Clip]) -> dict[str, list[Clip]]:
-    """The clips under every condition that is asked for, by its name.
-
-    Raises:
-        ValueError: a codec that is not there.
-    """
-    names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
-    return {name: degraded(clips, name) for name in names}
 
 
 def check_out(out: Path, data: Path) -> None:
@@ -211,7 +193,9 @@ def main() -> None:
     config, methods = open_methods(config, checkpoint, device)
 
     data, out = find_data(config), Path(config.out)
-    conditions = open_conditions(config, find_clips(data, config.list_file))
+    clips = find_clips(data, config.list_file)
+    names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
+    conditions = {name: degraded(clips, name) for name in names}
     clips = next(iter(conditions.values()))
     check_out(out, data)
     for clip in clips:

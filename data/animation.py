@@ -86,7 +86,7 @@ def draw_camera(
         size: (H, W) of the clip, less than the still's by MARGIN or more, one way round.
 
     Returns: (T, 2, 3) affine maps from (x, y) in each frame to (x, y) in the still, and the factor
-    by which the still is reduced.
+        by which the still is reduced.
     """
     reach = np.array([size[1], size[0]]) / 2
     turn = np.array([[0.0, 1.0], [1.0, 0.0]]) if rng.random() < 0.5 else np.eye(2)
@@ -140,9 +140,7 @@ def animate(
         still: (H, W, 3) uint8, larger than the clip by MARGIN or more, one way round.
         size: (H, W) of the clip.
         rng: source of everything random.
-        count: frames to make; they do not depend on it.
-
-    Returns: (count, H, W, 3) uint8.
+        count: frames to make, (count, H, W, 3) uint8; they do not depend on it.
     """
     camera, reduction = draw_camera(rng, still.shape[:2], size, animation)
     sigma = rng.uniform(animation.blur_min, animation.blur_max)
@@ -231,13 +229,11 @@ class StillsDataset(Dataset):
         flow_method: one of flow.FLOW_METHODS.
         seed: of all random choices.
         animation: how the clips move and look, by default Animation().
-        cache_bytes: limit of the decoded stills in memory; those beyond it are read every time.
+        cache_bytes: see `Stills`.
         given_frames: N, 1 to 4; fewer are the first ones of the same clip. One has no flow.
         degrade: whether the given frames are degraded as real footage is, see data/degrade.py.
 
-    Raises:
-        FileNotFoundError: no stills under root.
-        ValueError: stills that cannot be read or are too small, all of them named.
+    Raises: ValueError: stills that cannot be read or are too small, all of them named.
     """
 
     def __init__(
@@ -319,13 +315,7 @@ class Config(Animation):
 
 
 def write_clips(config: Config) -> list[str]:
-    """Animate the stills of a folder, each in turn until there are enough clips, and write PNGs.
-
-    Returns: the names of the clips.
-
-    Raises:
-        FileNotFoundError, ValueError: as StillsDataset.
-    """
+    """Animate the stills of a folder, in turn until there are enough clips; returns their names."""
     wanted = (config.height, config.width)
     least = (LEAST_SIDE, LEAST_SIDE) if config.fit else wanted
     stills = Stills(config.stills, (least[0] + MARGIN, least[1] + MARGIN), CACHE_BYTES)

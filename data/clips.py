@@ -22,8 +22,8 @@ from data.lists import (
 )
 from media.codec import check_available
 from media.files import check_frames, list_folders, list_images, raise_problems
-from media.frames import TIFF_SUFFIXES
-from media.images import IMAGE_SUFFIXES, read_image
+from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES
+from media.images import read_image
 from media.open import open_source
 from media.rgb import Rgb
 
@@ -35,21 +35,13 @@ GIVEN_FOLDERS = ("input4", "BIx4", "LR", "LRx4", "LR_bicubic", "sharp_bicubic", 
 
 @dataclass(frozen=True)
 class Clip:
-    """A test clip of T = 2N-1 truth frames.
+    """A test clip of T = 2N-1 truth frames."""
 
-    Attributes:
-        name: the clip's folder name.
-        truth: T paths of HR frames, T odd.
-        given: N paths of LR frames at the even times, or None: LR is made from the truth.
-        degradation: what LR frames that are made from the truth go through.
-        seed: of its noise.
-    """
-
-    name: str
-    truth: tuple[Path, ...]
-    given: tuple[Path, ...] | None
-    degradation: Degradation = CLEAN
-    seed: int = 0
+    name: str  # of its folder
+    truth: tuple[Path, ...]  # T HR frames
+    given: tuple[Path, ...] | None  # N LR frames at the even times; none: made from the truth
+    degradation: Degradation = CLEAN  # of LR frames that are made from the truth
+    seed: int = 0  # of its noise
 
 
 class _Folders(NamedTuple):
@@ -173,16 +165,11 @@ def find_clips(root, list_file=None):
             HR frames, of which the even ones are the input, or (T+1)/2, all given. Or the root
             holds these folders, and they the clips: `GT/<clip>/` and `BIx4/<clip>/`. A folder that
             holds frames itself is a clip without LR frames.
-        list_file: names the clips below the root; by default Vimeo-90K's sep_testlist.txt, if the
-            root holds it.
+        list_file: names the clips below the root; None: sep_testlist.txt, if the root holds it.
 
-    Returns:
-        list of Clip, in natural order, or in that of the list. An even number of truth frames
+    Returns: list of Clip, in natural order, or in that of the list. An even number of truth frames
         loses its last, with a warning.
-
-    Raises:
-        FileNotFoundError: no such folder.
-        ValueError: no clip in it, or the problems of all clips, by file.
+    Raises: ValueError: no clip in it, or the problems of all clips, by file.
     """
     root = Path(root)
     if not root.is_dir():
@@ -205,16 +192,9 @@ def find_clips(root, list_file=None):
 def read_clip(clip):
     """A clip's frames: those of `read_files`, or given ones that are made of the truth.
 
-    Arguments:
-        clip: Clip of `find_clips`.
-
-    Returns:
-        (given, truth): uint8 RGB (N, h, w, 3) at times 0, 2, .. and (2N-1, 4h, 4w, 3). Without
+    Returns: (given, truth): uint8 RGB (N, h, w, 3) at times 0, 2, .. and (2N-1, 4h, 4w, 3). Without
         given frames the truth is cut to a multiple of 4, and `imresize(truth, 1/4)` is given,
         degraded as the clip says.
-
-    Raises:
-        ValueError, FileNotFoundError: see `read_files`.
     """
     given, truth = read_files(clip)
     if given is not None:
@@ -225,17 +205,9 @@ def read_clip(clip):
 
 
 def read_files(clip):
-    """The frames that a clip has files of.
+    """The frames that a clip has files of; a ValueError for one that is damaged.
 
-    Arguments:
-        clip: Clip of `find_clips`.
-
-    Returns:
-        (given, truth): uint8 RGB (N, h, w, 3), or None, and (2N-1, H, W, 3).
-
-    Raises:
-        ValueError: a damaged file.
-        FileNotFoundError: a file that vanished.
+    Returns: (given, truth): uint8 RGB (N, h, w, 3), or None, and (2N-1, H, W, 3).
     """
     truth, frames = _read_sequence(clip.truth)
     return clip.given and _read_sequence(clip.given, frames)[0], truth
@@ -258,8 +230,7 @@ def degraded(clips, name):
         name: one of CONDITIONS, the same for all of them; "real": to each its own draw of what a
             training sees; "none" leaves them alone.
 
-    Raises:
-        ValueError: a codec that is not there.
+    Raises: ValueError: a codec that is not there.
     """
     if name == "none":
         return clips

@@ -71,8 +71,7 @@ def good_frames(config, counts):
         config: Config.
         counts: Counter that receives how many frames were read, and skipped why.
 
-    Yields:
-        uint8 (H, W, 3) RGB, or None: what follows does not continue what came before.
+    Yields: uint8 (H, W, 3) RGB, or None: what follows does not continue what came before.
     """
     source = open_source(config.source)
     rgb = Rgb(source)
@@ -124,18 +123,13 @@ def still_mean(frames):
     deviations of the noise, which its median over the frame tells.
 
     Arguments:
-        frames: list of 2k + 1 uint8 (H, W, 3) frames, in order of time.
-
-    Returns:
-        uint8 (H, W, 3).
+        frames: 2k + 1 uint8 (H, W, 3) frames, in order of time; so is the result.
     """
     middle = frames[len(frames) // 2]
     grey = cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY).astype(np.float32)
     total = middle.astype(np.float32)
     weights = np.ones(grey.shape, np.float32)
-    for index, frame in enumerate(frames):
-        if index == len(frames) // 2:
-            continue
+    for frame in frames[: len(frames) // 2] + frames[len(frames) // 2 + 1 :]:
         change = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) - grey
         change = np.abs(cv2.GaussianBlur(change, (0, 0), 1.0))
         # The median absolute value of Gaussian noise is 0.6745 standard deviations; 0.2 levels
@@ -149,12 +143,7 @@ def still_mean(frames):
 
 
 def septuplets(config, counts):
-    """Yield (number of its first raw frame from 0, list of 7 frames) of every septuplet.
-
-    Arguments:
-        config: Config.
-        counts: Counter of `good_frames`.
-    """
+    """Yield (number of its first raw frame from 0, list of 7 frames) of every septuplet."""
     side = config.average
     length = (FRAMES - 1) * config.spacing + 1 + 2 * side
     run, skip = [], 0
@@ -196,15 +185,8 @@ def write_whole(folder, frames):
 def cut(config):
     """Cut one video into septuplets and enter them in the list file.
 
-    Arguments:
-        config: Config.
-
-    Returns:
-        (names of the clips written, Counter of frames read and skipped).
-
-    Raises:
-        FileNotFoundError: no such source.
-        ValueError: clips of the same name in OUT, an unreadable video, or nothing to cut.
+    Returns: (names of the clips written, Counter of frames read and skipped).
+    Raises: ValueError: clips of the same name in OUT, an unreadable video, or nothing to cut.
     """
     source, train = Path(config.source), Path(config.out) / "train"
     if not source.exists():

@@ -12,20 +12,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from media.codec import CODECS, check_strength
+from media.codec import CODECS
 from utils.resize import imresize
-
-BLUR_MAX = 2.0  # LR pixels; more is no optics
-NOISE_MAX = 50.0  # levels
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """What happens to the low-resolution frames of one clip; nothing by default.
-
-    Raises:
-        ValueError: an unknown codec, or a strength outside its range.
-    """
+    """What happens to the low-resolution frames of one clip; nothing by default."""
 
     blur: tuple[float, float] = (0.0, 0.0)  # Gaussian sigma along two axes, LR pixels
     blur_angle: float = 0.0  # radians, of the first axis
@@ -35,24 +28,12 @@ class Degradation:
     strength: int = 0  # CRF of H.264 and H.265, quality of JPEG
     backwards: bool = False  # the codec gets the last frame first, which is its key frame then
 
-    def __post_init__(self):
-        for name, largest, values in (
-            ("blur", BLUR_MAX, self.blur),
-            ("noise", NOISE_MAX, (self.noise, self.shot_noise)),
-        ):
-            if not all(0 <= value <= largest for value in values):
-                raise ValueError(f"{name} is {values}; it must be from 0 to {largest}")
-        if self.codec is not None:
-            check_strength(self.codec, self.strength)
-
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Degrade the frames of a clip.
 
         Arguments:
-            frames: (T, H, W, 3) uint8 RGB, low resolution, all of the clip.
+            frames: (T, H, W, 3) uint8 RGB, low resolution, all of the clip; so is the result.
             rng: source of the noise.
-
-        Returns: as frames.
         """
         if any(self.blur) or self.noise or self.shot_noise:
             kernel = blur_kernel(self.blur, self.blur_angle)
@@ -60,7 +41,7 @@ class Degradation:
         if self.codec is None:
             return frames
         order = -1 if self.backwards else 1
-        return CODECS[self.codec].apply(frames[::order], self.strength)[::order]
+        return CODECS[self.codec](frames[::order], self.strength)[::order]
 
     def _film(self, frame: np.ndarray, kernel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         signal = frame.astype(np.float32)

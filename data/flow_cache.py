@@ -15,15 +15,7 @@ DIGEST_BYTES = 16
 
 
 def content_key(contents, method):
-    """Name of a clip's flow: a hash of the frames, the method and its version.
-
-    Arguments:
-        contents: bytes of the frames' files, in order.
-        method: flow method.
-
-    Returns:
-        40 hexadecimal digits.
-    """
+    """Name of a clip's flow, 40 hexadecimal digits: a hash of its files, method and version."""
     digest = hashlib.blake2b(f"{FLOW_VERSION}:{method}".encode(), digest_size=20)
     for content in contents:
         # The length keeps apart frames that only differ in where one ends and the next begins.
@@ -33,22 +25,15 @@ def content_key(contents, method):
 
 
 class FlowCache:
-    """A folder of flows.
+    """A folder of flows of one method of `flow.estimate_flow`; None keeps nothing.
 
     Entries are written under a temporary name and renamed, so that any number of processes may
     share the folder. Each ends with its own hash: a damaged entry is computed again.
-
-    Arguments:
-        folder: where to keep flows, made when needed; None keeps nothing.
-        method: flow method of `flow.estimate_flow`.
     """
 
     def __init__(self, folder, method):
         self.folder = None if folder is None else Path(folder)
         self.method = method
-
-    def _path(self, key):
-        return self.folder / self.method / key[:2] / f"{key}.flow"
 
     def _load(self, path):
         """The flows of an entry, or None where there is none or it is damaged."""
@@ -73,18 +58,14 @@ class FlowCache:
 
         Arguments:
             contents: bytes of the files that the frames are made from.
-            make_frames: function that returns the frames, (N, h, w, 3) uint8 RGB; called only
-                when there is no entry.
+            make_frames: makes the frames, (N, h, w, 3) uint8 RGB, where there is no entry.
 
-        Returns:
-            (forward, backward), each (N-1, 2, h, w) float32, (dx, dy) in pixels.
-
-        Raises:
-            OSError: the folder cannot be written.
+        Returns: (forward, backward), each (N-1, 2, h, w) float32, (dx, dy) in pixels.
         """
         if self.folder is None:
             return estimate_flow(make_frames(), self.method, threads=1)
-        path = self._path(content_key(contents, self.method))
+        key = content_key(contents, self.method)
+        path = self.folder / self.method / key[:2] / f"{key}.flow"
         flows = self._load(path)
         if flows is None:
             flows = np.stack(estimate_flow(make_frames(), self.method, threads=1))

@@ -22,17 +22,13 @@ MAX_NAMES = 2**19  # in a list: a folder is looked for in 0.1 ms
 
 
 def find_list(root, names=LIST_NAMES):
-    """The list of clips that comes with a data set: in its folder, or one level up.
+    """The list of clips that comes with a data set, if any: in its folder, or one level up.
 
     Arguments:
         root: folder of the data set, or the one of CLIP_FOLDERS in it.
         names: of the lists that are looked for, in this order.
 
-    Returns:
-        Path, or None where there is none.
-
-    Raises:
-        ValueError: the list is a link that leads out of the data set.
+    Raises: ValueError: the list is a link that leads out of the data set.
     """
     root = Path(root)
     above = root.absolute().parent
@@ -71,12 +67,7 @@ def read_list(path):
     Arguments:
         path: text file in UTF-8, with or without byte order mark, with any line ends.
 
-    Returns:
-        list of str, perhaps empty.
-
-    Raises:
-        ValueError: no text, too large, or more than MAX_NAMES.
-        FileNotFoundError: no such file.
+    Raises: ValueError: no text, too large, or more than MAX_NAMES.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
@@ -104,13 +95,7 @@ def write_list(root, names):
 
 
 def write_clip(folder, frames, test=False):
-    """Write a clip's frames: im1.png, .. of a septuplet, 00000000.png, .. of a test clip.
-
-    Arguments:
-        folder: Path, made where it is not there.
-        frames: uint8 RGB (H, W, 3) each.
-        test: whether it is a test clip.
-    """
+    """Write frames (H, W, 3) uint8: im1.png, .. of a septuplet, 00000000.png, .. of a test clip."""
     folder.mkdir(parents=True, exist_ok=True)
     for time, frame in enumerate(frames):
         write_image(folder / (f"{time:08d}.png" if test else f"im{time + 1}.png"), frame)

@@ -84,17 +84,14 @@ def load_steps(
     patience: float,
     stopping: Callable[[], Any] = lambda: None,
 ) -> Generator[tuple[dict[str, Any], ...], None, None]:
-    """The batches of a loader, `parts` of them for each step.
+    """The batches of a loader of `open_loader`, `parts` of them for each step.
 
     Arguments:
-        loader: of `open_loader`.
-        parts: batches of a step.
         patience: seconds that a batch may take to come, where loader processes are used.
         stopping: whether to give up a batch that has not come within LOOK.
 
-    Raises:
-        LoadingError: one line that says what could not be loaded, or that it was given up. No
-            sample is ever left out or replaced by another one.
+    Raises: LoadingError: one line that says what could not be loaded, or that it was given up. No
+        sample is ever left out or replaced by another one.
     """
     try:
         batches = _batches(loader, patience, stopping)
@@ -107,16 +104,6 @@ def _batches(
     loader: DataLoader, patience: float, stopping: Callable[[], Any]
 ) -> Iterator[dict[str, Any]]:
     iterator = iter(loader)
-    try:
-        yield from _watched(iterator, patience, stopping)
-    finally:  # they ignore the signal by which PyTorch would end them, and may hang
-        for worker in getattr(iterator, "_workers", ()):
-            worker.kill()
-
-
-def _watched(
-    iterator: Iterator[dict[str, Any]], patience: float, stopping: Callable[[], Any]
-) -> Iterator[dict[str, Any]]:
     if hasattr(signal, "SIGCHLD"):
         handler = signal.getsignal(signal.SIGCHLD)
         # PyTorch's handler raises at the death of a worker in the middle of whatever is done then,
@@ -124,22 +111,26 @@ def _watched(
         if getattr(handler, "__module__", "").startswith("torch.utils.data"):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     end = time.monotonic() + patience
-    while True:
-        try:
-            yield next(iterator)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "timed out after" not in str(error):
-                raise
-            if stopping():
-                raise TimeoutError("given up, to stop") from error
-            if time.monotonic() > end:
-                raise TimeoutError(
-                    f"none came for {patience:g} s. Does the disk hang? Or raise --patience"
-                ) from error
-        else:
-            end = time.monotonic() + patience
+    try:
+        while True:
+            try:
+                yield next(iterator)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "timed out after" not in str(error):
+                    raise
+                if stopping():
+                    raise TimeoutError("given up, to stop") from error
+                if time.monotonic() > end:
+                    raise TimeoutError(
+                        f"none came for {patience:g} s. Does the disk hang? Or raise --patience"
+                    ) from error
+            else:
+                end = time.monotonic() + patience
+    finally:  # they ignore the signal by which PyTorch would end them, and may hang
+        for worker in getattr(iterator, "_workers", ()):
+            worker.kill()
 
 
 def _explain(error: Exception) -> str:

@@ -6,6 +6,7 @@ Every still under STILLS becomes a JPEG of the same path and name under OUT; all
 the highest with which they stay under the size together.
 """
 
+import bisect
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,35 +38,23 @@ def encode(still: np.ndarray, quality: int) -> bytes:
 
 
 def fitting_quality(stills: list[Path], limit: float) -> int:
-    """The highest quality with which all stills together stay within so many bytes.
+    """The highest quality with which all stills stay within so many bytes, if there is one."""
 
-    Raises:
-        ValueError: they do not even in the lowest.
-    """
-    fits, low, high = None, QUALITIES.start, QUALITIES.stop - 1
-    while low <= high:
-        quality = (low + high + 1) // 2
-        title = f"quality {quality}"
-        total = sum(len(encode(read_still(path), quality)) for path in tqdm(stills, desc=title))
-        if total <= limit:
-            fits, low = quality, quality + 1
-        else:
-            high = quality - 1
-    if fits is None:
+    def total(quality: int) -> int:
+        shown = tqdm(stills, desc=f"quality {quality}")
+        return sum(len(encode(read_still(path), quality)) for path in shown)
+
+    fitting = bisect.bisect_right(QUALITIES, limit, key=total)
+    if not fitting:
         raise ValueError(
             f"{len(stills)} stills do not fit {limit / 2**20:g} MiB even in quality "
             f"{QUALITIES.start}; give more --mebibytes or fewer stills"
         )
-    return fits
+    return QUALITIES[fitting - 1]
 
 
 def pack(config: Config) -> int:
-    """Write the stills; returns the quality.
-
-    Raises:
-        FileNotFoundError: no stills.
-        ValueError: they do not fit, one cannot be read, or OUT holds something.
-    """
+    """Write the stills; returns their quality. ValueError: they do not fit, or OUT is in use."""
     root, out = Path(config.stills), Path(config.out)
     if out.exists() and any(out.iterdir()):
         raise ValueError(f"{out} holds something already; give an empty folder")

@@ -21,18 +21,16 @@ class ResumableSampler(Sampler):
 
     Sample n's key (source, (epoch, index)) depends on (seed, n) alone. Sources come in shuffled
     blocks of 1,024 in which each has its share; within a source a fresh permutation of its clips
-    is run through each epoch, so a single source gives every clip once per epoch. A resumed run
-    starts at its next sample, without a replay and with any number of workers.
+    is run through each epoch. A resumed run starts at its next sample, without a replay and with
+    any number of workers.
 
     Arguments:
-        lengths: number of clips of every source, at least 1 each.
-        weights: share of the samples of every source, above 0.
+        lengths, weights: clips, at least one, and share, above 0, of every source.
         samples: numbers of the samples, in order.
         seed: of the shuffling.
         rank, world: this process takes every world-th of them, from the rank-th.
 
-    Raises:
-        ValueError: an empty source, or a weight that is not above 0 or too small for a block.
+    Raises: ValueError: an empty source, or a weight that is not above 0 or too small for a block.
     """
 
     def __init__(self, lengths, weights, samples, seed=123, rank=0, world=1):
@@ -81,11 +79,7 @@ class ResumableSampler(Sampler):
 
 
 class MixedDataset(Dataset):
-    """Several data sets under the keys of `ResumableSampler`.
-
-    Arguments:
-        sources: data sets that take keys (epoch, index).
-    """
+    """Several data sets, which take keys (epoch, index), under the keys of `ResumableSampler`."""
 
     def __init__(self, sources):
         self.sources = sources

@@ -36,7 +36,8 @@ from data.lists import (
     stays_inside,
 )
 from media.files import check_frames, list_folders, raise_problems
-from media.images import IMAGE_SUFFIXES, decode_image
+from media.frames import IMAGE_SUFFIXES
+from media.images import decode_image
 from utils.config import run_script
 from utils.resize import SMALLEST_SIDE, imresize
 
@@ -97,19 +98,12 @@ def _instead(root, folders):
 
 
 class Clip(NamedTuple):
-    """A septuplet as its folder has it.
-
-    Attributes:
-        folder: str.
-        names: of its seven frames.
-        size: (height, width) of an LR frame, or None.
-        longer: whether more than seven frames are there.
-    """
+    """A septuplet as its folder has it."""
 
     folder: str
-    names: tuple[str, ...] = ()
-    size: tuple[int, int] | None = None
-    longer: bool = False
+    names: tuple[str, ...] = ()  # of its seven frames
+    size: tuple[int, int] | None = None  # height and width of an LR frame
+    longer: bool = False  # whether more than seven frames are there
 
 
 def _frames_of(folder):
@@ -173,7 +167,7 @@ def _check_clips(root, base, names, least):
 
 
 def fitting_patch(side):
-    """The largest patch for frames of an LR side: a multiple of 16 up to 80, 0 if there is none."""
+    """The largest patch for frames of an LR side: a multiple of 16 up to 80, or 0."""
     return min(side // SMALLEST_SIDE * SMALLEST_SIDE, LARGEST_PATCH)
 
 
@@ -182,10 +176,7 @@ def reduce_patch(frames, augmentation):
 
     Arguments:
         frames: whole HR frames (N, H, W, 3) uint8.
-        augmentation: Augmentation, whose patch is cut and nothing turned.
-
-    Returns:
-        (N, height, width, 3) uint8.
+        augmentation: whose patch is cut, (N, height, width, 3) uint8, and nothing turned.
     """
     a = augmentation
     top, left = max(a.top - LR_MARGIN, 0), max(a.left - LR_MARGIN, 0)
@@ -194,10 +185,6 @@ def reduce_patch(frames, augmentation):
     small = imresize(np.stack([frame[rows, columns] for frame in frames]), 1 / 4)
     y, x = a.top - top, a.left - left
     return small[:, y : y + a.height, x : x + a.width]
-
-
-def _to_tensor(x):
-    return torch.from_numpy(np.ascontiguousarray(x))
 
 
 class SeptupletDataset(torch.utils.data.Dataset):
@@ -290,8 +277,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
         frames = augment_frames(frames.transpose(0, 3, 1, 2), a)[:count]
         truth = augment_frames(truth.transpose(0, 3, 1, 2), a)[: 2 * count - 1]
         return {
-            "frames": _to_tensor(frames),
-            "truth": _to_tensor(truth),
+            "frames": torch.from_numpy(np.ascontiguousarray(frames)),
+            "truth": torch.from_numpy(np.ascontiguousarray(truth)),
             # a copy: ascontiguousarray leaves the negative stride of a single reversed flow
             "forward_flow": torch.from_numpy(forward[: count - 1].copy()),
             "backward_flow": torch.from_numpy(backward[: count - 1].copy()),

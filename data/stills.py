@@ -13,7 +13,7 @@ import numpy as np
 
 from media.ends import has_end
 from media.georeference import has_palette, is_inverted, kept_bits
-from media.images import check_regular, claimed_size
+from media.images import check_regular, claimed_frame
 from media.tiff import Page, opened
 from utils.text import listed
 
@@ -28,11 +28,7 @@ STRETCH = (0.5, 99.5)  # percentiles of the valid pixels that become black and w
 
 
 def find_stills(root: str | Path) -> list[Path]:
-    """Every still under a folder, sub-folders included, sorted by path.
-
-    Raises:
-        FileNotFoundError: if the folder does not exist or holds no still.
-    """
+    """Every still under a folder, sub-folders included, by path; FileNotFoundError for none."""
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give the folder that holds the stills")
@@ -44,15 +40,10 @@ def find_stills(root: str | Path) -> list[Path]:
 
 
 def stretch_to_8_bits(image: np.ndarray) -> np.ndarray:
-    """Stretch an image of any range between two percentiles to 0..255.
+    """Stretch an image (H, W) or (H, W, C) of any range between two percentiles to 0..255.
 
     All bands share one range, which keeps the colours. Zeros and non-finite values are taken for
     missing pixels: they do not count in the percentiles and become black.
-
-    Arguments:
-        image: (H, W) or (H, W, C), integer or float.
-
-    Returns: uint8 of the same shape.
     """
     valid = np.isfinite(image) & (image != 0)
     if not valid.any():
@@ -67,15 +58,10 @@ def stretch_to_8_bits(image: np.ndarray) -> np.ndarray:
 
 
 def read_still(path: str | Path) -> np.ndarray:
-    """Read a still as 8-bit RGB.
+    """Read a still as 8-bit RGB, (H, W, 3) uint8; a ValueError names one that cannot be read.
 
     Grey becomes RGB, alpha and bands beyond the third are dropped, anything but 8 bits is
     stretched (stretch_to_8_bits).
-
-    Returns: (H, W, 3) uint8.
-
-    Raises:
-        ValueError: if the file cannot be read, with its name.
     """
     path = Path(path)
     image = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path)
@@ -98,9 +84,7 @@ class Stills:
         least: (H, W) that every still must have, either way round.
         cache_bytes: limit of the decoded stills in memory; those beyond it are read every time.
 
-    Raises:
-        FileNotFoundError: no stills under root.
-        ValueError: stills that cannot be read or are too small, named, the first of very many.
+    Raises: ValueError: stills that cannot be read or are too small, named, the first of very many.
     """
 
     def __init__(self, root: str | Path, least: tuple[int, int], cache_bytes: int):
@@ -134,14 +118,14 @@ class Stills:
     def __getitem__(self, number: int) -> np.ndarray:
         if number in self._cache:
             return self._cache[number]
-        still = read_still(self.paths[number])
-        self._keep(number, still)
-        return still
+        return self._keep(number, read_still(self.paths[number]))
 
-    def _keep(self, number: int, still: np.ndarray) -> None:
+    def _keep(self, number: int, still: np.ndarray) -> np.ndarray:
+        """The still, kept if there is room."""
         if still.nbytes <= self._room:
             self._room -= still.nbytes
             self._cache[number] = still
+        return still
 
     def __getstate__(self) -> dict:
         kept = sum(still.nbytes for still in self._cache.values())
@@ -168,10 +152,9 @@ def _read_picture(path: Path) -> np.ndarray:
     content = path.read_bytes()
     if not has_end(content):
         raise ValueError(f"{path}: truncated image")
-    height, width = claimed_size(path, content)
+    bits, height, width = claimed_frame(path, content)
     if height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
         raise ValueError(f"{path}: neither PNG nor JPEG")
-    bits = (content.startswith(b"\x89PNG") and content[24]) or 8
     _check_size(path, height, width, bits, len(content))
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)

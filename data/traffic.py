@@ -19,22 +19,17 @@ PIXEL_VARIANCE = 1 / 12  # of the box that one pixel integrates over, in pixels 
 
 @dataclass(frozen=True)
 class Vehicles:
-    """M vehicles that drive straight on at a constant speed; arrays with M rows.
+    """M vehicles that drive straight on at a constant speed."""
 
-    position (M, 2) at the middle frame; velocity (M, 2) in pixels per frame; heading (M,) in
-    radians; length and width (M,) in pixels; colour (M, 3) in levels; glass (M,) opacity of the
-    windscreen; shadow (2,) from the vehicle to its shadow in pixels; shade, opacity of the shadow.
-    """
-
-    position: np.ndarray
-    velocity: np.ndarray
-    heading: np.ndarray
-    length: np.ndarray
-    width: np.ndarray
-    colour: np.ndarray
-    glass: np.ndarray
-    shadow: np.ndarray
-    shade: float
+    position: np.ndarray  # (M, 2) at the middle frame
+    velocity: np.ndarray  # (M, 2) pixels per frame
+    heading: np.ndarray  # (M,) radians
+    length: np.ndarray  # (M,) pixels
+    width: np.ndarray  # (M,) pixels
+    colour: np.ndarray  # (M, 3) levels
+    glass: np.ndarray  # (M,) opacity of the windscreen
+    shadow: np.ndarray  # (2,) pixels from a vehicle to its shadow
+    shade: float  # opacity of the shadow
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,8 @@ class Aircraft:
 def find_road(scene: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float]:
     """A straight line that looks like a road: even along itself, different from what is beside it.
 
-    Arguments:
-        scene: (H, W, 3) float32.
-
-    Returns: a point (x, y) on it and its direction in radians: the best of 48 random lines, turned
-    and moved to the best of 48 near it.
+    Returns: a point (x, y) on it and its direction in radians, in a scene (H, W, 3) float32: the
+        best of 48 random lines, turned and moved to the best of 48 near it.
     """
     size = np.array([scene.shape[1], scene.shape[0]])
     centre = rng.uniform(0.1, 0.9, (48, 2)) * size

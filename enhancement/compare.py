@@ -44,10 +44,8 @@ def compare(
     """Write all comparisons of an input and its finished result.
 
     Arguments:
-        given: the LR frames.
-        levels: of the LR frames.
-        output: the result, a file or folder.
-        times: frames of the result for one step from a given frame to the next.
+        given, levels: the LR frames, and their levels.
+        output: the result, a file or folder, of `times` frames for one step between given ones.
         bands_per_frame: see `media.open.open_source`.
         fps: given frames per second, where frames carry no times.
         video, sheet, page: where to write them.
@@ -78,48 +76,40 @@ class Pair:
     def bicubic(self, index: int, places: list[Place]) -> list[np.ndarray]:
         """Places in frame `index` of the result as bicubic enlargement makes them."""
         before, step = divmod(index, self.times)
-        share = step / self.times
         views = [self.view(before)] + ([self.view(before + 1)] if step else [])
         pictures = []
         for rows, columns in places:
             top, left = max(rows.start - BORDER, 0), max(columns.start - BORDER, 0)
-            around = [
-                view[top : rows.stop + BORDER, left : columns.stop + BORDER].astype(np.float32)
-                for view in views
-            ]
-            blended = (1 - share) * around[0] + share * around[-1]
-            enlarged = imresize(blended, SCALE)[
-                SCALE * (rows.start - top) : SCALE * (rows.stop - top),
-                SCALE * (columns.start - left) : SCALE * (columns.stop - left),
-            ]
+            around = slice(top, rows.stop + BORDER), slice(left, columns.stop + BORDER)
+            blended = views[0][around].astype(np.float32)
+            blended += step / self.times * (views[-1][around] - blended)
+            inner = slice(rows.start - top, rows.stop - top)
+            inner = inner, slice(columns.start - left, columns.stop - left)
+            enlarged = imresize(blended, SCALE)[larger(inner)]
             pictures.append(np.clip(np.rint(enlarged), 0, 255).astype(np.uint8))
         return pictures
 
     def enhanced(self, index: int, places: list[Place]) -> list[np.ndarray]:
         """The same places in the result."""
         pixels = fill_missing(self.result.read(index))
-        parts = [
-            pixels[
-                SCALE * rows.start : SCALE * rows.stop, SCALE * columns.start : SCALE * columns.stop
-            ]
-            for rows, columns in places
-        ]
+        parts = [pixels[larger(place)] for place in places]
         return [view_rgb(self.result, self.result_levels, part) for part in parts]
+
+
+def larger(place: Place) -> Place:
+    """The same place in frames of SCALE times the size."""
+    return tuple(slice(SCALE * side.start, SCALE * side.stop) for side in place)
 
 
 def write_split_screen(pair: Pair, fps: float, path: Path) -> None:
     """The middle of all frames, bicubic on the left and enhanced on the right."""
-    sides = [
-        min(length, largest)
-        for length, largest in zip((pair.given.height, pair.given.width), LARGEST_HALF, strict=True)
-    ]
-    starts = [(pair.given.height - sides[0]) // 2, (pair.given.width - sides[1]) // 2]
+    lengths = pair.given.height, pair.given.width
+    sides = [min(both) for both in zip(lengths, LARGEST_HALF, strict=True)]
+    starts = [(length - side) // 2 for length, side in zip(lengths, sides, strict=True)]
     place = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
-    times = pair.given.times or [
-        index / Fraction(fps).limit_denominator(1001) for index in range(pair.given.count)
-    ]
-    for _ in range(pair.times.bit_length() - 1):
-        times = list(denser_times(times))
+    rate = Fraction(fps).limit_denominator(1001)
+    times = pair.given.times or [index / rate for index in range(pair.given.count)]
+    times = denser_times(times, pair.times)
     folder = path.with_name(path.name + ".partial")
     remove(folder)
     sink = VideoSink(folder, SCALE * sides[0], 2 * SCALE * sides[1], times)
@@ -128,20 +118,15 @@ def write_split_screen(pair: Pair, fps: float, path: Path) -> None:
 
 
 def _split(pair: Pair, index: int, place: Place) -> np.ndarray:
-    halves = [
-        _label(pair.bicubic(index, [place])[0], "bicubic"),
-        _label(pair.enhanced(index, [place])[0], "enhanced"),
-    ]
+    halves = []
+    for method in (pair.bicubic, pair.enhanced):
+        half = np.ascontiguousarray(method(index, [place])[0])
+        for colour, thickness in ((0, 3), (255, 1)):
+            style = cv2.FONT_HERSHEY_SIMPLEX, 0.5, (colour,) * 3, thickness, cv2.LINE_AA
+            cv2.putText(half, method.__name__, (8, 20), *style)
+        halves.append(half)
     halves[1][:, :2] = 255
     return np.concatenate(halves, axis=1)
-
-
-def _label(picture: np.ndarray, text: str) -> np.ndarray:
-    picture = np.ascontiguousarray(picture)
-    for colour, thickness in ((0, 3), (255, 1)):
-        font = cv2.FONT_HERSHEY_SIMPLEX
-        cv2.putText(picture, text, (8, 20), font, 0.5, (colour,) * 3, thickness, cv2.LINE_AA)
-    return picture
 
 
 def write_sheet(pair: Pair, path: Path) -> None:
@@ -153,19 +138,14 @@ def write_sheet(pair: Pair, path: Path) -> None:
     titles = ("given", "bicubic", "enhanced", "between: bicubic", "between: enhanced")
     figure = Figure(figsize=(2.6 * len(titles), 2.6 * len(places) + 0.3), layout="constrained")
     axes = figure.subplots(len(places), len(titles), squeeze=False)
-    pictures = (
-        [view[place] for place in places],
-        pair.bicubic(given, places),
-        pair.enhanced(given, places),
-        pair.bicubic(between, places),
-        pair.enhanced(between, places),
-    )
-    for column, column_pictures in zip(axes.T, pictures, strict=True):
+    pictures = [[view[place] for place in places]]
+    for index in (given, between):
+        pictures += pair.bicubic(index, places), pair.enhanced(index, places)
+    for column, title, column_pictures in zip(axes.T, titles, pictures, strict=True):
+        column[0].set_title(title, fontsize=10)
         for axis, picture in zip(column, column_pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10)
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     figure.savefig(partial, dpi=150)
     partial.replace(path)

@@ -38,18 +38,12 @@ Flows = tuple[np.ndarray, np.ndarray]
 
 @dataclass(eq=False)
 class GivenFrame:
-    """A frame of one window or two.
+    """A frame of one window or two."""
 
-    Attributes:
-        pixels: (H, W, bands), all with data.
-        mask: where they had none, (H, W, bands) or None.
-        uses: how many windows still need it.
-        made: what the network made of it alone, for another window.
-    """
-
-    pixels: np.ndarray
-    mask: np.ndarray | None
-    uses: int
+    pixels: np.ndarray  # (H, W, bands), all with data
+    mask: np.ndarray | None  # where they had none, (H, W, bands)
+    uses: int  # how many windows still need it
+    # What the network made of it alone, for another window.
     made: dict[Any, torch.Tensor | None] = field(default_factory=dict)
 
 
@@ -66,39 +60,23 @@ class Window:
     flows: Flows | None
 
 
+@dataclass(eq=False)
 class Enhancer:
-    """A network at work on windows of frames, in tiles.
+    """A network at work on windows of frames, in tiles."""
 
-    Arguments:
-        network: in evaluation mode, on `device`.
-        device: where it runs.
-        precision: what its convolutions compute in, see `models.inference.pick_precision`.
-        flow_method: one of `models.inference.FLOWS`.
-        tile, overlap: LR pixels, see `enhancement.tiling`; tile 0: what the free memory allows.
-        levels: of the given frames.
-        job: keeps the unfinished work, and the tile for a resumed run.
-        say: called with "progress" and how far it has come, see `enhance.json_line`.
-        team: the processes that work on the same job.
-    """
+    network: MSTT  # in evaluation mode, on `device`
+    device: torch.device
+    precision: torch.dtype  # of its convolutions, see `models.inference.pick_precision`
+    flow_method: str  # one of `models.inference.FLOWS`
+    tile: int  # LR pixels, see `enhancement.tiling`; 0: what the free memory allows
+    overlap: int  # of tiles, LR pixels
+    levels: Levels  # of the given frames
+    job: Job  # keeps the unfinished work, and the tile for a resumed run
+    say: Callable[..., None]  # told "progress", see `enhance.json_line`
+    team: Team = ALONE  # the processes that work on the same job
 
-    def __init__(
-        self,
-        network: MSTT,
-        device: torch.device,
-        precision: torch.dtype,
-        flow_method: str,
-        tile: int,
-        overlap: int,
-        levels: Levels,
-        job: Job,
-        say: Callable[..., None],
-        team: Team = ALONE,
-    ):
-        self.network, self.say, self.team = network, say, team
-        self.flow = EnhancedFlow(network) if flow_method == ENHANCED else None
-        self.device, self.precision = device, precision
-        self.flow_method, self.tile, self.overlap = flow_method, tile, overlap
-        self.levels, self.job = levels, job
+    def __post_init__(self):
+        self.flow = EnhancedFlow(self.network) if self.flow_method == ENHANCED else None
 
     def run(
         self,
@@ -112,8 +90,7 @@ class Enhancer:
         """Enhance frames of a source, window by window.
 
         Arguments:
-            source: LR frames.
-            sink: takes the result.
+            source, sink: LR frames, and what takes the result.
             levels, dtype: of the result.
             title: of the progress bar.
             share: what this process makes of it; None: all that the sink does not have already.
@@ -183,27 +160,19 @@ class Enhancer:
         """Enhance one window; when memory runs out, with the next smaller tile.
 
         Arguments:
-            source: of the frames.
-            window: N given ones.
+            source: of its N given frames.
             folder: for the result.
             levels, dtype: of the result.
 
-        Returns: the remaining ones of 2N - 1 frames, (SCALE * H, SCALE * W, bands).
-
-        Raises:
-            ValueError: memory ran out, with a tile that the user chose or with the smallest.
+        Returns: the new ones of 2N - 1 frames, (SCALE * H, SCALE * W, bands).
+        Raises: ValueError: memory ran out, with a tile that the user chose or with the smallest.
         """
         frames, flows, first_new = window.frames, window.flows, window.first_new
         before = self.progress.n
         while True:
             tile = self.pick_tile(source)
-            buffer = WindowBuffer(
-                folder,
-                2 * len(frames) - 1 - first_new,
-                SCALE * source.width,
-                source.bands,
-                dtype,
-            )
+            new = 2 * len(frames) - 1 - first_new
+            buffer = WindowBuffer(folder, new, SCALE * source.width, source.bands, dtype)
             try:
                 for strip in self.strips(source, frames, flows, tile, first_new):
                     buffer.append(strip[first_new:], levels)
@@ -273,9 +242,8 @@ class Enhancer:
                 if not torch.isfinite(output).all():
                     raise ValueError(NOT_FINITE)
                 if len(set(group)) == 1:
-                    result[..., group[0]] = output.mean(dim=1).cpu()
-                else:
-                    result[..., list(group)] = output.movedim(1, -1).cpu()
+                    output, group = output.mean(dim=1, keepdim=True), group[:1]
+                result[..., list(group)] = output.movedim(1, -1).cpu()
             if source.alpha is not None:
                 result[..., [source.alpha]] = enlarged(unit[..., [source.alpha]])
             if beyond.any():
@@ -303,11 +271,7 @@ class Enhancer:
         self.job.note("tile", min(self.team.gather(self.pick_tile(source))))
 
     def shrink_tile(self, source: Source, tile: int) -> None:
-        """Go on with a smaller tile after memory ran out.
-
-        Raises:
-            ValueError: it is the user's choice, or there is no smaller one.
-        """
+        """Go on with a smaller tile after memory ran out, unless it is the user's or the least."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         smaller = tiling.smaller_tile(tile, source.height, source.width, self.overlap)
@@ -356,12 +320,7 @@ def enlarged(frames: np.ndarray) -> np.ndarray:
 
 
 def window_flow(views: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """`given_flow`, but between large frames pair by pair, which takes less memory.
-
-    Arguments:
-        views: (N, H, W, 3) uint8.
-        method: of the flow.
-    """
+    """`given_flow` of (N, H, W, 3) uint8; of large frames pair by pair, which takes less memory."""
     count, height, width, _ = views.shape
     if height * width < LARGE:
         return given_flow(views, method)

@@ -32,11 +32,7 @@ def work_folder(output: Path) -> Path:
 
 @contextlib.contextmanager
 def memory_told(output: Path) -> Iterator[None]:
-    """A block in which the end of the memory is the user's to correct.
-
-    Raises:
-        ValueError: memory ran out; says where the unfinished work is.
-    """
+    """A block in which the end of the memory is a ValueError that says where the frames are."""
     try:
         yield
     except Exception as error:  # NumPy, PyTorch, OpenCV and FFmpeg have each their own
@@ -56,16 +52,14 @@ class Job:
         resume: go on from earlier unfinished work, if there is any.
         overwrite: replace the output and earlier unfinished work.
 
-    Raises:
-        ValueError: the output exists; there is unfinished work and neither resume nor overwrite
-            says what to do with it; it was made with other settings; or its folder is none of
-            ours.
+    Raises: ValueError: the output exists; there is unfinished work and neither resume nor overwrite
+        says what to do with it; it was made with other settings; or its folder is none of ours.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], resume: bool, overwrite: bool):
         self.output = output
         self.folder = work_folder(output)
-        self.record = self.folder / "job.json"
+        self.record, self.partial = self.folder / "job.json", self.folder / "job.partial"
         # What the run found out itself and a resumed one has to keep to, such as the tile.
         self.notes: dict[str, Any] = {}
         self.saves = True  # not in other processes, which have a copy
@@ -88,11 +82,11 @@ class Job:
 
     def _check_foreign(self) -> None:
         """Refuse to replace what has the name of our folder, but was not made by us."""
-        exists = self.folder.exists() or self.folder.is_symlink()
-        if exists and (
-            not self.folder.is_dir()
-            or {path.name for path in self.folder.iterdir()} - {self._partial_record().name}
-        ):
+        if self.folder.is_dir():
+            is_foreign = any(path != self.partial for path in self.folder.iterdir())
+        else:
+            is_foreign = self.folder.exists() or self.folder.is_symlink()
+        if is_foreign:
             raise ValueError(
                 f"{self.folder} is not unfinished work (it has no job.json) and is left alone; "
                 "move it away, or choose another OUTPUT"
@@ -119,12 +113,8 @@ class Job:
 
     def _save(self) -> None:
         text = json.dumps({"settings": self.settings, "notes": self.notes}, indent=2)
-        partial = self._partial_record()
-        partial.write_text(text + "\n")
-        os.replace(partial, self.record)
-
-    def _partial_record(self) -> Path:
-        return self.record.with_suffix(".partial")
+        self.partial.write_text(text + "\n")
+        os.replace(self.partial, self.record)
 
     def finish(self, results: dict[Path, Path]) -> None:
         """Put the results in their places and remove the unfinished work.
@@ -132,8 +122,7 @@ class Job:
         Arguments:
             results: by the path where each belongs, where it is now; the output last.
 
-        Raises:
-            ValueError: something has appeared in such a place since the start.
+        Raises: ValueError: something has appeared in such a place since the start.
         """
         for target in results:
             try:
@@ -156,8 +145,7 @@ class WindowBuffer:
 
     Arguments:
         folder: for one file per frame.
-        frames: number of frames.
-        width, bands, dtype: of their rows.
+        frames: number of frames, whose rows have `width`, `bands` and `dtype`.
     """
 
     def __init__(self, folder: Path, frames: int, width: int, bands: int, dtype: np.dtype):
@@ -168,12 +156,7 @@ class WindowBuffer:
         self.row, self.dtype = (-1, width, bands), dtype
 
     def append(self, strip: np.ndarray, levels: Levels) -> None:
-        """Add rows to every frame.
-
-        Arguments:
-            strip: (frames, rows, width, bands) float32, black 0 and white 1.
-            levels: of the values that are kept.
-        """
+        """Add rows, (frames, rows, width, bands) float32, black 0 and white 1, to every frame."""
         for path, rows in zip(self.paths, strip, strict=True):
             with path.open("ab") as file:
                 # Converted in small parts: the strip may fill most of the memory.

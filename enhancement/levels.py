@@ -4,11 +4,8 @@ A survey reads every frame once, before the long work starts: damaged frames are
 and the values of the whole sequence decide what becomes black and white, so that neither the
 enhancement nor the flow flickers. Next to the network that costs nothing.
 
-Black and white are the ends of 8 bits and of video. All else, whatever its scale and offset, takes
-the lowest and highest value of the sequence: red, green and blue together, every other band by
-itself. Values that lie far from almost all others (a hot pixel, a fill value that the file does not
-name) do not stretch the levels; they are enlarged beside the network, which never sees a value
-outside of black and white.
+docs/files.md says which values become black and white. Those beyond are enlarged beside the
+network, which never sees a value outside of black and white.
 """
 
 import math
@@ -69,12 +66,9 @@ class Levels:
 
     def view(self, pixels: np.ndarray) -> np.ndarray:
         """File values -> uint8, the contrast that flow and human eyes need."""
-        if pixels.dtype == np.uint8 and np.array_equal(
-            self.view_white - self.view_black, np.full_like(self.view_black, 255)
-        ):
+        kind, span = _exact(pixels.dtype), self.view_white - self.view_black
+        if pixels.dtype == np.uint8 and (span == 255).all():
             return pixels
-        kind = _exact(pixels.dtype)
-        span = self.view_white - self.view_black
         scale = (255 / np.where(span == 0, 1, span)).astype(kind)
         stretched = (pixels.astype(kind) - self.view_black.astype(kind)) * scale
         return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
@@ -106,14 +100,11 @@ def survey(
 
     Arguments:
         source: of the frames.
-        black, white: the values that are black and white; None: see the top, but black is 0 (or
-            the lowest value below) where only white is given.
+        black, white: values that become them; None: see docs/files.md, but black is 0 (or the
+            lowest value below) where only white is given.
 
     Returns: the levels, and the damaged frames with what is wrong with them.
-
-    Raises:
-        ValueError: fewer than two frames, or fewer than two that can be read; or values that
-            have no black and white.
+    Raises: ValueError: fewer than two frames that can be read, or values without black and white.
     """
     if source.count < 2:
         raise ValueError(

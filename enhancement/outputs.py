@@ -10,11 +10,10 @@ import numpy as np
 from enhancement.levels import Levels
 from enhancement.repair import denser_times
 from media.decoder import import_av
-from media.folder import ImageSink
+from media.folder import ImageSink, TiffStackSink
 from media.frames import JPEG_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Sink, Source, free_of
 from media.raster import TiffSource
 from media.raster_sink import TiffSink
-from media.stack import TiffStackSink
 from media.video import VideoSource
 from media.video_sink import VideoSink
 from models.blocks import SCALE
@@ -26,8 +25,7 @@ FPS = 25.0  # given frames per second, where neither the file nor the user says
 def check_outputs(config: Any, output: Path) -> list[Path]:
     """The paths of the comparison, if there is to be one.
 
-    Raises:
-        ValueError: an output would replace the input or, without --overwrite, an existing file.
+    Raises: ValueError: an output would replace the input or, without --overwrite, an existing file.
     """
     ends = (".mp4", ".png", ".html") if config.compare else ()
     extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
@@ -47,11 +45,7 @@ def check_outputs(config: Any, output: Path) -> list[Path]:
 
 
 def check_sound_wanted(config: Any, given: Source) -> None:
-    """Say that sound is left out, or refuse to copy what is not there or would not fit.
-
-    Raises:
-        ValueError: there is no sound to copy, or it would not fit the frames.
-    """
+    """Say that sound is left out; a ValueError for sound that is not there or would not fit."""
     has_sound = isinstance(given, VideoSource) and given.decoder.has_sound
     is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
     if not config.keep_audio:
@@ -72,12 +66,8 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
     """Where the frames go, by the ending of the output and the kind of the input.
 
     Arguments:
-        config: of the run.
-        given: what the user gave.
+        config, given: of the run, and what the user gave; a ValueError if a video cannot hold it.
         folder: for unfinished work.
-
-    Raises:
-        ValueError: a video cannot hold these frames.
     """
     suffix = Path(config.output).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
@@ -89,8 +79,7 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
         rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
         times = given.times or [index / rate for index in range(given.count)]
         last = given.last or 1 / rate
-        for _ in range(config.times.bit_length() - 1):
-            times = list(denser_times(times))
+        times = denser_times(times, config.times)
         if config.slow_motion:
             times = [time * config.times for time in times]
             last *= config.times

@@ -1,7 +1,7 @@
 """Sources that repair or thin out others: damaged frames bridged, denser times, LR files kept."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,9 +27,8 @@ class Bridged(Source):
     repeated.
 
     Arguments:
-        source: with damaged frames.
-        levels: of the sequence.
-        damaged: their indices.
+        source, levels: of the sequence.
+        damaged: indices of the frames that cannot be read.
         flow_method: see `flow.estimate_flow`.
         cuts: between shots.
     """
@@ -71,8 +70,13 @@ class Bridged(Source):
         if np.issubdtype(self.dtype, np.integer):
             blended = np.rint(blended)
         blended = blended.astype(self.dtype)
-        masks = [mask for mask in map(missing_pixels, pair) if mask is not None]
-        return np.ma.array(blended, mask=np.any(masks, axis=0)) if masks else blended
+        return _masked_like(blended, pair)
+
+
+def _masked_like(pixels: np.ndarray, neighbours: Sequence[np.ndarray]) -> np.ndarray:
+    """Pixels, masked where a neighbour is."""
+    masks = [mask for mask in map(missing_pixels, neighbours) if mask is not None]
+    return np.ma.array(pixels, mask=np.any(masks, axis=0)) if masks else pixels
 
 
 def _warp(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -80,17 +84,9 @@ def _warp(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     x = np.arange(width, dtype=np.float32) + flow[0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[1]
-    bands = [
-        cv2.remap(
-            np.ascontiguousarray(pixels[..., band], np.float32),
-            x.astype(np.float32),
-            y.astype(np.float32),
-            cv2.INTER_LINEAR,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
-        for band in range(pixels.shape[2])
-    ]
-    return np.stack(bands, axis=2)
+    how = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+    bands = np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
+    return np.stack([cv2.remap(band, x, y, **how) for band in bands], axis=2)
 
 
 class LowResolutionSink(ImageSink):
@@ -115,9 +111,9 @@ class LowResolutionSink(ImageSink):
 
 
 def reduce_frame(pixels: np.ndarray) -> np.ndarray:
-    """`imresize` by 1/4 in float32, in parts: (H, W, bands) may fill most of the memory.
+    """`imresize` by 1/4 of (H, W, bands), H a multiple of SCALE, in float32.
 
-    H is a multiple of SCALE.
+    In parts: the frame may fill most of the memory.
     """
     height = len(pixels) // SCALE
     reduced = []
@@ -131,19 +127,13 @@ def reduce_frame(pixels: np.ndarray) -> np.ndarray:
 
 
 class Denser(Source):
-    """A source with the LR frames of an earlier pass between its own.
-
-    Arguments:
-        source: N frames.
-        folder: of the LowResolutionSink that holds the N - 1 frames between them.
-    """
+    """A source with the LR frames of an earlier pass, which `folder` holds, in between."""
 
     def __init__(self, source: Source, folder: Path):
         self.adopt_from(source)
         self.source, self.sink = source, LowResolutionSink(folder)
         self.count = 2 * source.count - 1
-        if source.times:
-            self.times = list(denser_times(source.times))
+        self.times = source.times and denser_times(source.times, 2)
 
     def name(self, index: int) -> str:
         return f"{self.source.name(index // 2)}{' and a half' if index % 2 else ''}"
@@ -153,13 +143,11 @@ class Denser(Source):
             return self.source.read(index // 2)
         between = np.load(self.sink.path(index))
         neighbours = (self.source.read(index // 2), self.source.read(index // 2 + 1))
-        masks = [mask for mask in map(missing_pixels, neighbours) if mask is not None]
-        return np.ma.array(between, mask=np.any(masks, axis=0)) if masks else between
+        return _masked_like(between, neighbours)
 
 
-def denser_times(times: list[Fraction]) -> Iterator[Fraction]:
-    """The given times, and midway between each two of them the time of a new frame."""
-    for before, after in itertools.pairwise(times):
-        yield before
-        yield (before + after) / 2
-    yield times[-1]
+def denser_times(times: list[Fraction], step: int) -> list[Fraction]:
+    """The given times, and `step` - 1 others between each two of them."""
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    starts = zip(times, gaps, strict=False)
+    return [a + gap * part / step for a, gap in starts for part in range(step)] + times[-1:]

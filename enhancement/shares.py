@@ -25,15 +25,10 @@ Cut = tuple[int, int, int]  # of `models.inference.windows`
 
 @dataclass(frozen=True)
 class Share:
-    """What one process makes of a source in one pass.
+    """What one process makes of a source in one pass."""
 
-    Attributes:
-        cuts: its windows.
-        elsewhere: how many frames of the result the other processes make.
-    """
-
-    cuts: Sequence[Cut]
-    elsewhere: int = 0
+    cuts: Sequence[Cut]  # its windows
+    elsewhere: int = 0  # frames of the result that the other processes make
 
     @property
     def frames(self) -> int:
@@ -53,14 +48,7 @@ def missing_windows(source: Source, sink: Sink) -> list[Cut]:
 
 
 def deal(missing: Sequence[Sequence[Cut]], rank: int, world: int) -> list[Share]:
-    """The share of a process.
-
-    Arguments:
-        missing: windows of every source.
-        rank, world: the process and the number of them, see `utils.team.Team`.
-
-    Returns: its share of every source.
-    """
+    """The share of process `rank` of `world` of every source, given the missing windows of each."""
     numbers = [number for number, cuts in enumerate(missing) for _ in cuts]
     start, stop = (-(-len(numbers) * place // world) for place in (rank, rank + 1))
     shares, before = [], 0
@@ -73,11 +61,7 @@ def deal(missing: Sequence[Sequence[Cut]], rank: int, world: int) -> list[Share]
 
 
 def check_alike(team: Team, settings: dict[str, Any]) -> None:
-    """Refuse processes whose frames would not go together, as on a machine with another device.
-
-    Raises:
-        ValueError: in all of them, with the first difference.
-    """
+    """Refuse, by a ValueError, processes whose frames would not go together."""
     first, *others = team.gather(settings)
     for rank, other in enumerate(others, 1):
         for name, value in first.items():
@@ -91,8 +75,7 @@ def check_alike(team: Team, settings: dict[str, Any]) -> None:
 def wait_to_see(seen: Callable[[], bool], folder: Path, team: Team) -> None:
     """Wait until this machine sees in a folder what another process of the team has written.
 
-    Raises:
-        FileNotFoundError: it does not; says where.
+    Raises: FileNotFoundError: it does not; says where.
     """
     if team.world == 1:
         return

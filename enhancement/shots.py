@@ -1,9 +1,8 @@
 """Cuts between shots: where they are, and frames between that are no blend of both.
 
-Two frames are of different shots where their pictures, reduced to 32x32, are unlike: where the
-structural similarity (SSIM) of grey is below a threshold, the test that RIFE makes before it
-interpolates, or where the colours differ by more than another, which flat pictures need. Each shot
-is enhanced by itself; a frame on a cut repeats the given one that is nearer in time.
+Two frames are of different shots where the similarity of their pictures, reduced to 32x32, is below
+a threshold, the test that RIFE makes before it interpolates, or where the colours differ by more
+than another, which flat pictures need. Each shot is enhanced by itself (docs/video.md).
 """
 
 from collections.abc import Iterable, Iterator
@@ -27,13 +26,7 @@ Cut = tuple[int, int]  # the frames before and after it, neighbours but for dama
 
 
 def find_cuts(source: Source, levels: Levels, damaged: Iterable[int]) -> list[Cut]:
-    """The cuts of a sequence.
-
-    Arguments:
-        source: of the frames.
-        levels: of the sequence.
-        damaged: frames that cannot be read.
-    """
+    """The cuts of a sequence of these levels, whose `damaged` frames cannot be read."""
     good = [index for index in range(source.count) if index not in set(damaged)]
     cuts, last = [], None
     for before, index in zip([None, *good], good, strict=False):
@@ -66,12 +59,7 @@ def shots(count: int, cuts: list[Cut]) -> list[range]:
 
 
 class Shot(Source):
-    """Some frames of a source; a single one stands there twice, for a network that wants two.
-
-    Arguments:
-        source: of all frames.
-        frames: those of the shot.
-    """
+    """Some `frames` of a source; a single one stands there twice, for a network that wants two."""
 
     def __init__(self, source: Source, frames: range):
         self.adopt_from(source)

@@ -9,6 +9,7 @@ only one row of tiles is ever held, in the memory of the host; the network may b
 Lengths are in LR pixels unless they are called HR.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -72,10 +73,9 @@ def tile_count(height: int, width: int, tile: int, overlap: int) -> int:
 
 
 def feather_weights(length: int, tile: int, overlap: int) -> list[np.ndarray]:
-    """The weights of every tile along an axis, at HR pixels.
+    """The weights of every tile along an axis, (SCALE * tile,) float32, at HR pixels.
 
-    Returns: one (SCALE * tile,) float32 per tile; at every pixel of the axis those of all tiles
-        that cover it sum to one.
+    At every pixel of the axis those of all tiles that cover it sum to one.
     """
     starts = tile_starts(length, tile, overlap)
     size = min(tile, length)
@@ -112,9 +112,9 @@ def blend_tiles(
         tile: longest side of a tile; shorter ones are taken where fewer pixels overlap then.
         overlap: of neighbouring tiles; see `check_tile`.
 
-    Yields: the rows of the result from the top down, (T, some rows, SCALE * width, bands)
-        float32, each row once. They are as large as all else together: who keeps the last ones
-        while asking for the next needs twice the memory.
+    Yields: the rows of the result from the top down, (T, some rows, SCALE * width, bands) float32,
+        each row once. They are as large as all else together: who keeps the last ones while asking
+        for the next needs twice the memory.
     """
     axes = [(length, tile_length(length, tile, overlap)) for length in (height, width)]
     tops, lefts = (tile_starts(*axis, overlap) for axis in axes)
@@ -162,11 +162,7 @@ def blending_bytes(
 ) -> int:
     """Bytes on the host that `blend_tiles` needs: a row of tiles, and what is carried to the next.
 
-    Arguments:
-        height, width: of the whole frame.
-        tile, overlap: see `blend_tiles`.
-        bands: of the frames.
-        frames: given frames of a window.
+    Arguments: see `blend_tiles`; bands: of the frames; frames: given ones of a window.
     """
     rows, columns = (tile_length(length, tile, overlap) for length in (height, width))
     tops = tile_starts(height, rows, overlap)
@@ -192,8 +188,7 @@ def choose_tile(
         height, width, bands: of the frames.
         channels: of the network.
         overlap: of neighbouring tiles.
-        host, gpu: free bytes, see `available_memory`; gpu is None where the network is on the
-            host as well.
+        host, gpu: free bytes, see `available_memory`; gpu: None where the network is on the host.
 
     Returns: the side of a tile, a multiple of PATCH; however little memory there is, PATCH.
     """
@@ -225,39 +220,30 @@ def available_memory(device: torch.device) -> int:
     limits = [_machine_memory()]
     # A container's limit (cgroup version 2, then 1) may be below what the machine has.
     for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
     ):
-        try:
-            limits.append(int(Path(limit).read_text()) - int(Path(usage).read_text()))
-        except (OSError, ValueError):  # no such file, or "max": no limit
-            continue
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
+            most, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, usage))
+            limits.append(most - used)
     return max(min(limits), 0)
 
 
 def _machine_memory() -> int:
     """MemAvailable on Linux; elsewhere half of what is built in; 4 GiB if even that is unknown."""
-    try:
+    with contextlib.suppress(OSError, IndexError):
         text = Path("/proc/meminfo").read_text()
         return int(text.split("MemAvailable:")[1].split()[0]) * 1024
-    except (OSError, IndexError):
-        pass
-    try:
+    with contextlib.suppress(AttributeError, ValueError, OSError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (AttributeError, ValueError, OSError):
-        return 4 * 2**30
+    return 4 * 2**30
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or a CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
     if isinstance(error, cv2.error):
         return error.code == cv2.Error.StsNoMem
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
+    texts = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
     )

@@ -1,7 +1,6 @@
 """Frames through a lossy codec and back, in memory: what a compressed file makes of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -26,11 +25,9 @@ def through_video(frames: np.ndarray, crf: int, codec: str) -> np.ndarray:
     """Encode frames as one video, YUV 4:2:0, the first one the key frame, and decode it.
 
     Arguments:
-        frames: (T, H, W, 3) uint8 RGB.
+        frames: (T, H, W, 3) uint8 RGB; so is the result.
         crf: constant rate factor, 0 to 51; FFmpeg's default is 23 for H.264, 28 for H.265.
         codec: "h264" or "hevc", with the preset that FFmpeg has by default.
-
-    Returns: as frames.
     """
     av = import_av()
     name, options = ENCODERS[codec]
@@ -63,10 +60,8 @@ def through_jpeg(frames: np.ndarray, quality: int) -> np.ndarray:
     """Each frame as a JPEG with colour at half resolution (4:2:0), as MJPEG video has it too.
 
     Arguments:
-        frames: (T, H, W, 3) uint8 RGB.
+        frames: (T, H, W, 3) uint8 RGB; so is the result.
         quality: of libjpeg, 1 to 100.
-
-    Returns: as frames.
     """
     settings = (cv2.IMWRITE_JPEG_QUALITY, quality)
     settings += (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
@@ -77,40 +72,16 @@ def through_jpeg(frames: np.ndarray, quality: int) -> np.ndarray:
     return np.stack(decoded)
 
 
-@dataclass(frozen=True)
-class Codec:
-    """A lossy codec: frames (T, H, W, 3) uint8 and a strength to what is decoded again."""
-
-    apply: Callable[[np.ndarray, int], np.ndarray]
-    strengths: tuple[int, int]  # the range of what the codec calls CRF or quality
-
-
-CODECS = {
-    "h264": Codec(partial(through_video, codec="h264"), (0, 51)),
-    "hevc": Codec(partial(through_video, codec="hevc"), (0, 51)),
-    "jpeg": Codec(through_jpeg, (1, 100)),
+# Frames (T, H, W, 3) uint8 and a strength, CRF or quality, to what is decoded again.
+CODECS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "h264": partial(through_video, codec="h264"),
+    "hevc": partial(through_video, codec="hevc"),
+    "jpeg": through_jpeg,
 }
 
 
-def check_strength(name: str, strength: int) -> None:
-    """Refuse a codec that is not one of CODECS, or a strength that it does not have.
-
-    Raises:
-        ValueError: says what there is.
-    """
-    if name not in CODECS:
-        raise ValueError(f"unknown codec {name!r}; choose one of {', '.join(CODECS)}")
-    low, high = CODECS[name].strengths
-    if not low <= strength <= high:
-        raise ValueError(f"strength of {name} is {strength}; it must be from {low} to {high}")
-
-
 def check_available(name: str) -> None:
-    """Refuse a codec of CODECS that this machine cannot encode.
-
-    Raises:
-        ValueError: no PyAV, or one without the encoder; says what it has.
-    """
+    """Refuse, by a ValueError, a codec of CODECS that this machine cannot encode."""
     if name not in ENCODERS:
         return
     encoders = {codec: encoder for codec, (encoder, _) in ENCODERS.items()}

@@ -58,7 +58,7 @@ def _matroska_end(stream: Any) -> int:
 
 
 class Decoder:
-    """The first video stream of a file.
+    """The first video stream of a file; a ValueError where there is none that FFmpeg reads.
 
     Attributes:
         ticks: presentation times of all frames in ascending order, in units of `time_base`.
@@ -68,9 +68,7 @@ class Decoder:
         last: ticks that the last frame is shown.
         has_sound: whether the file has an audio stream.
         timed: whether the ticks are the file's own.
-
-    Raises:
-        ValueError: no video, or a codec that FFmpeg cannot read.
+        keys: decoding times of the key frames, by their ticks.
     """
 
     def __init__(self, path: Path):

@@ -7,9 +7,11 @@ behind a JPEG, tools leave notes behind a PNG.
 import os
 import re
 import struct
+import zlib
+from collections.abc import Iterator
 from typing import BinaryIO
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 # In the data of a scan 0xFF is followed by zero, or by one of the eight marks to restart at.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_END = 0xD9
@@ -18,28 +20,11 @@ _JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def has_end(content: bytes) -> bool:
-    """Whether a PNG or JPEG reaches its end marker; True for anything else.
-
-    Arguments:
-        content: the bytes of the file.
-    """
-    if content.startswith(_PNG_MAGIC):
-        return _png_ends(content)
-    if content.startswith(b"\xff\xd8"):
-        return _jpeg_ends(content)
-    return True
-
-
-def _png_ends(content: bytes) -> bool:
-    position = len(_PNG_MAGIC)
-    while position + 12 <= len(content):
-        if content[position + 4 : position + 8] == b"IEND":
-            return True
-        position += 12 + int.from_bytes(content[position : position + 4], "big")
-    return False
-
-
-def _jpeg_ends(content: bytes) -> bool:
+    """Whether a PNG or JPEG, from its bytes, reaches its end marker; True for anything else."""
+    if content.startswith(PNG_MAGIC):
+        return any(kind == b"IEND" for kind, _, _ in png_chunks(content))
+    if not content.startswith(b"\xff\xd8"):
+        return True
     position = 2
     while marker := _JPEG_MARKER.search(content, position):
         if content[marker.end() - 1] == _JPEG_END:
@@ -47,6 +32,20 @@ def _jpeg_ends(content: bytes) -> bool:
         # A segment says how long it is, and may hold a small picture with an end of its own.
         position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
     return False
+
+
+def png_frame(content: bytes) -> tuple[int, int, int, int]:
+    """Bits, height, width and colour type of a PNG, by its first 33 bytes.
+
+    Raises:
+        ValueError: there is no such header, and why.
+    """
+    if len(content) < 33 or content[12:16] != b"IHDR":
+        raise ValueError("no header")
+    if zlib.crc32(content[12:29]) != int.from_bytes(content[29:33], "big"):
+        raise ValueError("header checksum")
+    width, height, bits, colour = struct.unpack(">IIBB", content[16:26])
+    return bits, height, width, colour
 
 
 def jpeg_frame(file: BinaryIO) -> tuple[int, int, int, int]:
@@ -73,3 +72,13 @@ def jpeg_frame(file: BinaryIO) -> tuple[int, int, int, int]:
         if len(frame) < 6:
             raise ValueError("truncated")
         return struct.unpack(">BHHB", frame)
+
+
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, memoryview, bytes]]:
+    """The chunks of a PNG: kind, body and checksum; the last ones may be cut short."""
+    position = len(PNG_MAGIC)
+    while position + 12 <= len(content):
+        end = position + 8 + int.from_bytes(content[position : position + 4], "big")
+        kind, body = content[position + 4 : position + 8], memoryview(content)[position + 8 : end]
+        yield kind, body, content[end : end + 4]
+        position = end + 4

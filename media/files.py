@@ -3,20 +3,15 @@
 import os
 from pathlib import Path
 
-from media.images import IMAGE_SUFFIXES, image_size
+from media.frames import IMAGE_SUFFIXES
+from media.images import image_size
 from utils.text import listed, natural_key
 
 
 def list_images(folder):
     """Image files of a folder in natural order, hidden ones left out."""
-    return sorted(
-        (
-            path
-            for path in Path(folder).iterdir()
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        ),
-        key=natural_key,
-    )
+    images = (path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
 
 
 def list_folders(folder):
@@ -32,9 +27,7 @@ def check_frames(paths, root):
         paths: the frames.
         root: folder that they must lie in, links followed.
 
-    Returns:
-        ((height, width) or None, problems): the frames' common size where all are good, and one
-        line per problem.
+    Returns: their common (height, width), or None, and the problems, a line each.
     """
     root, folders = os.path.realpath(root), {}
     sizes, problems = {}, []
@@ -71,12 +64,7 @@ def _is_inside(path, root):
 
 
 def raise_problems(root, problems):
-    """Raise one ValueError that lists a data set's problems, the first MAX_PRINTED in full.
-
-    Arguments:
-        root: the data set.
-        problems: one line each; nothing happens when there are none.
-    """
+    """Raise a ValueError that lists the problems of a data set, if any, MAX_PRINTED in full."""
     if problems:
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise ValueError(f"{count} in {root}:{listed(problems)}")

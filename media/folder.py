@@ -9,9 +9,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 
-from media.ends import has_end, jpeg_frame
+from media.ends import PNG_MAGIC, has_end, jpeg_frame, png_chunks, png_frame
 from media.frames import (
     JPEG_SUFFIXES,
     TIFF_SUFFIXES,
@@ -19,13 +20,14 @@ from media.frames import (
     Sink,
     Source,
     bgr_to_rgb,
+    check_claim,
     describe,
+    first_readable,
     turned_upright,
 )
 from media.raster import read_tiff
 from media.tiff import ORIENTATION, write_tiff
 
-MOST_RUN = 128  # pixels that a byte of a BMP can stand for, in its run-length encoding
 JPEG_QUALITY = 97  # no visible loss; 4:4:4, so that colours keep their resolution
 
 
@@ -36,7 +38,7 @@ class ImageFolder(Source):
         self.path, self.files, self.count = path, files, len(files)
         self.suffix = files[0].suffix.lower()
         self.lossy = any(file.suffix.lower() in JPEG_SUFFIXES for file in files)
-        self.adopt(_first_readable(read_image_file, files))
+        self.adopt(first_readable(read_image_file, files))
         self.alpha = 3 if self.bands == 4 else None
 
     def read(self, index: int) -> np.ndarray:
@@ -50,12 +52,7 @@ class ImageFolder(Source):
 
 
 class ImageSink(Sink):
-    """One image file per frame, named by its number: 00000000.png, 00000001.png, ...
-
-    Arguments:
-        folder: see Sink.
-        suffix: of the files; it decides their format.
-    """
+    """One image file per frame, in the format of `suffix`: 00000000.png, 00000001.png, ..."""
 
     def __init__(self, folder: Path, suffix: str):
         super().__init__(folder)
@@ -92,14 +89,17 @@ class ImageSink(Sink):
         os.replace(self.folder, target)
 
 
-def _first_readable(read, files: list[Path]) -> np.ndarray:
-    """The first file that can be read; a damaged one before it is named when its turn comes."""
-    for file in files:
-        try:
-            return read(file)
-        except FrameError as error:
-            failure = error
-    raise failure
+class TiffStackSink(ImageSink):
+    """One TIFF file with a page per frame, for frames of a video or of other files than TIFF."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, ".tif")
+
+    def join(self, target: Path) -> None:
+        paths = [self.path(index) for index in range(self.finished())]
+        partial = target.with_name(f"{target.stem}.partial{target.suffix}")
+        write_tiff(partial, (tifffile.imread(path) for path in paths), len(paths))
+        os.replace(partial, target)
 
 
 def read_image_file(path: Path) -> np.ndarray:
@@ -107,27 +107,36 @@ def read_image_file(path: Path) -> np.ndarray:
 
     They come upright, as EXIF data say, and masked where an alpha channel says that they are clear.
 
-    Raises:
-        FrameError: the file is damaged or no image.
+    Raises: FrameError: the file is damaged or no image.
     """
     if path.suffix.lower() in TIFF_SUFFIXES:
         return read_tiff(path)
     content = path.read_bytes()
     is_bmp = content.startswith(b"BM")
     is_jpeg = path.suffix.lower() in JPEG_SUFFIXES and not is_bmp
+    bits, height, width = _claimed(content)
+    check_claim(str(path), height, width, 3, -(-bits // 8), len(content))
+    if is_jpeg and bits != 8:
+        raise FrameError(f"{path} is a JPEG of {bits} bits, which is not supported; make it a TIFF")
     pixels = _read_bmp(content) if is_bmp else _decode(content, is_jpeg)
     if pixels is None:
-        problem = "cannot be decoded: damaged, truncated or no image"
-        with contextlib.suppress(ValueError):
-            if is_jpeg and (bits := jpeg_frame(io.BytesIO(content))[0]) != 8:
-                problem = f"is a JPEG of {bits} bits, which is not supported; convert it to TIFF"
-        raise FrameError(f"{path} {problem}")
+        raise FrameError(f"{path} cannot be decoded: damaged, truncated or no image")
     if is_jpeg:
         return pixels
     if not is_bmp:
         pixels = np.ascontiguousarray(turned_upright(pixels, _png_orientation(content)))
     clear = pixels[..., 3:] == 0
     return np.ma.array(pixels, mask=clear.repeat(4, axis=2)) if clear.any() else pixels
+
+
+def _claimed(content: bytes) -> tuple[int, int, int]:
+    """Bits of a value, height and width of a PNG or JPEG; 8, 0 and 0 of what is damaged or else."""
+    with contextlib.suppress(ValueError):
+        if content.startswith(PNG_MAGIC):
+            return png_frame(content)[:3]
+        if content.startswith(b"\xff\xd8"):
+            return jpeg_frame(io.BytesIO(content))[:3]
+    return 8, 0, 0
 
 
 def _decode(content: bytes, is_jpeg: bool) -> np.ndarray | None:
@@ -144,8 +153,7 @@ def _read_bmp(content: bytes) -> np.ndarray | None:
     """By Pillow: OpenCV takes the wrong colours from palettes of older kinds."""
     try:
         with Image.open(io.BytesIO(content), formats=["BMP"]) as image:
-            if image.width * image.height > MOST_RUN * len(content):
-                return None
+            check_claim("", image.height, image.width, 3, 1, len(content))
             mode = image.mode if image.mode in ("L", "RGBA") else "RGB"
             return np.atleast_3d(image.convert("L" if image.mode == "1" else mode))
     except (OSError, ValueError, struct.error, Image.DecompressionBombError):
@@ -154,47 +162,32 @@ def _read_bmp(content: bytes) -> np.ndarray | None:
 
 def _png_orientation(content: bytes) -> int:
     """Of the EXIF data of a PNG; 1 where it has none, or none that make sense."""
-    position = 8  # behind the signature follow chunks: length, kind, body, checksum
-    while position + 8 <= len(content):
-        length, kind = struct.unpack(">I4s", content[position : position + 8])
-        if kind == b"eXIf":
-            exif = Image.Exif()
-            try:
-                exif.load(content[position + 8 : position + 8 + length])
-            except (SyntaxError, ValueError, struct.error):
-                return 1
-            return exif.get(ORIENTATION, 1)
-        position += 12 + length
-    return 1
+    exif = Image.Exif()
+    for body in [body for kind, body, _ in png_chunks(content) if kind == b"eXIf"][:1]:
+        with contextlib.suppress(SyntaxError, ValueError, struct.error):
+            exif.load(bytes(body))
+    return exif.get(ORIENTATION, 1)
 
 
 def write_image_file(path: Path, pixels: np.ndarray) -> None:
     """Write (H, W, bands) pixels as PNG, JPEG, BMP or TIFF, by the ending of the path.
 
-    Raises:
-        ValueError: the format cannot hold such pixels.
-        OSError: the disk is full or the folder not writable.
+    Raises: ValueError: the format cannot hold such pixels.
     """
     suffix = path.suffix.lower()
     if suffix in TIFF_SUFFIXES:
         write_tiff(path, [pixels])
         return
     allowed = (np.uint8,) if suffix in (*JPEG_SUFFIXES, ".bmp") else (np.uint8, np.uint16)
-    if pixels.dtype not in allowed or pixels.shape[2] not in (1, 3, 4):
-        raise ValueError(
-            f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "
-            "give an OUTPUT that ends in .tif"
-        )
-    options = []
+    is_encoded, options = False, []
     if suffix in JPEG_SUFFIXES:
         sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
         options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
         options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     # Written by Python, not by OpenCV, whose imwrite does not say why it fails.
-    try:
-        is_encoded, content = cv2.imencode(suffix, bgr_to_rgb(pixels), options)
-    except cv2.error:
-        is_encoded = False
+    if pixels.dtype in allowed and pixels.shape[2] in (1, 3, 4):
+        with contextlib.suppress(cv2.error):
+            is_encoded, content = cv2.imencode(suffix, bgr_to_rgb(pixels), options)
     if not is_encoded:  # a JPEG has at most 65500 pixels a side, OpenCV limits of its own for PNG
         raise ValueError(
             f"{suffix} files cannot hold {describe(pixels.shape, pixels.dtype)}; "

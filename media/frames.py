@@ -19,9 +19,10 @@ their data; a JPEG that ends too early is noticed, one that is overwritten in th
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -29,8 +30,10 @@ import numpy as np
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
+SMALL = 2**28  # bytes of a frame that may be compressed by any ratio
+LARGEST_RATIO = 4096  # of other frames; deflate reaches 1,032
 JPEG_SUFFIXES = (".jpg", ".jpeg")
-
+T, U = TypeVar("T"), TypeVar("U")
 
 # Damaged files are named by their reader; OpenCV would add lines of its own.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
@@ -40,51 +43,53 @@ class FrameError(ValueError):
     """One frame cannot be read; those around it may well be."""
 
 
-class Source(ABC):
-    """Frames of one size and type, read by index.
+def check_claim(name: str, height: int, width: int, bands: int, itemsize: int, held: int) -> None:
+    """Refuse a frame that its file cannot hold, before there is memory for it.
 
-    Attributes:
-        path: where they come from.
-        count: number of frames.
-        height, width: pixels of a frame.
-        bands: channels of a frame.
-        dtype: NumPy type of the values.
-        colour: the indices of the bands that are red, green and blue, or None if none are.
-        full_scale: whether the largest value of the type is white, as in 8 bits and in video; if
-            not, the values have to be looked at (12 bits are often kept in 16).
-        alpha: the index of the band that says how opaque pixels are, or None.
-        measured: whether values are measurements of any scale, rather than a picture's.
-        inverted: whether the smallest value is white.
-        bits: of a value, where the file keeps fewer than the type has; 0: as many as the type.
-        suffix: of the files when the frames are written to a folder.
-        lossy: whether the frames went through lossy compression, as far as the file tells.
-        times: seconds of every frame from the first one on, or None where frames carry no time.
-        last: seconds that the last frame is shown, or None where frames carry no time.
+    A damaged header of some hundred bytes can claim terabytes.
+
+    Arguments:
+        itemsize: bytes of a value.
+        held: bytes of the file.
+
+    Raises:
+        FrameError: the frame is large, and no picture is compressed so well.
     """
+    claimed = height * width * bands * itemsize
+    if claimed > SMALL and claimed > LARGEST_RATIO * held:
+        raise FrameError(
+            f"{name} cannot be read: it claims {width}x{height} pixels of {bands} bands, "
+            f"{claimed / 2**30:,.1f} GiB, in {held} bytes"
+        )
 
-    path: Path
+
+class Source(ABC):
+    """Frames of one size and type, read by index."""
+
+    path: Path  # where they come from
     count: int
-    height: int
+    height: int  # pixels
     width: int
     bands: int
-    dtype: np.dtype
-    colour: tuple[int, int, int] | None
+    dtype: np.dtype  # of the values
+    colour: tuple[int, int, int] | None  # indices of the bands that are red, green and blue
+    # Whether the largest value of the type is white, as in 8 bits and in video; if not, the values
+    # have to be looked at (12 bits are often kept in 16).
     full_scale: bool
-    suffix: str
-    lossy: bool = False
-    alpha: int | None = None
-    measured: bool = False
-    inverted: bool = False
-    bits: int = 0
-    times: list[Fraction] | None = None
-    last: Fraction | None = None
+    suffix: str  # of the files when the frames are written to a folder
+    lossy: bool = False  # whether they went through lossy compression, as far as the file tells
+    alpha: int | None = None  # index of the band that says how opaque pixels are
+    measured: bool = False  # whether values are measurements of any scale, not those of a picture
+    inverted: bool = False  # whether the smallest value is white
+    bits: int = 0  # of a value, where the file keeps fewer than the type has
+    times: list[Fraction] | None = None  # seconds of every frame from the first one on, if any
+    last: Fraction | None = None  # seconds that the last frame is shown, where frames have times
 
     @abstractmethod
     def read(self, index: int) -> np.ndarray:
         """Frame `index`, (H, W, bands), masked where the file has no data.
 
-        Raises:
-            FrameError: the frame is damaged, or differs from the others in size or type.
+        Raises: FrameError: the frame is damaged, or differs from the others in size or type.
         """
 
     @abstractmethod
@@ -96,11 +101,7 @@ class Source(ABC):
         raise NotImplementedError
 
     def select(self, start: int, count: int) -> None:
-        """Be only `count` frames from `start` on; 0: all that follow.
-
-        Raises:
-            ValueError: there are no frames from there on.
-        """
+        """Be only `count` frames from `start` on, where there has to be one; 0: all that follow."""
         if not 0 <= start < self.count:
             raise ValueError(f"{self.path} has {self.count} frames, none from {start} on")
         stop = min(start + count, self.count) if count else self.count
@@ -134,6 +135,16 @@ class Source(ABC):
             )
 
 
+def first_readable(read: Callable[[T], U], frames: Iterable[T]) -> U:
+    """The first frame that can be read; damaged ones before it are named when their turn comes."""
+    for frame in frames:
+        try:
+            return read(frame)
+        except FrameError as error:
+            failure = error
+    raise failure
+
+
 def describe(shape: tuple[int, int, int], dtype: np.dtype) -> str:
     """Size and type of a frame in words: "640x480, 3 bands, uint16"."""
     height, width, bands = shape
@@ -141,11 +152,7 @@ def describe(shape: tuple[int, int, int], dtype: np.dtype) -> str:
 
 
 class Sink(ABC):
-    """Takes finished frames in order of time.
-
-    Arguments:
-        folder: for unfinished work; what is in it of an earlier run is gone on from.
-    """
+    """Takes finished frames in order of time; goes on with what an earlier run left in `folder`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -173,10 +180,7 @@ def bgr_to_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, bands) as the orientation of TIFF and EXIF (1 to 8) says it is meant to be seen.
-
-    Other numbers mean nothing and are taken as 1, upright.
-    """
+    """(H, W, bands) as an orientation of TIFF and EXIF, 1 to 8, says; others mean 1, upright."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     rows = -1 if orientation in (3, 4, 7, 8) else 1
@@ -185,11 +189,7 @@ def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def free_of(path: Path, overwrite: bool) -> None:
-    """Make sure that a result may be put at `path`.
-
-    Raises:
-        ValueError: something is there and may not be replaced.
-    """
+    """Make sure that a result may be put at `path`: a ValueError for what may not be replaced."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:

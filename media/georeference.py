@@ -18,27 +18,23 @@ RESOLUTIONS = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")  # pixels per inch 
 
 @dataclass
 class Georeference:
-    """What a TIFF says besides its pixels, for one frame.
-
-    `colours` says what the bands show: "red", "alpha", "undefined", ... `transform` is None where
-    the file has none. `options` are those of GDAL for a new file: how many bits a value has, and
-    which colours it stands for; `profile` is its colour profile.
-    """
+    """What a TIFF says besides its pixels, for one frame."""
 
     crs: Any
-    transform: Any
+    transform: Any  # None where the file has none
     nodata: float | None
     tags: dict[str, str]
     descriptions: tuple[str | None, ...]
     band_tags: tuple[dict[str, str], ...]
-    colours: tuple[str, ...]
+    colours: tuple[str, ...]  # what the bands show: "red", "alpha", "undefined", ...
     scales: tuple[float, ...]
     offsets: tuple[float, ...]
     units: tuple[str | None, ...]
     points: tuple[list[Any], Any]
     rpcs: Any
+    # Of GDAL for a new file: how many bits a value has, and which colours it stands for.
     options: dict[str, Any] = field(default_factory=dict)
-    profile: dict[str, str] = field(default_factory=dict)
+    profile: dict[str, str] = field(default_factory=dict)  # of its colours
 
     def of_colours(self) -> "Georeference":
         """The same place with red, green and blue in the place of a band with a colour table."""

@@ -5,6 +5,7 @@ training and metrics without a trace, so nothing is converted here. Sizes are re
 before any pixel is decoded.
 """
 
+import contextlib
 import io
 import os
 import stat
@@ -16,17 +17,14 @@ import cv2
 import numpy as np
 import tifffile
 
-from media.ends import has_end, jpeg_frame
+from media.ends import PNG_MAGIC, has_end, jpeg_frame, png_chunks, png_frame
 from media.folder import read_image_file
-from media.frames import TIFF_SUFFIXES
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
 MAX_PIXELS = 2**27
 MAX_BYTES = 4 * MAX_PIXELS  # of a file that is read
 WRITTEN_SUFFIXES = (".png", ".jpg", ".jpeg")
-IMAGE_SUFFIXES = (*WRITTEN_SUFFIXES, ".bmp", *TIFF_SUFFIXES)
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _BMP_MAGIC = b"BM"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -41,27 +39,26 @@ def _broken(path, problem):
     _refuse(path, problem, "restore or remove the file")
 
 
-def _png_size(path, head):
-    if len(head) < 33 or head[12:16] != b"IHDR":
-        _broken(path, "damaged PNG (no header)")
-    if zlib.crc32(head[12:29]) != int.from_bytes(head[29:33], "big"):
-        _broken(path, "damaged PNG (header checksum)")
-    width, height, depth, colour = struct.unpack(">IIBB", head[16:26])
+def _header(path, file, magic):
+    """What `png_frame` or `jpeg_frame` reads of an open file."""
+    is_png = magic.startswith(PNG_MAGIC)
+    file.seek(0)
+    try:
+        return png_frame(file.read(33)) if is_png else jpeg_frame(file)
+    except ValueError as error:
+        _broken(path, f"damaged {'PNG' if is_png else 'JPEG'} ({error})")
+
+
+def _png_size(path, file):
+    depth, height, width, colour = _header(path, file, PNG_MAGIC)
     kind = _PNG_COLOURS.get(colour, f"colour type {colour}")
     if colour != 2 or depth != 8:
         _refuse(path, f"{depth}-bit {kind} PNG", "convert it to 8-bit RGB without alpha")
     return height, width
 
 
-def _jpeg_frame(path, file):
-    try:
-        return jpeg_frame(file)
-    except ValueError as error:
-        _broken(path, f"damaged JPEG ({error})")
-
-
 def _jpeg_size(path, file):
-    depth, height, width, channels = _jpeg_frame(path, file)
+    depth, height, width, channels = _header(path, file, _JPEG_MAGIC)
     if depth != 8 or channels != 3:
         _refuse(path, f"{depth}-bit JPEG of {channels} channel(s)", "convert it to 8-bit RGB")
     return height, width
@@ -93,27 +90,14 @@ def _tiff_size(path, file):
     return height, width
 
 
-def claimed_size(path, content):
-    """Size that a PNG or JPEG of any depth and colour claims to have.
+def claimed_frame(path, content):
+    """(bits of a value, height, width) that a PNG or JPEG of these bytes claims, else zeros.
 
-    Arguments:
-        path: the file, for messages.
-        content: its bytes.
-
-    Returns:
-        (height, width) in pixels; (0, 0) for another format.
-
-    Raises:
-        ValueError: damaged header.
+    `path` is named in the ValueError for a damaged header.
     """
-    if content.startswith(_PNG_MAGIC):
-        if len(content) < 33 or content[12:16] != b"IHDR":
-            _broken(path, "damaged PNG (no header)")
-        width, height = struct.unpack(">II", content[16:24])
-        return height, width
-    if content.startswith(_JPEG_MAGIC):
-        return _jpeg_frame(path, io.BytesIO(content))[1:3]
-    return 0, 0
+    if not content.startswith((PNG_MAGIC, _JPEG_MAGIC)):
+        return 0, 0, 0
+    return _header(path, io.BytesIO(content), content[: len(PNG_MAGIC)])[:3]
 
 
 def _read_size(path, file):
@@ -123,8 +107,8 @@ def _read_size(path, file):
     file.seek(max(end - 1024, 0))
     tail = file.read(1024)
     complete = True
-    if head.startswith(_PNG_MAGIC):
-        height, width = _png_size(path, head)
+    if head.startswith(PNG_MAGIC):
+        height, width = _png_size(path, file)
         complete = b"IEND" in tail
     elif head.startswith(_JPEG_MAGIC):
         height, width = _jpeg_size(path, file)
@@ -150,16 +134,7 @@ def _read_size(path, file):
 
 
 def check_regular(path, max_bytes=MAX_BYTES):
-    """Refuse to open what is not a regular file or too large to read.
-
-    Arguments:
-        path: the file.
-        max_bytes: largest size; a file can claim terabytes that the disk does not hold.
-
-    Raises:
-        ValueError: a pipe or a device, which would block for ever or never end, or too large.
-        FileNotFoundError: no such file.
-    """
+    """Raise a ValueError for a file of more bytes, or a pipe or device, which may never end."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         _refuse(path, "not a regular file", "give an image file")
@@ -173,17 +148,12 @@ def _open(path):
 
 
 def image_size(path):
-    """Size of a frame by its header, without decoding it.
+    """Size (height, width) of a frame in pixels by its header, without decoding it.
 
     Arguments:
         path: a PNG, JPEG, BMP or TIFF file; the content decides, not the suffix.
 
-    Returns:
-        (height, width) in pixels.
-
-    Raises:
-        ValueError: not an 8-bit RGB image of these, truncated, or more than MAX_PIXELS.
-        FileNotFoundError: no such file.
+    Raises: ValueError: not an 8-bit RGB image of these, truncated, or more than MAX_PIXELS.
     """
     with _open(path) as file:
         return _read_size(path, file)
@@ -191,70 +161,39 @@ def image_size(path):
 
 def _check_png_chunks(path, content):
     """Checksums of all chunks, so that damage is named here and not painted by the decoder."""
-    position = len(_PNG_MAGIC)
-    while position + 12 <= len(content):
-        length = int.from_bytes(content[position : position + 4], "big")
-        end = position + 8 + length
-        chunk = memoryview(content)[position + 4 : end]
-        if end + 4 > len(content):
+    for kind, body, checksum in png_chunks(content):
+        if len(checksum) < 4:
             break
-        if zlib.crc32(chunk) != int.from_bytes(content[end : end + 4], "big"):
+        if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
             _broken(path, "damaged PNG (checksum)")
-        if chunk[:4] == b"IEND":
+        if kind == b"IEND":
             return
-        position = end + 4
     _broken(path, "truncated PNG")
 
 
 def decode_image(path, content):
-    """Pixels of a frame whose bytes are read already.
-
-    Arguments:
-        path: the file, for messages.
-        content: its bytes.
-
-    Returns:
-        uint8 array (H, W, 3), RGB.
-
-    Raises:
-        ValueError: as `read_image`.
-    """
+    """`read_image` of a file whose bytes are read already."""
     _read_size(path, io.BytesIO(content))
-    if content.startswith(_PNG_MAGIC):
+    if content.startswith(PNG_MAGIC):
         _check_png_chunks(path, content)
-    if content.startswith(_TIFF_MAGICS):
-        return _decode_tiff(Path(path))
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        image = None
+    is_tiff, image = content.startswith(_TIFF_MAGICS), None
+    if is_tiff:
+        image = np.ma.filled(read_image_file(Path(path)), 0)
+    else:
+        with contextlib.suppress(cv2.error):
+            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         _broken(path, "image cannot be decoded")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.shape[2:] != (3,):
         # A transparent colour beside RGB (tRNS) is decoded as a fourth channel.
         _refuse(path, "not plain 8-bit RGB", "convert it to 8-bit RGB without alpha")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _decode_tiff(path):
-    image = np.ma.filled(read_image_file(path), 0)
-    if image.dtype != np.uint8 or image.shape[2:] != (3,):
-        _refuse(path, "not plain 8-bit RGB", "convert it to 8-bit RGB without alpha")
-    return image
+    return image if is_tiff else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_image(path):
-    """Read one frame.
+    """Read a frame, an 8-bit RGB PNG, JPEG, BMP or TIFF file, as uint8 (H, W, 3).
 
-    Arguments:
-        path: an 8-bit RGB PNG, JPEG, BMP or TIFF file.
-
-    Returns:
-        uint8 array (H, W, 3), RGB.
-
-    Raises:
-        ValueError: 16-bit, grey, palette or alpha, damaged, truncated, or more than MAX_PIXELS.
-        FileNotFoundError: no such file.
+    Raises: ValueError: 16-bit, grey, palette or alpha, damaged, truncated, or over MAX_PIXELS.
     """
     path = Path(path)
     with _open(path) as file:
@@ -268,10 +207,7 @@ def write_image(path, image):
 
     Arguments:
         path: file to write, .png (lossless) or .jpg; an existing one is replaced.
-        image: uint8 array (H, W, 3), RGB.
-
-    Raises:
-        ValueError: another type or shape, or another suffix.
+        image: uint8 array (H, W, 3), RGB; ValueError for another type or shape, or another suffix.
     """
     path = Path(path)
     image = np.asarray(image)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+from media.files import list_images
 from media.folder import ImageFolder
 from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, Source
 from media.raster import PALETTES, TiffSource
 from media.tiff import VRT_SUFFIX
 from media.video import VideoSource
-from utils.text import natural_key
 
 
 def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALETTES[0]) -> Source:
@@ -15,8 +15,7 @@ def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALET
 
     Arguments:
         path: what the user named; its ending and content decide what it is.
-        bands_per_frame: of a single-page TIFF, how many of its bands make up one frame; 0 means
-            that all of them are one frame.
+        bands_per_frame: bands of a single-page TIFF that make up one frame; 0: all of them.
         palette: one of PALETTES: what to do with a TIFF whose values stand for colours of a table.
 
     Raises:
@@ -36,14 +35,9 @@ def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALET
 
 
 def _open_folder(path: Path, palette: str) -> Source:
-    files = [
-        file
-        for file in path.iterdir()
-        if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-    ]
+    files = list_images(path)
     if not files:
         raise ValueError(f"{path} holds no frames; they end in {', '.join(IMAGE_SUFFIXES)}")
-    files.sort(key=natural_key)
     tiffs = [file for file in files if file.suffix.lower() in TIFF_SUFFIXES]
     if not tiffs:
         return ImageFolder(path, files)

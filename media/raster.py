@@ -1,10 +1,8 @@
 """TIFF and GeoTIFF through GDAL (rasterio): values, bands, coordinates and missing data kept.
 
 A TIFF sequence is a folder of files, a file with one page per frame, or a file with the bands of
-all frames one after the other; pages of the files of a folder are frames, too. Results keep the
-coordinate system, the corner (pixels become a quarter as wide), band names, tags, scales, ground
-control points, RPCs, colour profile, data type, bits and nodata value. A frame between two given
-ones takes its place midway between theirs.
+all frames one after the other; pages of the files of a folder are frames, too. docs/files.md says
+what results keep. A frame between two given ones takes its place midway between theirs.
 
 The bands that the file calls red, green and blue are enhanced together; every other band is
 enhanced on its own, as grey, and an alpha band enlarged. All bands share one flow. Pictures in
@@ -23,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from media.frames import FrameError, Source, turned_upright
+from media.frames import FrameError, Source, check_claim, first_readable, turned_upright
 from media.georeference import (
     Georeference,
     georeference_of,
@@ -37,16 +35,12 @@ from media.tiff import Page, frame_pages, opened
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
 PALETTES = ("refuse", "rgb")  # what is done with colour tables
-# A damaged header of some hundred bytes can claim terabytes; no picture is compressed so well.
-LARGEST_RATIO = 4096
-SMALL = 2**28  # bytes of a frame that may be compressed by any ratio
 
 
 def creation(dtype: np.dtype, values: int, options: dict[str, Any]) -> dict[str, Any]:
-    """How a TIFF of so many values is written; with 64-bit offsets if it may need them.
+    """How a TIFF of so many values is written, with the `options` of a `Georeference` kept.
 
-    Arguments:
-        options: of the given file that are kept, see `Georeference`.
+    It has 64-bit offsets if it may need them.
     """
     predictor = 3 if np.dtype(dtype).kind == "f" else 2
     return {
@@ -62,20 +56,12 @@ def creation(dtype: np.dtype, values: int, options: dict[str, Any]) -> dict[str,
 
 
 class TiffSource(Source):
-    """TIFF frames: several files, or the pages or groups of bands of one file.
+    """TIFF frames: several files in order, or the pages or groups of bands of one file.
 
-    Arguments:
-        path: what the user named.
-        files: in order.
-        bands_per_frame: of a single page, how many bands make up one frame; 0: all.
-        palette: one of PALETTES.
-
-    Attributes:
-        placed: whether the frames have a place on Earth.
-
-    Raises:
-        ValueError: the bands do not divide into frames, or values are no pixels: complex numbers,
-            or classes with a colour table.
+    Arguments: see `media.open.open_source`.
+    Attributes: placed: whether the frames have a place on Earth.
+    Raises: ValueError: bands that do not divide into frames, or values that are no pixels: complex
+        numbers, or classes with a colour table.
     """
 
     measured = True
@@ -92,7 +78,7 @@ class TiffSource(Source):
             if len(self.pages) == 1:
                 self._divide_bands(bands_per_frame)
         self.count = len(self.pages)
-        self._adopt_first()
+        first_readable(self._adopt, range(self.count))
 
     def _divide_bands(self, per_frame: int) -> None:
         """Make frames of the bands of a single page."""
@@ -105,35 +91,25 @@ class TiffSource(Source):
                     f"{per_frame}"
                 )
             self.layout = "bands"
-            groups = [range(first, first + per_frame) for first in range(1, total + 1, per_frame)]
-            self.pages = [
-                replace(
-                    self.pages[0],
-                    name=f"{self.path}: bands {group[0]} to {group[-1]}",
-                    bands=tuple(group),
-                )
-                for group in groups
-            ]
+            for first in range(1, total + 1, per_frame):
+                name = f"{self.path}: bands {first} to {first + per_frame - 1}"
+                bands = tuple(range(first, first + per_frame))
+                self.pages.append(replace(self.pages[0], name=name, bands=bands))
+            del self.pages[0]
         elif total > 1:
             raise ValueError(
                 f"{self.path} holds one frame of {total} bands; if its bands are frames, say how "
                 "many make up one with --bands-per-frame"
             )
 
-    def _adopt_first(self) -> None:
-        for index in range(self.count):
-            try:
-                self.adopt(self._load(index))
-                with opened(self.pages[index]) as dataset:
-                    self.bits, self.inverted = self._kind(dataset)
-                    self.lossy, self.placed = is_lossy(dataset), is_placed(dataset)
-                reference = self._georeference(index)
-                break
-            except FrameError as error:
-                failure = error
-        else:
-            raise failure
-        names = reference.colours
+    def _adopt(self, index: int) -> None:
+        """Be like one frame."""
+        page = self.pages[index]
+        with opened(page) as dataset:
+            self.adopt(read_pixels(dataset, page, self.palette))
+            self.bits, self.inverted = self._kind(dataset)
+            self.lossy, self.placed = is_lossy(dataset), is_placed(dataset)
+        names = self._georeference(index).colours
         rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
         self.colour = tuple(rgb) if len(rgb) == 3 else None
         self.alpha = names.index("alpha") if "alpha" in names else None
@@ -143,14 +119,10 @@ class TiffSource(Source):
         """Bits of a value if they are fewer than those of its type, and whether zero is white."""
         return (0, False) if has_palette(dataset) else (kept_bits(dataset), is_inverted(dataset))
 
-    def _load(self, index: int) -> np.ndarray:
-        with opened(self.pages[index]) as dataset:
-            return read_pixels(dataset, self.pages[index], self.palette)
-
     def read(self, index: int) -> np.ndarray:
         with opened(self.pages[index]) as dataset:
             self._check_dataset(dataset, index)
-        return self.check(self._load(index), index)
+            return self.check(read_pixels(dataset, self.pages[index], self.palette), index)
 
     def _check_dataset(self, dataset: Any, index: int) -> None:
         page = self.pages[index]
@@ -177,16 +149,9 @@ class TiffSource(Source):
         return self.pages[index].name
 
     def georeference(self, index: int) -> Georeference:
-        """All that the file says about frame `index` besides its pixels.
-
-        Of a damaged file, what the nearest one says that can be opened.
-        """
-        for other in sorted(range(self.count), key=lambda other: abs(other - index)):
-            try:
-                return self._georeference(other)
-            except FrameError as error:
-                failure = error
-        raise failure
+        """What the file says about frame `index`; of a damaged one, the nearest readable one."""
+        nearest = sorted(range(self.count), key=lambda other: abs(other - index))
+        return first_readable(self._georeference, nearest)
 
     def _georeference(self, index: int) -> Georeference:
         with opened(self.pages[index]) as dataset:
@@ -224,15 +189,16 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
 
     Pictures that lie nowhere on Earth come upright, as TIFF's orientation tag says.
 
-    Raises:
-        ValueError: complex numbers; or a colour table, if `palette` is not "rgb".
-        FrameError: from the surrounding `opened`.
+    Raises: ValueError: complex numbers, or a colour table, if `palette` is not "rgb".
     """
     if "complex" in dataset.dtypes[0]:
         raise ValueError(f"{page.name} holds complex numbers, which are not pixels")
     table = colour_table(dataset, page, palette)
     bands = _bands(dataset, page)
-    _check_claim(dataset, page, len(bands))
+    if dataset.driver == "GTiff":
+        itemsize = np.dtype(dataset.dtypes[0]).itemsize
+        held = sum(Path(file).stat().st_size for file in dataset.files)
+        check_claim(page.name, *dataset.shape, len(bands), itemsize, held)
     pixels = np.moveaxis(dataset.read(bands), 0, -1)
     missing = None
     # Both are lists of all bands, made anew each time: a file may claim 65,535 of them.
@@ -257,19 +223,6 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
     return pixels if missing is None else np.ma.array(pixels, mask=turned_upright(missing, turn))
 
 
-def _check_claim(dataset: Any, page: Page, bands: int) -> None:
-    """Refuse a frame that its file cannot hold, before there is memory for it."""
-    if dataset.driver != "GTiff":
-        return
-    claimed = bands * dataset.height * dataset.width * np.dtype(dataset.dtypes[0]).itemsize
-    held = sum(Path(file).stat().st_size for file in dataset.files)
-    if claimed > SMALL and claimed > LARGEST_RATIO * held:
-        raise FrameError(
-            f"{page.name} cannot be read: it claims {dataset.width}x{dataset.height} pixels of "
-            f"{bands} bands, {claimed / 2**30:,.1f} GiB, in {held} bytes"
-        )
-
-
 def _bands(dataset: Any, page: Page) -> list[int]:
     """The bands of a frame; without the alpha that GDAL adds to a picture it makes RGB of."""
     bands = list(page.bands or dataset.indexes)
@@ -287,11 +240,7 @@ def _orientation(dataset: Any, page: Page) -> int:
 
 
 def colour_table(dataset: Any, page: Page, palette: str) -> np.ndarray | None:
-    """The colours (values, 3) of an open page's values, uint8; None if it has no colour table.
-
-    Raises:
-        ValueError: it has one, and `palette` is not "rgb".
-    """
+    """The colours (values, 3) uint8 of an open page's table, or None; refused but for "rgb"."""
     if not has_palette(dataset):
         return None
     if palette != "rgb":
@@ -307,14 +256,10 @@ def colour_table(dataset: Any, page: Page, palette: str) -> np.ndarray | None:
 
 def is_lossy(dataset: Any) -> bool:
     """Whether a file is compressed as JPEG or, with loss, as WebP."""
-    structure = dataset.tags(ns="IMAGE_STRUCTURE")
-    return (
-        "JPEG" in structure.get("COMPRESSION", "")
-        or structure.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
-    )
+    tags = dataset.tags(ns="IMAGE_STRUCTURE")
+    return "JPEG" in tags.get("COMPRESSION", "") or tags.get("COMPRESSION_REVERSIBILITY") == "LOSSY"
 
 
 def has_mask(dataset: Any) -> bool:
     """Whether a file has a mask of its own, neither nodata nor an alpha band."""
-    flags = {flag.name for flag in dataset.mask_flag_enums[0]}
-    return flags == {"per_dataset"}
+    return {flag.name for flag in dataset.mask_flag_enums[0]} == {"per_dataset"}

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,7 @@ class TiffSink(ImageSink):
         folder: see Sink.
         source: the given frames.
         times: output frames for one step from a given frame to the next.
-        single: make one file of all frames.
-
-    Raises:
-        ValueError: a single file cannot keep the masks of the source.
+        single: make one file of all frames; a ValueError if it cannot keep the masks of the source.
     """
 
     def __init__(self, folder: Path, source: TiffSource, times: int, single: bool):
@@ -84,10 +81,10 @@ class TiffSink(ImageSink):
             ) from error
 
     def _compare(self, read: np.ndarray, written: np.ndarray) -> None:
-        """Make sure that a file holds what was written: GDAL is silent about a full disk.
+        """Make sure that a file holds what was written.
 
-        It writes the last tiles and the directory when it closes a file, and does not raise then;
-        tiles that are not there read as zeros.
+        GDAL is silent about a full disk: it writes the last tiles and the directory when it closes
+        a file, and tiles that are not there read as zeros.
         """
         if read.tobytes() != written.tobytes():
             raise self.rasterio.errors.RasterioIOError("it reads back with other values")
@@ -157,8 +154,8 @@ class TiffSink(ImageSink):
                     dataset.write_mask(self._valid_anywhere(files, window), window=window)
         with self.rasterio.open(target) as dataset:
             for number, file in enumerate(files):
-                bands = [number * per_frame + band for band in range(1, per_frame + 1)]
-                self._compare_file(dataset, bands, file)
+                first = number * per_frame + 1
+                self._compare_file(dataset, range(first, first + per_frame), file)
             if has_masks:
                 for window in _windows(dataset.height, dataset.width):
                     valid = self._valid_anywhere(files, window)
@@ -172,10 +169,10 @@ class TiffSink(ImageSink):
                 valid = valid | (frame.read_masks(1, window=window) > 0)
         return valid
 
-    def _compare_file(self, dataset: Any, bands: list[int], file: Path) -> None:
+    def _compare_file(self, dataset: Any, bands: Iterable[int], file: Path) -> None:
         with self.rasterio.open(file) as frame:
             for window in _windows(frame.height, frame.width):
-                self._compare(dataset.read(bands, window=window), frame.read(window=window))
+                self._compare(dataset.read([*bands], window=window), frame.read(window=window))
 
 
 def _windows(height: int, width: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -215,11 +212,9 @@ def _with_nodata(values: np.ndarray, missing: np.ndarray | None, nodata: float |
 
     A value that happens to be the nodata value moves to the nearest other one, as in GDAL.
     """
-    if nodata is None:
-        return values if missing is None else np.where(missing, values.dtype.type(0), values)
-    if np.isnan(nodata):
-        return values if missing is None else np.where(missing, values.dtype.type(nodata), values)
-    marker = values.dtype.type(nodata)
+    marker = values.dtype.type(nodata or 0)
+    if nodata is None or np.isnan(nodata):
+        return values if missing is None else np.where(missing, marker, values)
     if values.dtype.kind == "f":
         neighbour = np.nextafter(marker, values.dtype.type(np.inf))
     else:

@@ -18,14 +18,9 @@ class Rgb:
     largest values where zero is white.
 
     Arguments:
-        source: of the frames.
+        source: of the frames; a ValueError if none of them can be read.
         like: another sequence of the same scene, whose range is taken where its type is the same.
-
-    Attributes:
-        range: the values that become 0 and 255, or None where nothing is stretched.
-
-    Raises:
-        ValueError: no frame can be read.
+    Attributes: range: the values that become 0 and 255, or None where nothing is stretched.
     """
 
     def __init__(self, source: Source, like: "Rgb | None" = None):
@@ -58,11 +53,7 @@ class Rgb:
         return float(low.min()), float(high.max())
 
     def read(self, index: int) -> np.ndarray:
-        """Frame `index`, (H, W, 3) uint8.
-
-        Raises:
-            FrameError: as the source.
-        """
+        """Frame `index`, (H, W, 3) uint8."""
         frame = self.source.read(index)[..., self.bands]
         pixels = np.ascontiguousarray(np.ma.getdata(frame))
         if self.range is not None:

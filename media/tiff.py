@@ -59,19 +59,12 @@ def failures() -> tuple[type[Exception], ...]:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of a TIFF file, or some of its bands, that is a frame.
+    """A page of a TIFF file, or some of its bands, that is a frame."""
 
-    Attributes:
-        dataset: what GDAL calls it.
-        name: what a message calls it.
-        orientation: of the TIFF tag: where the first row and column of a picture are shown.
-        bands: that make up the frame, counted from 1; None: all.
-    """
-
-    dataset: str
-    name: str
-    orientation: int = 1
-    bands: tuple[int, ...] | None = None
+    dataset: str  # what GDAL calls it
+    name: str  # what a message calls it
+    orientation: int = 1  # of the TIFF tag: where its first row and column are shown
+    bands: tuple[int, ...] | None = None  # that make up the frame, counted from 1; none: all
 
 
 def frame_pages(path: Path) -> list[Page]:
@@ -126,12 +119,7 @@ def frame_pages(path: Path) -> list[Page]:
 
 @contextlib.contextmanager
 def opened(page: Page) -> Iterator[Any]:
-    """A page as a dataset of rasterio.
-
-    Raises:
-        FrameError: GDAL cannot read it, then or later in the context, and why.
-        ValueError: there is no rasterio.
-    """
+    """A page as a dataset of rasterio; a FrameError says why GDAL cannot read it, then or later."""
     rasterio = import_rasterio()
     try:
         with warnings.catch_warnings():
@@ -161,11 +149,7 @@ def cause(error: BaseException) -> str:
 
 
 def write_tiff(path: Path, frames: Iterable[np.ndarray], count: int = 1) -> None:
-    """Write frames (H, W, bands) or (H, W) as the pages of one TIFF file, compressed.
-
-    Arguments:
-        count: number of frames, to know beforehand whether the file passes 4 GB.
-    """
+    """Write `count` frames (H, W, bands) or (H, W) as the pages of one TIFF file, compressed."""
     writer = None
     try:
         for pixels in frames:

@@ -62,8 +62,7 @@ class VideoSource(Source):
 
     Reading forwards is cheap; reading further back than KEPT frames decodes from the first one on.
 
-    Raises:
-        ValueError: no video, a codec that FFmpeg cannot read, or no readable frame.
+    Raises: ValueError: no video, a codec that FFmpeg cannot read, or no readable frame.
     """
 
     def __init__(self, path: Path):
@@ -155,24 +154,20 @@ class VideoSource(Source):
         return self._pixels(frame)
 
     def _pixels(self, frame) -> np.ndarray:
+        """A decoded frame as (H, W, bands)."""
         try:
-            return self._converted(frame)
+            rgb = frame.reformat(
+                format="rgb48le" if self.depth > 8 else "rgb24",
+                src_colorspace=SWSCALE_MATRIX.get(self.matrix),
+                src_color_range=FULL if self.full_range or self.matrix == RGB else LIMITED,
+                dst_color_range=FULL,
+                interpolation=exact_conversion(),
+            ).to_ndarray()
         except (self.decoder.av.error.FFmpegError, ValueError) as error:
             raise FrameError(
                 f"{self.path}: a frame cannot be converted to RGB ({error})"
             ) from error
-
-    def _converted(self, frame) -> np.ndarray:
-        deep = self.depth > 8
-        rgb = frame.reformat(
-            format="rgb48le" if deep else "rgb24",
-            src_colorspace=SWSCALE_MATRIX.get(self.matrix),
-            src_color_range=FULL if self.full_range or self.matrix == RGB else LIMITED,
-            dst_color_range=FULL,
-            interpolation=exact_conversion(),
-        ).to_ndarray()
-        if self.grey:
-            rgb = rgb[..., :1]
+        rgb = rgb[..., :1] if self.grey else rgb
         return np.ascontiguousarray(upright(rgb, *display_matrix(frame)))
 
     def name(self, index: int) -> str:

@@ -3,9 +3,8 @@
 8 bits become H.264, deeper ones 10-bit H.265, both YUV 4:2:0 in limited range at a
 quality that leaves no visible loss: the one form that every player and hardware decoder takes.
 Colour at half resolution is no loss in a picture enlarged four times. The input's matrix is kept
-and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere. The last
-frame is held as long as the last one of the input, so that the lengths agree; in AVI, which knows
-no lengths, it is repeated. Sound is copied as it is, where that is asked for.
+and written into the file. Lossless is FFV1 in .mkv and .avi, and H.264 on RGB elsewhere.
+docs/video.md says what becomes of times, lengths and sound.
 
 A finished piece is a small Matroska file without B-frames, so pieces join by copying packets.
 """
@@ -36,40 +35,26 @@ CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", "
 class VideoSink(Sink):
     """Encodes frames in pieces, one file each, and joins them.
 
-    Arguments:
-        folder: see Sink.
-        height, width: of the frames.
-        times: seconds of all frames.
-        depth: bits per value of the frames, 8 or more.
-        matrix, primaries, transfer: of the colours, as FFmpeg numbers them.
-        aspect: width of a pixel by its height, or None if square.
-        suffix: of the final file; it decides the container.
-        lossless: see the module's text.
-        last: seconds that the last frame is shown; None: as long as the one before.
-        sound: a file whose sound is copied, or None.
-        begin: seconds in that file at which the first frame is shown.
-
-    Raises:
-        ValueError: frames too large for the codec, or times or sound that the container cannot
-            hold.
+    Raises: ValueError: frames too large for the codec, or times or sound that the container cannot
+        hold.
     """
 
     def __init__(
         self,
-        folder: Path,
-        height: int,
+        folder: Path,  # see Sink
+        height: int,  # pixels
         width: int,
-        times: list[Fraction],
-        depth: int = 8,
-        matrix: int = BT709,
+        times: list[Fraction],  # seconds of all frames
+        depth: int = 8,  # bits per value, 8 or more
+        matrix: int = BT709,  # of the colours, as FFmpeg numbers them; so the next two
         primaries: int = UNSPECIFIED,
         transfer: int = UNSPECIFIED,
-        aspect: Fraction | None = None,
-        suffix: str = ".mp4",
-        lossless: bool = False,
-        last: Fraction | None = None,
-        sound: Path | None = None,
-        begin: Fraction = Fraction(0),
+        aspect: Fraction | None = None,  # width of a pixel by its height; none: square
+        suffix: str = ".mp4",  # of the final file; it decides the container
+        lossless: bool = False,  # see the module's text
+        last: Fraction | None = None,  # seconds of the last frame; none: those of the one before
+        sound: Path | None = None,  # a file whose sound is copied
+        begin: Fraction = Fraction(0),  # seconds in that file at which the first frame is shown
     ):
         super().__init__(folder)
         self.av = import_av()
@@ -217,9 +202,7 @@ class VideoSink(Sink):
     def _sound_packets(self, given, copies: dict[int, Any]) -> Iterator[Any]:
         """The sound while the frames are shown, with its times in the result.
 
-        Arguments:
-            given: the file of the sound.
-            copies: the streams of the result, by the numbers of those of the file.
+        `copies` are the streams of the result, by the numbers of those of the given file.
         """
         end = self.times[-1] - self.times[0] + self.last * (1 + self.repeats)
         for packet in given.demux(given.streams.audio):
@@ -237,15 +220,7 @@ def _seconds(packet) -> Fraction:
 
 
 def check_sound(path: Path, suffix: str) -> None:
-    """Refuse sound that a container cannot hold.
-
-    Arguments:
-        path: the file with the sound.
-        suffix: of the result.
-
-    Raises:
-        ValueError: says what the sound is.
-    """
+    """Refuse, by a ValueError that says what it is, sound that a container cannot hold."""
     av = import_av()
     with av.open(str(path), metadata_errors="replace") as given:
         for stream in given.streams.audio:
@@ -263,8 +238,7 @@ def check_sound(path: Path, suffix: str) -> None:
 def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
     """Codec, pixel format and options for frames of a depth in a container.
 
-    Raises:
-        ValueError: no codec of this container keeps such frames.
+    Raises: ValueError: no codec of this container keeps such frames.
     """
     if not lossless and depth == 8:
         return "libx264", "yuv420p", {"crf": CRF["libx264"], "preset": "medium"}

@@ -189,21 +189,6 @@ def test_conditions_of_test_clips(tmp_path):
     assert draws[0] != draws[1]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"codec": "theora"}, "unknown codec 'theora'; choose one of h264, hevc, jpeg"),
-        ({"codec": "h264", "strength": 60}, "strength of h264 is 60; it must be from 0 to 51"),
-        ({"codec": "jpeg", "strength": 0}, "strength of jpeg is 0; it must be from 1 to 100"),
-        ({"noise": -1.0}, "noise is"),
-        ({"blur": (3.0, 0.0)}, "blur is"),
-    ],
-)
-def test_strengths_out_of_range(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Degradation(**arguments)
-
-
 def test_a_codec_that_is_not_there(monkeypatch):
     clip = Clip("a", (), None)
     encoders = media.codec.ENCODERS | {"h264": ("libx999", {})}

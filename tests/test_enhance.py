@@ -335,7 +335,6 @@ def test_what_is_no_sequence_is_refused(tmp_path, checkpoint, change):
     (("--bands-per-frame", -1), "bands per frame is -1"),
     (("--bands-per-frame", 1), "--bands-per-frame is for one TIFF whose bands are frames"),
     (("--precision", "foo"), "precision is 'foo'"),
-    (("--palette", "foo"), "palette is 'foo'"),
     (("--black", 9, "--white", 8), "white is 8; it has to be a number above black, which is 9"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(tmp_path, checkpoint, flags, message):

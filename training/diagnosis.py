@@ -25,9 +25,8 @@ def blame(
     """What a step without a finite loss or gradient happened on; called in every process.
 
     Arguments:
-        team: the processes that took the step.
-        step: its number.
-        norm: norm of its gradient.
+        team, step: the processes that took the step, and its number.
+        norm: of its gradient.
         losses, parts: the batches of this process and their losses.
         offset_on: gives the network's largest deformable offset on a batch, in pixels.
     """

@@ -24,17 +24,14 @@ class Team(team.Team):
     def device(self, name: str) -> torch.device:
         """The device of this process: on GPUs each process of a machine has one of its own.
 
-        Raises:
-            ValueError: no such device, fewer GPUs than processes, or one named GPU for several.
+        Raises: ValueError: no such device, fewer GPUs than processes, or one named GPU for several.
         """
         return self.own_device(pick_device(name))
 
     def wrap(self, network: nn.Module, in_part: bool = False) -> nn.Module:
-        """The network, with gradients averaged over the team during the backward pass.
+        """The network on a device, with gradients averaged over the team during the backward pass.
 
-        Arguments:
-            network: on the device of this process.
-            in_part: parameters may go without a gradient, the same ones in all processes.
+        `in_part`: parameters may go without a gradient, the same ones in all processes.
         """
         if self.world == 1:
             return network
@@ -51,10 +48,7 @@ class Team(team.Team):
 def join_team() -> Iterator[Team]:
     """Join the processes that a launcher started, for the time of the block.
 
-    Only the first process prints from then on.
-
-    Raises:
-        ConnectionError: another process went away, or the group could not be formed.
+    Only the first process prints from then on. A ConnectionError where another one went away.
     """
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with team.join(_read_environment(), backend) as joined:

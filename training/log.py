@@ -37,10 +37,7 @@ class RunLog:
     """A run's log: one JSON object per line in log.jsonl, and TensorBoard where it is installed.
 
     A resumed run appends; lines of steps that are taken again stay, the later one counts. Numbers
-    that are not finite become null, which JSON has no other word for.
-
-    Arguments:
-        folder: the folder of the run, or None to write nothing.
+    that are not finite become null, which JSON has no other word for. `folder` None writes nothing.
     """
 
     def __init__(self, folder: Path | None):

@@ -23,9 +23,7 @@ def learning_rate(step: int, steps: int, warmup: int, final: float, elapsed: flo
     rate of an uninterrupted one.
 
     Arguments:
-        step: 0 .. steps - 1.
-        steps: length of the run.
-        warmup: steps of the warm-up.
+        step: 0 .. steps - 1, of which `warmup` are the warm-up.
         final: share at the end.
         elapsed: share of the run's time that is used, 0 to 1. The cosine is as far as the larger
             of this and the share of the steps.
@@ -39,7 +37,7 @@ def learning_rate(step: int, steps: int, warmup: int, final: float, elapsed: flo
 def charbonnier(
     output: Tensor, truth: Tensor, moving_weight: float = 1.0, bend: float = 1e-3
 ) -> Tensor:
-    """Charbonnier loss, the mean of sqrt(d^2 + bend^2).
+    """Charbonnier loss, the mean of sqrt(d^2 + bend^2), a number.
 
     The released code takes the sum. The mean gives Adam the same steps (it divides by the size of
     the gradient), and a loss and a gradient norm that do not depend on the patch.
@@ -50,8 +48,6 @@ def charbonnier(
         moving_weight: of the pixels of interpolated frames where something moves, about 1 % of
             all: what corrects the flow learns from nothing else.
         bend: errors far below it count by their square, far above it by their size.
-
-    Returns: the loss, a number.
     """
     error = torch.sqrt((output.float() - truth.float()).square() + bend**2)
     if moving_weight == 1 or error.shape[1] == 1:
@@ -63,10 +59,7 @@ def charbonnier(
 def moving_pixels(truth: Tensor) -> Tensor:
     """Where something moves in the interpolated frames, nearly as `utils.metrics.moving_mask`.
 
-    Arguments:
-        truth: (B, T, 3, H, W) in [0, 1], T odd and at least 3.
-
-    Returns: (B, T // 2, 1, H, W) bool.
+    `truth` is (B, T, 3, H, W) in [0, 1], T odd from 3 on; the result (B, T // 2, 1, H, W) bool.
     """
     luma = truth.new_tensor(BT601_GREY).view(3, 1, 1)
     grey = (truth * luma).sum(dim=2)  # (B, T, H, W)
@@ -150,10 +143,8 @@ class Clock:
 class Ema:
     """Exponential moving average of a network's weights, the ones that are evaluated and shipped.
 
-    Arguments:
-        network: its current weights are the start.
-        decay: share of the old average kept each step; smaller during the first steps, so that
-            the initial weights are forgotten soon.
+    `decay` is the share of the old average kept each step; smaller during the first steps, so that
+    the initial weights are forgotten soon.
     """
 
     def __init__(self, network: nn.Module, decay: float):
@@ -164,9 +155,8 @@ class Ema:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after `step` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        current = network.state_dict()
-        averages, values = list(self.weights.values()), [current[name] for name in self.weights]
-        torch._foreach_lerp_(averages, values, 1 - decay)  # on a GPU in one go
+        values = list(network.state_dict().values())  # in the order of the averages
+        torch._foreach_lerp_(list(self.weights.values()), values, 1 - decay)  # on a GPU in one go
 
     def averaged(self, network: nn.Module) -> nn.Module:
         """A copy of the network with the averaged weights, ready to be evaluated."""

@@ -28,8 +28,7 @@ class Optimiser:
         network: its parameters are optimised.
         kind: "muon": weights of convolutions inside the network by Muon, all else by Adam;
             "adam": all by Adam.
-        rate: peak rate of Adam.
-        muon_rate: peak rate of Muon.
+        rate, muon_rate: peak rates of Adam and of Muon.
         alignment_share: of Adam's rate, for the alignment, whose gradients are weak where the
             global skip carries the motion: Adam turns their noise into a walk of the offsets.
     """

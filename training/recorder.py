@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,45 +30,31 @@ from training.validation import FramesAlone, mean_psnr
 DIVERGED = 5.0  # dB below the best validation: nothing comes back from there
 
 
+@dataclass(eq=False)
 class Recorder:
     """Counts the steps of a run, and saves, validates and logs it when that is due.
 
     Use as a context around the loop: a run that stops or fails is saved on its way out.
-
-    Arguments:
-        config: of the run, with nothing left to decide.
-        run: its folder; only the first process writes there.
-        device: where this process trains.
-        team: the processes that train together.
-        network, ema, optimiser: what is saved.
-        progress: where the run begins; kept up to date.
-        clock: of its time, which began with the process.
-        data: what it learns from and is judged on.
     """
 
-    def __init__(
-        self,
-        config: Any,
-        run: Path,
-        device: torch.device,
-        team: Team,
-        network: MSTT,
-        ema: Ema,
-        optimiser: Optimiser,
-        progress: Progress,
-        clock: Clock,
-        data: Data,
-    ):
-        self.config, self.run, self.device, self.team = config, run, device, team
-        self.network, self.ema, self.optimiser = network, ema, optimiser
-        self.progress, self.clock = progress, clock
-        self.data = data
-        self.baseline = mean_psnr(data.validation, bicubic_flow, team)
+    config: Any  # of the run, with nothing left to decide
+    run: Path  # its folder; only the first process writes there
+    device: torch.device  # where this process trains
+    team: Team
+    network: MSTT  # saved, as are the next two
+    ema: Ema
+    optimiser: Optimiser
+    progress: Progress  # where the run begins; kept up to date
+    clock: Clock  # of its time, which began with the process
+    data: Data  # what it learns from and is judged on
+    elapsed: float = 0.0  # share of its time that is used
+
+    def __post_init__(self):
+        self.baseline = mean_psnr(self.data.validation, bicubic_flow, self.team)
         print(f"bicubic + flow on the validation clips: {self.baseline:.2f} dB", flush=True)
-        self.stop = StopSignals(patient=team.launched)
-        self.log = RunLog(run if team.first else None)
+        self.stop = StopSignals(patient=self.team.launched)
+        self.log = RunLog(self.run if self.team.first else None)
         self.meter = Meter()
-        self.elapsed = 0.0
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -84,13 +71,7 @@ class Recorder:
         self.log.close()
 
     def catch_up(self) -> bool:
-        """Do the validation that a resumed run still owes.
-
-        Returns: whether its minutes are used up.
-
-        Raises:
-            Stopped: see `after_step`.
-        """
+        """Do the validation that a resumed run still owes; whether its minutes are used up."""
         is_owed = self.progress.unvalidated
         if is_owed:
             self.validate()
@@ -101,10 +82,6 @@ class Recorder:
             if not is_owed:
                 self.validate()
         return is_over
-
-    def stop_requested(self) -> int | None:
-        """The number of the signal that this process has received, if it has."""
-        return self.stop.received
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
@@ -122,9 +99,7 @@ class Recorder:
             share: of the peak rate.
 
         Returns: whether that was the last step.
-
-        Raises:
-            Stopped: in every process, where one of them has received a signal.
+        Raises: Stopped: in every process, where one of them has received a signal.
         """
         config, step, before = self.config, self.progress.step, self.elapsed
         self._look_at_the_clock()
@@ -158,8 +133,7 @@ class Recorder:
     def validate(self) -> None:
         """Measure the averaged weights, and keep them if they are the best so far.
 
-        Raises:
-            FloatingPointError: they have become much worse.
+        Raises: FloatingPointError: they have become much worse.
         """
         self.save("last.pt")  # a run that ends meanwhile begins with this validation on resume
         average = self.ema.averaged(self.network)

@@ -68,11 +68,7 @@ def save_half(path: Path, network: MSTT, config: Any, step: int, score: float) -
 
 
 def read_stage(run: Path, samples_before: int) -> dict[str, Any]:
-    """Recipe, samples and curve of one run.
-
-    Raises:
-        FileNotFoundError, ValueError: not a folder of a finished run.
-    """
+    """Recipe, samples and curve of one run."""
     state = load_torch_file(run / "last.pt")
     config = {name: value for name, value in state["config"].items() if name not in NOT_RECIPE}
     config |= {"steps": state["step"]}  # a run of so many minutes has no number of its own
@@ -105,11 +101,7 @@ def summary(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_others(text: str | None) -> dict[str, float]:
-    """NAME:dB,NAME:dB as a dict.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """NAME:dB,NAME:dB as a dict; a ValueError for something else."""
     others = {}
     for part in text.split(",") if text else ():
         match = re.fullmatch(r"(.+):(\d+(?:\.\d+)?)", part)

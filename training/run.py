@@ -39,9 +39,7 @@ def open_run(
             checkpoint, or from its start where there is none yet.
         stack: keeps the folder locked until it is closed.
 
-    Raises:
-        ValueError: the folder holds a run already or is in use, or there is none to resume.
-        FileNotFoundError: the run to resume has no checkpoint.
+    Raises: ValueError: the folder holds a run already or is in use, or there is none to resume.
     """
     if resume and name != "auto" and not (Path(name) / "last.pt").is_file():
         raise FileNotFoundError(
@@ -57,11 +55,7 @@ def open_run(
 
 
 def choose_run(name: str, resume: bool) -> Path:
-    """The folder of a run: a new one, or to resume one that is there; see `open_run`.
-
-    Raises:
-        ValueError: the folder holds a run already, or there is none to resume.
-    """
+    """The folder of a run: a new one, or to resume one that is there; see `open_run`."""
     if name != "auto":
         run = Path(name)
     elif resume:
@@ -100,8 +94,7 @@ def lock_run(run: Path) -> Iterator[None]:
     The lock is the operating system's: it ends with the process however that ends, so that none
     is ever left behind. The file .lock only says who holds it.
 
-    Raises:
-        ValueError: another training holds it.
+    Raises: ValueError: another training holds it.
     """
     with open(run / LOCK, "a+", encoding="utf-8") as file:
         try:
@@ -170,11 +163,7 @@ def training_state(
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The training state in a checkpoint.
-
-    Raises:
-        ValueError: damaged, no training checkpoint, or one whose numbers no run can have.
-    """
+    """The training state in a checkpoint; a ValueError for one that no run can have."""
     state = load_torch_file(path)
     if state.get("format") != FORMAT:
         raise ValueError(f"{path} is not a training checkpoint of this version")
@@ -193,13 +182,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> Progress:
-    """Put the rest of a training state back in place, with the network already made from it.
-
-    Returns: how far the run was.
-
-    Raises:
-        ValueError: the state is not of this network.
-    """
+    """Put the rest of a training state, if it is of this network, back; returns how far it was."""
     averages, moments = state["ema"], state["optimiser"]
     if averages.keys() != ema.weights.keys() or not all(
         _is_like(averages[name], average) for name, average in ema.weights.items()

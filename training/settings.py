@@ -44,10 +44,8 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
         team: the processes of the training; the first one decides for all.
 
     Returns: the Config, the device of this process, and the data, which decide the patch.
-
-    Raises:
-        ValueError: constants that contradict the run, the weights or the data, or that the machine
-            cannot have; see `open_data`.
+    Raises: ValueError: constants that contradict the run, the weights or the data, or that the
+        machine cannot have; see `open_data`.
     """
     given = given_fields(type(config))
     if state:
@@ -73,9 +71,7 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
         given: names of the constants that its command line gives.
         recorded: the constants of the run, from its checkpoint.
 
-    Raises:
-        ValueError: names the constants that would make another run of it, or that are recorded
-            with values they cannot have.
+    Raises: ValueError: some would make another run of it, or are recorded as what they cannot be.
     """
     check_kinds(type(config), recorded)
     now = dataclasses.asdict(config)
@@ -90,11 +86,7 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
 
 
 def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
-    """Refuse to go on with constants that would make another run of it.
-
-    Raises:
-        ValueError: names every constant that differs from the recorded ones.
-    """
+    """Refuse, by a ValueError that names them, constants that would make another run of it."""
     changed = [
         f"{name} was {one_line(str(recorded[name]))}, is {now}"
         for name, now in dataclasses.asdict(config).items()
@@ -108,16 +100,12 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
 
 
 def with_network_of_weights(config: C, given: set[str]) -> C:
-    """Record the network options of the weights instead of the Config's own.
+    """The Config with the network options of its weights instead of its own.
 
     Arguments:
         config: with weights.
-        given: names of the constants that the command line itself gives.
-
-    Returns: the Config of the network that is trained on.
-
-    Raises:
-        ValueError: names those of them that the weights do not have.
+        given: names of the constants that the command line itself gives; a ValueError names those
+            of them that the weights do not have.
     """
     network, _ = load_network(config.weights)
     options = network.options
@@ -137,14 +125,9 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
 
 
 def check_maps(config: Any, part: int) -> None:
-    """Refuse parts of a batch whose largest map has too many numbers.
+    """Refuse, by a ValueError, parts of a batch whose largest map has too many numbers.
 
-    Arguments:
-        config: of the training.
-        part: samples that a process takes at once.
-
-    Raises:
-        ValueError: says how many samples a part may have.
+    `part` is how many samples a process takes at once.
     """
     if config.size in SIZES:
         options = SIZES[config.size]
@@ -171,10 +154,7 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     Arguments:
         config: of the training.
         device: where this process trains.
-        team: all processes.
-
-    Raises:
-        ValueError: a batch that the processes cannot share.
+        team: all processes; a ValueError for a batch that they cannot share.
     """
     gpu = device.type == "cuda"
     batch = config.batch or max(GPU_BATCH if gpu else 1, config.accumulate) * team.world

@@ -9,11 +9,7 @@ from data.loading import LoadingError
 
 
 class Stopped(Exception):
-    """A training leaves its loop because of a signal, whose number this is."""
-
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
+    """A training leaves its loop because of a signal, whose number is the argument."""
 
 
 class StopSignals:
@@ -56,15 +52,14 @@ class StopSignals:
         A signal to all processes of a training, which is how launchers send it, may end those that
         this one waits for. Their loss is then part of the stop.
 
-        Raises:
-            Exception: what the loop fails with, after the save; LoadingError and ConnectionError
-                only where no signal came.
+        Raises: Exception: what the loop fails with, after the save; LoadingError and
+            ConnectionError only where no signal came.
         """
         try:
             yield
         except (Stopped, LoadingError, ConnectionError) as error:
             save()
-            self.stopped = error.number if isinstance(error, Stopped) else self.received
+            self.stopped = error.args[0] if isinstance(error, Stopped) else self.received
             if not self.stopped:
                 raise
         except (FloatingPointError, RuntimeError, MemoryError):  # NaN, out of memory, a bug

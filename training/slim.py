@@ -42,11 +42,7 @@ def convert(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def pack(checkpoint: Path, folder: Path, part_bytes: int) -> list[Path]:
-    """Write a training checkpoint as parts of at most so many bytes; returns their paths.
-
-    Raises:
-        ValueError: no training checkpoint, or a folder that holds something.
-    """
+    """Write a training checkpoint as parts of at most so many bytes; returns their paths."""
     state = read_state(checkpoint)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; give an empty folder")
@@ -66,12 +62,7 @@ def pack(checkpoint: Path, folder: Path, part_bytes: int) -> list[Path]:
 
 
 def unpack(folder: Path, checkpoint: Path) -> None:
-    """Make a training checkpoint of its parts.
-
-    Raises:
-        FileNotFoundError: no parts there.
-        ValueError: a part is missing or damaged, or there is a checkpoint already.
-    """
+    """Make a training checkpoint of its parts; a ValueError if one is missing or damaged."""
     paths = sorted(folder.glob("part-*"), key=lambda path: int(path.name.removeprefix("part-")))
     if not paths:
         raise FileNotFoundError(f"no parts in {folder}")

@@ -39,11 +39,7 @@ def find_data_root(config: Any) -> str | None:
 
 
 def _scenes() -> Path:
-    """The folder of the built-in scenes; they are drawn when they are opened, see `_draw`.
-
-    Raises:
-        ValueError: something else is there.
-    """
+    """The folder of the built-in scenes, drawn when they are opened, see `_draw`."""
     if SCENES.exists():
         make_scenes(SCENES)
     return SCENES
@@ -61,26 +57,18 @@ def find_validation_folder(config: Any) -> str:
 
 
 class Data(NamedTuple):
-    """What a training learns from and is validated on, opened and checked.
+    """What a training learns from and is validated on, opened and checked."""
 
-    Attributes:
-        sources: data sets and their weights.
-        validation: test clips, never trained on.
-        patch: side of a training crop, LR pixels.
-        fingerprint: see `fingerprint`.
-    """
-
-    sources: list[tuple[Dataset, float]]
-    validation: list[Clip]
-    patch: int
-    fingerprint: dict[str, str]
+    sources: list[tuple[Dataset, float]]  # data sets and their weights
+    validation: list[Clip]  # never trained on
+    patch: int  # LR pixels, side of a training crop
+    fingerprint: dict[str, str]  # see the function
 
 
 def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
     """Open what a Config asks for, in every process of a team.
 
-    Raises:
-        ValueError: no data, damaged data, or others than those of the run that is resumed.
+    Raises: ValueError: no data, damaged data, or others than those of the run that is resumed.
     """
     with team.first_goes_first():
         sources, patch = open_sources(config)
@@ -170,8 +158,7 @@ def check_same_data(everyone: list[dict[str, str]], state: dict[str, Any] | None
         everyone: the fingerprint of every process's data.
         state: the state of a run that is resumed, which holds its own.
 
-    Raises:
-        ValueError: names what differs.
+    Raises: ValueError: names what differs.
     """
     first = everyone[0]
     for rank, other in enumerate(everyone):

@@ -43,11 +43,7 @@ def read_ncnn(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Weights and biases of all convolutions of a network in ncnn's format, by layer.
 
     Arguments:
-        path: the .param file.
-
-    Raises:
-        FileNotFoundError: it or its .bin is not there.
-        ValueError: not such files, or not of plain convolutions.
+        path: the .param file, beside its .bin; a ValueError if they are something else.
     """
     for file in (path, path.with_suffix(".bin")):
         if not file.is_file():
@@ -90,11 +86,8 @@ def start_from_span(path: Path, seed: int) -> MSTT:
     """A network of the size "fast" that computes what SPAN computes.
 
     Arguments:
-        path: the .param file.
+        path: the .param file; a ValueError if it is of another network.
         seed: of the weights that SPAN does not have.
-
-    Raises:
-        FileNotFoundError, ValueError: see `read_ncnn`; or another network than a SPAN for 4x.
     """
     layers = read_ncnn(path)
     torch.manual_seed(seed)
@@ -163,15 +156,17 @@ def widen(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
     conv.bias[:outputs] = bias
 
 
+def write_start(target: str, network: MSTT, weights: str, paper: str) -> None:
+    """Write a network that starts from published weights."""
+    origin = f"{weights} ({paper}, Apache licence 2.0)"
+    save_network(target, network, {"flow_method": "dis2x", "started_from": origin})
+    print(f"wrote {target}")
+
+
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("source", "target"))
     network = start_from_span(Path(config.source), config.seed)
-    information = {
-        "flow_method": "dis2x",
-        "started_from": f"SPAN, {Path(config.source).stem} (Wan et al. 2024, Apache licence 2.0)",
-    }
-    save_network(config.target, network, information)
-    print(f"wrote {config.target}")
+    write_start(config.target, network, f"SPAN, {Path(config.source).stem}", "Wan et al. 2024")
 
 
 if __name__ == "__main__":

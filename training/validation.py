@@ -28,9 +28,7 @@ def mean_psnr(
         team: the processes that share the clips out among them.
         stop: a signal that it has received ends this after the clip in work.
 
-    Raises:
-        Stopped: in every process, where one of them has received a signal.
-        ValueError: the processes have different clips.
+    Raises: Stopped: in every process, where one of them has received a signal.
     """
     team = team or Team()
     scores = {}
@@ -49,12 +47,9 @@ def mean_psnr(
 
 
 class FramesAlone(nn.Module):
-    """A network that only enlarges: each given frame by itself, and between them their warped mean.
+    """An MSTT that only enlarges: each given frame by itself, and between them their warped mean.
 
     What a training with one given frame is validated with.
-
-    Arguments:
-        network: an MSTT.
     """
 
     def __init__(self, network: nn.Module):
