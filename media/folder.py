@@ -28,6 +28,8 @@ from media.frames import (
 from media.raster import read_tiff
 from media.tiff import ORIENTATION, write_tiff
 
+# Of the chunks of a PNG that may say how it is turned: its own, ImageMagick's and XMP.
+EXIF_MARKS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
 JPEG_QUALITY = 97  # no visible loss; 4:4:4, so that colours keep their resolution
 
 
@@ -124,6 +126,8 @@ def read_image_file(path: Path) -> np.ndarray:
     if is_jpeg:
         return pixels
     if not is_bmp:
+        if content.startswith(PNG_MAGIC):
+            pixels = _with_clear_colour(pixels, content)
         pixels = np.ascontiguousarray(turned_upright(pixels, _png_orientation(content)))
     clear = pixels[..., 3:] == 0
     return np.ma.array(pixels, mask=clear.repeat(4, axis=2)) if clear.any() else pixels
@@ -161,12 +165,27 @@ def _read_bmp(content: bytes) -> np.ndarray | None:
 
 
 def _png_orientation(content: bytes) -> int:
-    """Of the EXIF data of a PNG; 1 where it has none, or none that make sense."""
-    exif = Image.Exif()
-    for body in [body for kind, body, _ in png_chunks(content) if kind == b"eXIf"][:1]:
-        with contextlib.suppress(SyntaxError, ValueError, struct.error):
-            exif.load(bytes(body))
-    return exif.get(ORIENTATION, 1)
+    """Of the EXIF data of a PNG, or of what programs put in their place; 1 where there are none."""
+    if not any(mark in content for mark in EXIF_MARKS):
+        return 1
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            image.load()  # they may follow the picture
+            return image.getexif().get(ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
+        return 1
+
+
+def _with_clear_colour(pixels: np.ndarray, content: bytes) -> np.ndarray:
+    """A grey PNG as RGB and alpha, if it has a level that is clear; OpenCV does so with RGB."""
+    levels = [bytes(body) for kind, body, _ in png_chunks(content) if kind == b"tRNS"]
+    if not levels or pixels.shape[2] != 1:
+        return pixels
+    largest = np.iinfo(pixels.dtype).max
+    bits = min(png_frame(content)[0], 8 * pixels.itemsize)
+    level = (int.from_bytes(levels[0], "big") & (2**bits - 1)) * largest // (2**bits - 1)
+    alpha = np.where(pixels == level, 0, largest).astype(pixels.dtype)
+    return np.concatenate((pixels, pixels, pixels, alpha), axis=2)
 
 
 def write_image_file(path: Path, pixels: np.ndarray) -> None:

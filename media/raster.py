@@ -217,7 +217,7 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
             missing = not_a_number if missing is None else missing | not_a_number
     if table is not None:
         pixels = table[pixels[..., 0]]
-        missing = None if missing is None else missing.repeat(3, axis=2)
+        missing = None if missing is None else missing.any(axis=2, keepdims=True).repeat(3, axis=2)
     turn = _orientation(dataset, page)
     pixels = np.ascontiguousarray(turned_upright(pixels, turn))
     return pixels if missing is None else np.ma.array(pixels, mask=turned_upright(missing, turn))

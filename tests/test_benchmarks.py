@@ -28,6 +28,7 @@ from trainings import (
 )
 
 import benchmarks.enhance
+import benchmarks.files
 import benchmarks.flow_methods
 import benchmarks.fuzz
 import benchmarks.gpu
@@ -44,6 +45,7 @@ import benchmarks.trust
 import enhance
 import figures.make_figures
 from benchmarks.timing import Measured, in_turns
+from media.folder import write_image_file
 from media.images import write_image
 from models import MSTT
 from models.checkpoint import save_network
@@ -194,6 +196,18 @@ def test_loader(run, folder, monkeypatch, capsys):
         monkeypatch.setattr(module, name, getattr(module, name))  # put back what `watch` replaces
     run(benchmarks.loader, folder / "stills", "--samples", 2, "--degrade", "real")
     assert "samples per second of wall time" in capsys.readouterr().out
+
+
+def test_files(run, capsys, tmp_path):
+    for name in ("a.png", "b.jpg", "c.bmp", "d.tif"):
+        write_image_file(tmp_path / name, np.full((20, 30, 3), 90, np.uint8))
+    (tmp_path / "e.png").write_bytes((tmp_path / "a.png").read_bytes()[:50])
+    assert not run(benchmarks.files, tmp_path)
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert table[1:5] == [
+        [kind, "1", "0", "0", refused, "0", "0"]
+        for kind, refused in ((".bmp", "0"), (".jpg", "0"), (".png", "1"), (".tif", "0"))
+    ]
 
 
 def test_fuzz(run, capsys):

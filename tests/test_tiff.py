@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
+from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
 from test_raster import PLACE, write_geotiff
 
@@ -136,6 +137,19 @@ def test_a_colour_table_is_no_grey(tmp_path, write, nodata):
         assert result.nodata is None
         assert (result.dataset_mask()[0, 0] == 0) == (nodata == 1)
         assert result.read()[:, 0, 8].tolist() == [0, 0, 255]
+
+
+def test_a_colour_table_beside_alpha_is_clear_where_alpha_says(tmp_path):
+    alpha = np.where(RAMP[0] > 0, np.uint8(255), np.uint8(0))
+    bands = np.stack([np.full_like(alpha, 3), alpha])
+    folder = folder_of(tmp_path, bands, write_classes, writer=write_plain)
+    for path in folder.iterdir():
+        with rasterio.open(path, "r+") as dataset:
+            dataset.colorinterp = [ColorInterp.palette, ColorInterp.alpha]
+    pixels = open_source(folder, palette="rgb").read(0)
+    assert pixels.shape[2] == 3
+    assert (np.ma.getmaskarray(pixels) == (alpha == 0)[..., None]).all()
+    assert (pixels == [0, 255, 0]).all()
 
 
 def test_black_and_white_of_one_bit_are_no_classes(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from enhancing import HEIGHT, WIDTH, make_frames, read_all, run, write_frames
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from media.folder import read_image_file
 
@@ -47,6 +48,36 @@ def test_png_comes_upright_as_jpeg_does(tmp_path):
         assert png.shape == jpeg.shape == ((48, 64, 3) if orientation < 5 else (64, 48, 3))
         assert np.abs(png - jpeg).mean() < 3
     assert np.abs(png - png[::-1]).mean() > 3
+
+
+@pytest.mark.parametrize("name", ["XML:com.adobe.xmp", "Raw profile type exif"])
+def test_png_comes_upright_as_other_programs_say_it(tmp_path, name):
+    exif = Image.Exif()
+    exif[274] = 6
+    content = exif.tobytes()
+    text = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    if name.startswith("Raw"):
+        text = f"\nexif\n{len(content)}\n{content.hex()}\n"
+    notes = PngInfo()
+    notes.add_itxt(name, text) if name.startswith("XML") else notes.add_text(name, text, zip=True)
+    pixels = make_frames(1)[0]
+    Image.fromarray(pixels).save(tmp_path / "a.png", pnginfo=notes)
+    np.testing.assert_array_equal(read_image_file(tmp_path / "a.png"), np.rot90(pixels, -1))
+
+
+@pytest.mark.parametrize(("mode", "level"), [("L", 77), ("I;16", 3000), ("1", 255)])
+def test_a_clear_level_of_a_grey_png_is_clear(tmp_path, mode, level):
+    kind = np.uint16 if mode == "I;16" else np.uint8
+    pixels = np.full((20, 30), level, kind)
+    pixels[:5] = 0
+    picture = Image.fromarray(pixels)
+    (picture if kind == np.uint16 else picture.convert(mode)).save(
+        tmp_path / "a.png", transparency=level
+    )
+    read = read_image_file(tmp_path / "a.png")
+    assert read.shape == (20, 30, 4)
+    np.testing.assert_array_equal(np.ma.getmaskarray(read)[..., 0], pixels == level)
+    assert (np.ma.getdata(read)[:5] == [0, 0, 0, np.iinfo(kind).max]).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
