@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from media.ends import has_end
+from media.ends import has_end, is_animation
 from media.georeference import has_palette, is_inverted, kept_bits
 from media.images import check_regular, claimed_frame
 from media.tiff import Page, opened
@@ -152,6 +152,8 @@ def _read_picture(path: Path) -> np.ndarray:
     content = path.read_bytes()
     if not has_end(content):
         raise ValueError(f"{path}: truncated image")
+    if is_animation(content):
+        raise ValueError(f"{path}: an animated PNG; make each of its frames a file")
     bits, height, width = claimed_frame(path, content)
     if height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
         raise ValueError(f"{path}: neither PNG nor JPEG")

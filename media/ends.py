@@ -34,6 +34,13 @@ def has_end(content: bytes) -> bool:
     return False
 
 
+def is_animation(content: bytes) -> bool:
+    """Whether a file is an animated PNG, of which OpenCV decodes any frame."""
+    return content.startswith(PNG_MAGIC) and any(
+        kind == b"acTL" for kind, _, _ in png_chunks(content)
+    )
+
+
 def png_frame(content: bytes) -> tuple[int, int, int, int]:
     """Bits, height, width and colour type of a PNG, by its first 33 bytes.
 

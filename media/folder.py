@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from media.ends import PNG_MAGIC, has_end, jpeg_frame, png_chunks, png_frame
+from media.ends import PNG_MAGIC, has_end, is_animation, jpeg_frame, png_chunks, png_frame
 from media.frames import (
     JPEG_SUFFIXES,
     TIFF_SUFFIXES,
@@ -120,6 +120,8 @@ def read_image_file(path: Path) -> np.ndarray:
     check_claim(str(path), height, width, 3, -(-bits // 8), len(content))
     if is_jpeg and bits != 8:
         raise FrameError(f"{path} is a JPEG of {bits} bits, which is not supported; make it a TIFF")
+    if is_animation(content):
+        raise FrameError(f"{path} is an animation; give it alone as INPUT, with the ending .apng")
     pixels = _read_bmp(content) if is_bmp else _decode(content, is_jpeg)
     if pixels is None:
         raise FrameError(f"{path} cannot be decoded: damaged, truncated or no image")

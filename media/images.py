@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import tifffile
 
-from media.ends import PNG_MAGIC, has_end, jpeg_frame, png_chunks, png_frame
+from media.ends import PNG_MAGIC, has_end, is_animation, jpeg_frame, png_chunks, png_frame
 from media.folder import read_image_file
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
@@ -176,6 +176,8 @@ def decode_image(path, content):
     _read_size(path, io.BytesIO(content))
     if content.startswith(PNG_MAGIC):
         _check_png_chunks(path, content)
+    if is_animation(content):
+        _refuse(path, "an animated PNG", "make each of its frames a file")
     is_tiff, image = content.startswith(_TIFF_MAGICS), None
     if is_tiff:
         image = np.ma.filled(read_image_file(Path(path)), 0)

@@ -7,7 +7,11 @@ from enhancing import HEIGHT, WIDTH, make_frames, read_all, run, write_frames
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from data.stills import read_still
 from media.folder import read_image_file
+from media.frames import FrameError
+from media.images import read_image
+from media.open import open_source
 
 
 def test_an_alpha_channel_stays(tmp_path, checkpoint):
@@ -78,6 +82,20 @@ def test_a_clear_level_of_a_grey_png_is_clear(tmp_path, mode, level):
     assert read.shape == (20, 30, 4)
     np.testing.assert_array_equal(np.ma.getmaskarray(read)[..., 0], pixels == level)
     assert (np.ma.getdata(read)[:5] == [0, 0, 0, np.iinfo(kind).max]).all()
+
+
+def test_an_animated_png_is_a_video_not_a_frame(tmp_path):
+    frames = [Image.fromarray(frame) for frame in make_frames(3)]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    with pytest.raises(FrameError, match=r"a.png is an animation; give it alone"):
+        read_image_file(tmp_path / "a.png")
+    for reader in (read_image, read_still):
+        with pytest.raises(ValueError, match=r"a.png: an animated PNG"):
+            reader(tmp_path / "a.png")
+    pytest.importorskip("av")
+    source = open_source((tmp_path / "a.png").rename(tmp_path / "a.apng"))
+    assert source.count == 3
+    np.testing.assert_array_equal(source.read(2), make_frames(3)[2])
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
