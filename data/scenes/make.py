@@ -57,17 +57,9 @@ def make_scenes(
 ) -> Path:
     """Write the built-in training and test clips, or find them already made.
 
-    Arguments:
-        out: folder to make.
-        clips: number of training clips.
-        test_clips: number of test clips.
-        size: (H, W) of the training frames in pixels of about one metre, multiples of 4.
-        test_size: (H, W) of the test frames.
-        seed: the data set's seed.
-        workers: threads to use, 0 for one per core, at most 4; the result does not depend on it.
-        overwrite: replace a folder that was made with other settings.
+    Arguments: as the flags of the command, see `Config`; sizes are (H, W) of the frames.
 
-    Returns: The folder.
+    Returns: the folder.
 
     Raises:
         ValueError: a setting is out of range, the folder was made with other settings, or it

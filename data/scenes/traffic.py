@@ -47,25 +47,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Mover:
-    """Something on a path.
+    """Something on a path."""
 
-    Attributes:
-        parts: its polygons, lowest first.
-        shadows: outlines (n, 2) in metres that cast its shadow.
-        path: points (n, 2) in canvas pixels.
-        start: distance along the path in metres at the first frame.
-        speed: metres per frame.
-        height: metres above its road, which sets how far the shadow lies.
-        rise: metres of the path's points above the ground.
-    """
-
-    parts: tuple[Part, ...]
-    shadows: tuple[np.ndarray, ...]
-    path: np.ndarray
-    start: float
-    speed: float
-    height: float
-    rise: np.ndarray | None = None
+    parts: tuple[Part, ...]  # its polygons, lowest first
+    shadows: tuple[np.ndarray, ...]  # outlines (n, 2) in metres that cast its shadow
+    path: np.ndarray  # points (n, 2) in canvas pixels
+    start: float  # metres along the path at the first frame
+    speed: float  # metres per frame
+    height: float  # metres above its road, which set how far the shadow lies
+    rise: np.ndarray | None = None  # metres of the path's points above the ground
 
     @cached_property
     def places(self) -> np.ndarray:
