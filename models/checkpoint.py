@@ -37,10 +37,7 @@ SHIPPED = {
     "fast_real": CHECKPOINTS / "mstt_fast_real.safetensors",
 }
 
-PREFERRED = {
-    "cuda": ("large", "mstt", "fast", "small"),
-    "cpu": ("fast", "small", "mstt", "large"),
-}
+PREFERRED = {"cuda": ("large", "mstt", "fast", "small"), "cpu": ("fast", "small", "mstt", "large")}
 FORMAT = "mstt-stvsr training checkpoint, version 1"
 
 # The parts of a training checkpoint and what they are.
