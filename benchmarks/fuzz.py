@@ -242,8 +242,8 @@ def make_picture_readers(folder: Path) -> Iterator[Reader]:
     def read_a_list(path: Path) -> object:
         read_list(path)
         dataset = SeptupletDataset(root, path, patch=16)
-        for path in itertools.chain.from_iterable(map(dataset.paths, range(len(dataset)))):
-            assert path.resolve().is_relative_to(root), path
+        for frame in itertools.chain.from_iterable(map(dataset.paths, range(len(dataset)))):
+            assert frame.resolve().is_relative_to(root), frame
         return dataset
 
     yield Reader("list", lists, ".txt", read_a_list)

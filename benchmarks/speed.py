@@ -147,8 +147,7 @@ and `python -m benchmarks.training` measure again, `python -m benchmarks.speed p
 def machine_section(name: str, parts: dict[str, dict]) -> str:
     """The tables of one processor, those that were measured."""
     text = ""
-    if "compare" in parts:
-        table = parts["compare"]
+    if table := parts.get("compare"):
         text += f"""\
 **{name}**: {table["machine"]}, {table["threads"]} threads, commit {table["commit"]};
 frames of {table["side"]}x{table["side"]}. One core's large matrix products reach
@@ -157,16 +156,14 @@ frames of {table["side"]}x{table["side"]}. One core's large matrix products reac
 {markdown(compare_table(table["rows"]))}
 
 """
-    if "stages" in parts:
-        table = parts["stages"]
+    if table := parts.get("stages"):
         text += f"""\
 Where the processor time goes there (commit {table["commit"]}, {table["side"]}x{table["side"]}):
 
 {markdown(stage_rows(table["networks"]))}
 
 """
-    if "training" in parts:
-        table = parts["training"]
+    if table := parts.get("training"):
         text += f"""\
 A training step of the full network there, batch 1, four given frames of 80x80 (forward, loss,
 backward, Adam; without the loader; commit {table["commit"]}):

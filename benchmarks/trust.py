@@ -55,11 +55,14 @@ def command(scenes: Path, run: Path, config: Config, *more: str) -> list[str]:
 
 def run_python(arguments: list[str], launcher: tuple[str, ...] = ()) -> None:
     """Run a script to its end."""
-    both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    done = subprocess.run([sys.executable, *launcher, *arguments], text=True, **both)
-    if done.returncode:
-        script = Path(arguments[0]).name
-        raise ValueError(f"{script} ended with status {done.returncode}:\n{done.stdout}")
+    # Not a pipe, which a process left behind by one that was killed would hold open.
+    with tempfile.TemporaryFile("w+") as output:
+        command = [sys.executable, *launcher, *arguments]
+        status = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT).returncode
+        if status:
+            output.seek(0)
+            script = Path(arguments[0]).name
+            raise ValueError(f"{script} ended with status {status}:\n{output.read()}")
 
 
 def largest_difference(first: Any, second: Any) -> float:

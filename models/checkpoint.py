@@ -37,10 +37,7 @@ SHIPPED = {
     "fast_real": CHECKPOINTS / "mstt_fast_real.safetensors",
 }
 
-PREFERRED = {
-    "cuda": ("large", "mstt", "fast", "small"),
-    "cpu": ("fast", "small", "mstt", "large"),
-}
+PREFERRED = {"cuda": ("large", "mstt", "fast", "small"), "cpu": ("fast", "small", "mstt", "large")}
 FORMAT = "mstt-stvsr training checkpoint, version 1"
 
 # The parts of a training checkpoint and what they are.
@@ -193,13 +190,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     content = load_torch_file(path)
     if content.get("format") == FORMAT:
         check_state(path, content)
-        return content["ema"], {
-            "network": content["network_options"],
-            "config": content["config"],
-            "step": content["step"],
-            "score": content["best_score"],
-            "versions": content["versions"],
-        }
+        information = {name: content[name] for name in ("config", "step", "versions")}
+        information |= {"network": content["network_options"], "score": content["best_score"]}
+        return content["ema"], information
     if "conv_first.weight" in content:
         check_weights(path, content)
         weights = {_our_name(name): tensor for name, tensor in content.items()}

@@ -202,8 +202,8 @@ def attend_in_windows(qkv: Tensor, window: tuple[int, int], mask: Tensor | None 
 
     mask: (n, n), what to add to the product of two places, or None.
     """
-    height, width = qkv.shape[1:3]
-    if 0 in (height, width):
+    size = qkv.shape[:3]
+    if size[1] == 0 or size[2] == 0:
         return qkv[..., 0, :]
     qkv = to_windows(qkv, window)  #                                      (BK, n, 3, C / 2)
     qkv = qkv.unflatten(-1, (HEADS // 2, -1)).permute(2, 0, 3, 1, 4)  #   (3, BK, heads, n, d)
@@ -212,7 +212,7 @@ def attend_in_windows(qkv: Tensor, window: tuple[int, int], mask: Tensor | None 
         qkv = F.pad(qkv, (0, FUSED_WIDTH - depth))
     x = F.scaled_dot_product_attention(*qkv.unbind(0), attn_mask=mask, scale=depth**-0.5)
     x = x[..., :depth].transpose(1, 2).flatten(2)  #                      (BK, n, C / 2)
-    return from_windows(x, window, height, width)
+    return from_windows(x, window, size)
 
 
 def to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
@@ -221,9 +221,10 @@ def to_windows(x: Tensor, window: tuple[int, int]) -> Tensor:
     return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
 
 
-def from_windows(x: Tensor, window: tuple[int, int], height: int, width: int) -> Tensor:
-    """The inverse of `to_windows` for (B K, n, C)."""
-    x = x.unflatten(1, window).unflatten(0, (-1, height // window[0], width // window[1]))
+def from_windows(x: Tensor, window: tuple[int, int], size: tuple[int, int, int]) -> Tensor:
+    """The inverse of `to_windows` for (B K, n, C); size: B, H and W."""
+    rows, columns = size[1] // window[0], size[2] // window[1]
+    x = x.unflatten(1, window).unflatten(0, (size[0], rows, columns))
     return x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 

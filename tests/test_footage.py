@@ -1,16 +1,12 @@
 """Weights by the kind of footage: what is taken for compressed, and which weights that gets."""
 
-import sys
-
 import pytest
 import rasterio
 import torch
 from enhancing import make_frames, save_small_network, write_frames
 
 import enhance
-import figures.footage
 import models.checkpoint
-from media.folder import read_image_file
 from media.open import open_source
 
 CPU = torch.device("cpu")
@@ -71,24 +67,6 @@ def test_lossy_footage_gets_the_real_weights_and_is_told(tmp_path, shipped, caps
     shipped["fast"].unlink()
     with pytest.raises(FileNotFoundError, match="give a checkpoint with --model FILE"):
         enhance.pick_weights("auto", clean, CPU)
-
-
-def test_the_sheet_of_footage(tmp_path, shipped, monkeypatch, capsys):
-    pytest.importorskip("av")
-    folder = write_frames(tmp_path / "in", make_frames(9, 48, 56))
-    monkeypatch.setattr(figures.footage, "AROUND", 8)
-    place = ("--left", "10", "--top", "9", "--side", "16")
-    out = tmp_path / "sheet.png"
-
-    def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["footage", str(folder), str(out), *place, *flags])
-        figures.footage.main()
-
-    run("--start", "2")
-    assert "time 3 of the window from frame 2" in capsys.readouterr().out
-    assert read_image_file(out)[..., :3].std() > 20  # not a blank page
-    with pytest.raises(ValueError, match="start is 3; the window needs 7 frames from it"):
-        run("--start", "3")
 
 
 @pytest.mark.parametrize(

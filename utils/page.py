@@ -43,28 +43,19 @@ TRUTH = "truth"
 class PageClip:
     """What there is to see of one clip.
 
-    Arguments:
-        name: of the clip.
-        sources: by name, frames (T, H, W, 3) uint8 of the same times, or given ones at low
-            resolution (N, h, w, 3). The last one decides which part and which time are shown.
-        step: times from a given frame to the next.
-        shown: names of the sources that are shown first, left and right.
-        reference: name of the source that errors are differences to; None: of the two shown.
-        figures: by source, a text for each time.
-        origin: (row, column) of the frames in larger ones of size `whole`, if they are parts.
-        whole: (height, width).
-        first: time of the first frame in a longer clip, a multiple of step.
+    The last source decides which part and which time of a large or long clip are shown.
     """
 
     name: str
+    # By name, frames (T, H, W, 3) uint8 of the same times, or those given, at low resolution
     sources: Mapping[str, np.ndarray]
-    step: int
-    shown: tuple[str, str]
-    reference: str | None = None
-    figures: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    origin: tuple[int, int] = (0, 0)
-    whole: tuple[int, int] | None = None
-    first: int = 0
+    step: int  # times from a given frame to the next
+    shown: tuple[str, str]  # names of the sources that are shown first, left and right
+    reference: str | None = None  # source that errors are differences to; None: of the two shown
+    figures: Mapping[str, Sequence[str]] = field(default_factory=dict)  # a text for each time
+    origin: tuple[int, int] = (0, 0)  # (row, column) in larger frames, of which these are parts
+    whole: tuple[int, int] | None = None  # (height, width) of the larger frames
+    first: int = 0  # time of the first frame in a longer clip, a multiple of step
 
 
 def write_page(

@@ -94,11 +94,7 @@ def crop_size(height: int, width: int) -> tuple[int, int]:
 
 
 def comparison_figure(
-    path: Path,
-    clip: str,
-    given: np.ndarray,
-    truth: np.ndarray,
-    outputs: Mapping[str, np.ndarray],
+    path: Path, clip: str, given: np.ndarray, truth: np.ndarray, outputs: Mapping[str, np.ndarray]
 ) -> None:
     """Draw one clip and write it as a PNG.
 

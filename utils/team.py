@@ -29,27 +29,17 @@ FAILED = "failed"  # how many processes of the team have failed, in its store
 
 @dataclass(frozen=True)
 class Team:
-    """The processes of a job, of which this is number `rank` of `world`.
-
-    Attributes:
-        rank, world: place among all processes, and their number.
-        local_rank, local_world: the same among the processes of this machine.
-        launched: whether a launcher such as torchrun started this process.
-        restarts: how often the launcher has started this job again after a failure.
-        max_restarts: how often it would.
-        store: numbers that all processes see; None where there is one process.
-        group: with a patience of its own, see `with_patience`; None: PATIENCE.
-    """
+    """The processes of a job, of which this is number `rank` of `world`."""
 
     rank: int = 0
     world: int = 1
-    local_rank: int = 0
+    local_rank: int = 0  # the same among the processes of this machine
     local_world: int = 1
-    launched: bool = False
-    restarts: int = 0
-    max_restarts: int = 0
-    store: Any = None
-    group: Any = None
+    launched: bool = False  # whether a launcher such as torchrun started this process
+    restarts: int = 0  # how often the launcher has started this job again after a failure
+    max_restarts: int = 0  # how often it would
+    store: Any = None  # numbers that all processes see; None where there is one process
+    group: Any = None  # with a patience of its own, see `with_patience`; None: PATIENCE
 
     @property
     def first(self) -> bool:

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -29,8 +29,6 @@ from utils.config import parse_config
 
 VERSION = 2  # raise when the same settings give other pixels
 SETTINGS_FILE = "scenes.json"  # written last: marks a complete folder
-TRAIN_KINDS = tuple(KINDS)
-TEST_KINDS = ("city", "suburb", "junction", "farmland", "industry")
 MOST_WORKERS = 4  # threads: beyond, painting in Python keeps them waiting for each other
 MAX_DRIFT = 2.0  # pixels per frame: the platform's drift never exceeds it
 
@@ -59,31 +57,17 @@ def make_scenes(
 ) -> Path:
     """Write the built-in training and test clips, or find them already made.
 
-    Arguments:
-        out: folder to make.
-        clips: number of training clips.
-        test_clips: number of test clips.
-        size: (H, W) of the training frames in pixels of about one metre, multiples of 4.
-        test_size: (H, W) of the test frames.
-        seed: the data set's seed.
-        workers: threads to use, 0 for one per core, at most 4; the result does not depend on it.
-        overwrite: replace a folder that was made with other settings.
+    Arguments: as the flags of the command, see `Config`; sizes are (H, W) of the frames.
 
-    Returns: The folder.
+    Returns: the folder.
 
     Raises:
         ValueError: a setting is out of range, the folder was made with other settings, or it
             holds something else.
     """
     out = Path(out).absolute()
-    settings = {
-        "version": VERSION,
-        "clips": clips,
-        "test_clips": test_clips,
-        "size": list(size),
-        "test_size": list(test_size),
-        "seed": seed,
-    }
+    settings = {"version": VERSION, "clips": clips, "test_clips": test_clips}
+    settings |= {"size": list(size), "test_size": list(test_size), "seed": seed}
     _check(settings, workers)
     if _reusable(out, settings, overwrite):
         return out
@@ -129,43 +113,35 @@ def _reusable(out: Path, settings: dict, overwrite: bool) -> bool:
     if found == settings:
         return True
     if not overwrite:
-        raise ValueError(
-            f"{out} was made with other settings ({found}): choose another folder, "
-            "or replace it with --overwrite"
-        )
+        what = f"{out} was made with other settings ({found})"
+        raise ValueError(f"{what}: choose another folder, or replace it with --overwrite")
     return False
 
 
 def _write_clips(folder: Path, settings: dict, workers: int) -> None:
     """Render all clips into `folder`, several at a time."""
-    train = [
-        (folder / "train" / f"{TRAIN_KINDS[k % len(TRAIN_KINDS)]}_{k:03d}", k)
-        for k in range(settings["clips"])
-    ]
-    test = [
-        (folder / "test" / f"{TEST_KINDS[k % len(TEST_KINDS)]}_{k:03d}" / "truth", k)
-        for k in range(settings["test_clips"])
-    ]
 
-    def render(job: tuple[Path, int], testing: bool) -> None:
-        """Make one clip; a job is its folder and its number."""
-        target, number = job
-        kinds = TEST_KINDS if testing else TRAIN_KINDS
+    def render(number: int, testing: bool) -> str:
+        """Make one clip; returns its name."""
+        kind = list(KINDS)[number % len(KINDS)]
+        target = folder / ("test" if testing else "train") / f"{kind}_{number:03d}"
         size = tuple(settings["test_size" if testing else "size"])
         rng = np.random.default_rng([settings["seed"], int(testing), number])
-        write_clip(target, render_clip(kinds[number % len(kinds)], size, rng), testing)
+        clip = render_clip(kind, size, rng)
+        write_clip(target / "truth" if testing else target, clip, testing)
+        return target.name
 
     folder.mkdir(parents=True)
     with ThreadPoolExecutor(workers) as pool:
-        jobs = [pool.submit(render, job, False) for job in train]
-        jobs += [pool.submit(render, job, True) for job in test]
+        train = [pool.submit(render, number, False) for number in range(settings["clips"])]
+        test = [pool.submit(render, number, True) for number in range(settings["test_clips"])]
         try:
-            for job in tqdm(jobs, desc="built-in scenes", unit="clip"):
+            for job in tqdm([*train, *test], desc="built-in scenes", unit="clip"):
                 job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    write_list(folder, [target.name for target, _ in train])
+    write_list(folder, [job.result() for job in train])
 
 
 def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
@@ -222,9 +198,8 @@ def sample_world(
     target = np.array(world.shape[1::-1]) / 2 - 0.5 + DENSITY * np.array([x, y])
     matrix[:, 2] = target - matrix[:, :2] @ middle
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(
-        world, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REFLECT
-    )
+    options = {"flags": flags, "borderMode": cv2.BORDER_REFLECT}
+    return cv2.warpAffine(world, matrix, (width, height), **options)
 
 
 def _grade(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
@@ -250,13 +225,6 @@ def _grade(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
 
 def main() -> None:
     """The command."""
-    config = parse_config(Config, __doc__, positional=("out",))
-    make_scenes(
-        config.out,
-        clips=config.clips,
-        test_clips=config.test_clips,
-        size=(config.height, config.width),
-        seed=config.seed,
-        workers=config.workers,
-        overwrite=config.overwrite,
-    )
+    config = asdict(parse_config(Config, __doc__, positional=("out",)))
+    size = (config.pop("height"), config.pop("width"))
+    make_scenes(size=size, **config)

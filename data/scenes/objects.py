@@ -86,11 +86,7 @@ def road(
 
 
 def road_marks(
-    canvas: Canvas,
-    path: np.ndarray,
-    lanes: int,
-    median: float = 0.0,
-    edges: bool = True,
+    canvas: Canvas, path: np.ndarray, lanes: int, median: float = 0.0, edges: bool = True
 ) -> None:
     """Lane lines, edge lines and the middle of a road painted by `road`."""
     half = lanes // 2

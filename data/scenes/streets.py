@@ -15,22 +15,14 @@ from data.scenes.traffic import add_lane_traffic, park
 
 @dataclass(frozen=True)
 class Street:
-    """A straight street of a grid.
+    """A straight street of a grid; places in metres."""
 
-    Attributes:
-        flat: whether it runs along x.
-        at: its place on the other axis.
-        lanes: their number.
-        start, end: where it begins and ends on its own axis.
-        crossings: place on its own axis and half width of the streets that cross it.
-    """
-
-    flat: bool
-    at: float
+    flat: bool  # whether it runs along x
+    at: float  # its place on the other axis
     lanes: int
-    start: float
+    start: float  # on its own axis, like the end
     end: float
-    crossings: tuple[tuple[float, float], ...]
+    crossings: tuple[tuple[float, float], ...]  # streets across: place and half width
 
     def piece(self, start: float, end: float) -> np.ndarray:
         """The middle of the street (n, 2) from one place on its axis to another."""

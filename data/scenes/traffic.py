@@ -47,25 +47,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Mover:
-    """Something on a path.
+    """Something on a path."""
 
-    Attributes:
-        parts: its polygons, lowest first.
-        shadows: outlines (n, 2) in metres that cast its shadow.
-        path: points (n, 2) in canvas pixels.
-        start: distance along the path in metres at the first frame.
-        speed: metres per frame.
-        height: metres above its road, which sets how far the shadow lies.
-        rise: metres of the path's points above the ground.
-    """
-
-    parts: tuple[Part, ...]
-    shadows: tuple[np.ndarray, ...]
-    path: np.ndarray
-    start: float
-    speed: float
-    height: float
-    rise: np.ndarray | None = None
+    parts: tuple[Part, ...]  # its polygons, lowest first
+    shadow: np.ndarray  # outline (n, 2) in metres that casts its shadow
+    path: np.ndarray  # points (n, 2) in canvas pixels
+    start: float  # metres along the path at the first frame
+    speed: float  # metres per frame
+    height: float  # metres above its road, which set how far the shadow lies
+    rise: np.ndarray | None = None  # metres of the path's points above the ground
 
     @cached_property
     def places(self) -> np.ndarray:
@@ -97,9 +87,8 @@ class Mover:
         centre = centre + DENSITY * deck * canvas.lean
         away = -self.height / np.tan(canvas.sun.elevation) * DENSITY
         offset = away * np.array([canvas.sun.x, canvas.sun.y])
-        for outline in self.shadows:
-            where, mask = visible_part(canvas, outline, centre + offset, heading, deck)
-            frame[where] *= 1 - mask[..., None] * np.clip(light[where] - 0.4, 0, 0.6)
+        where, mask = visible_part(canvas, self.shadow, centre + offset, heading, deck)
+        frame[where] *= 1 - mask[..., None] * np.clip(light[where] - 0.4, 0, 0.6)
         for part in self.parts:
             where, mask = visible_part(canvas, part.outline, centre, heading, deck)
             lit = np.array(part.colour, np.float32) * light[where].clip(0.3, 1.1)
@@ -162,7 +151,7 @@ def add_traffic(
             parts = vehicle_parts(rng, length)
             height = 3.2 if length > 7 else 1.5
             shadow = rectangle(0, 0, length, 2.4 if length > 7 else 1.9)
-            movers.append(Mover(parts, (shadow,), pixels, place, pace, height, rise))
+            movers.append(Mover(parts, shadow, pixels, place, pace, height, rise))
         place += length + max(4.0, rng.exponential(max(spacing - length - 4, 1)) + 4)
     return movers
 
