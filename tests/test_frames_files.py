@@ -257,7 +257,7 @@ def test_a_frame_of_another_size_is_not_where_the_result_lies(tmp_path, monkeypa
     source = geotiff_source(tmp_path, "files", noise(3, 1, HEIGHT, WIDTH))
     write_geotiff(source.files[1], noise(2, HEIGHT, WIDTH - 9))
     source = open_source(tmp_path / "in")
-    monkeypatch.setattr(source, "_load", None)  # it is not read, however large it says it is
+    monkeypatch.setattr(raster, "read_pixels", None)  # it is not read, however large it says it is
     with pytest.raises(FrameError, match=r"1.tif is 41x40, 2 bands"):
         source.read(1)
     assert len(source.georeference(1).colours) == 1
