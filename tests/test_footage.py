@@ -3,9 +3,9 @@
 import sys
 
 import pytest
-import rasterio
 import torch
 from enhancing import make_frames, save_small_network, write_frames
+from rasters import write_plain
 
 import enhance
 import figures.footage
@@ -102,9 +102,6 @@ def test_the_sheet_of_footage(tmp_path, shipped, monkeypatch, capsys):
 )
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_a_tiff_is_lossy_as_its_compression_is(tmp_path, options, lossy):
-    size = {"count": 3, "height": 32, "width": 48, "dtype": "uint8"}
     for index, frame in enumerate(make_frames(2, 32, 48)):
-        path = tmp_path / f"{index}.tif"
-        with rasterio.open(path, "w", driver="GTiff", **size, **options) as file:
-            file.write(frame.transpose(2, 0, 1))
+        write_plain(tmp_path / f"{index}.tif", frame.transpose(2, 0, 1), **options)
     assert open_source(tmp_path).lossy == lossy
