@@ -80,14 +80,17 @@ def test_gradients_equal_those_of_the_obvious_formulation(options):
         assert error < 1e-6 * slow.grad.norm() + 1e-12 * total, name
 
 
-@pytest.mark.parametrize("size", [(17, 40), (33, 12)])
-def test_enlarging_in_tiles_changes_nothing(size, monkeypatch):
-    monkeypatch.setattr(models.cpu.enlargement, "TILE", 10)
+@pytest.mark.parametrize(("channels", "size"), [(8, (33, 12)), (16, (17, 40))])
+def test_enlarging_in_tiles_changes_nothing(channels, size, monkeypatch):
+    """Without and with the Winograd kernel, which takes multiples of 16 channels."""
     torch.manual_seed(0)
-    stage = Reconstruction(8, 1)
-    features = torch.randn(1, 2, 8, *size)
+    stage = Reconstruction(channels, 1)
+    features = torch.randn(1, 2, channels, *size)
     with torch.no_grad():
+        whole = stage(features)
+        monkeypatch.setattr(models.cpu.enlargement, "TILE", 10)
         tiled = stage(features)
+    torch.testing.assert_close(tiled, whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(tiled, stage(features).detach(), atol=1e-6, rtol=1e-5)
 
 

@@ -1,6 +1,5 @@
 """Cuts between shots: found, told, and never blended over."""
 
-
 import cv2
 import numpy as np
 import pytest

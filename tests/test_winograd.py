@@ -6,12 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import models.cpu.enlargement
 from models import MSTT
 from models.blocks import channels_last
 from models.cpu import winograd
 from models.cpu.enlargement import shuffled_convolution
-from models.reconstruction import Reconstruction
 from utils.native import NativeBuildError
 
 
@@ -92,18 +90,6 @@ def test_shuffle_and_halo():
         assert_close(shuffled_convolution(x, conv), slow)
         cut = shuffled_convolution(x, conv, (1, 0, 2, 1))
     assert_close(cut, slow[:, :, 2:, 4:-2])
-
-
-def test_enlarging_in_tiles_changes_nothing(monkeypatch):
-    torch.manual_seed(0)
-    stage = Reconstruction(16, 1)
-    features = random(1, 2, 16, 17, 40)
-    with torch.no_grad():
-        whole = stage(features)
-        monkeypatch.setattr(models.cpu.enlargement, "TILE", 10)
-        tiled = stage(features)
-    torch.testing.assert_close(tiled, whole, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(tiled, stage(features).detach(), atol=1e-6, rtol=1e-5)
 
 
 def test_the_number_of_threads_and_images_changes_nothing():
