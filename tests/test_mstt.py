@@ -1,4 +1,4 @@
-"""The network against the released network's own output, and its promises on shapes and skips."""
+"""The network's promises on shapes, skips and warps; test_benchmarks compares the released one."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,6 @@ import torch
 from models import MSTT, build_network
 from models.blocks import bicubic, bicubic_flow_baseline, flow_warp, interleave
 from models.transformer import patch_attention
-from tests.reference_network import DATA, reference_maps, released_network
 from utils.resize import imresize
 
 
@@ -25,12 +24,6 @@ def test_default_size_has_the_papers_parameters():
 
 def test_small_size_is_about_a_million():
     assert sum(p.numel() for p in build_network("small").parameters()) == 1_264_891
-
-
-def test_output_and_intermediate_maps_equal_the_released_network():
-    reference = np.load(DATA / "mstt_reference.npz")
-    for name, value in reference_maps(released_network(), reference).items():
-        np.testing.assert_allclose(value, reference[name], atol=1e-5, rtol=0, err_msg=name)
 
 
 @pytest.mark.parametrize("coupling", ["released", "symmetric"])

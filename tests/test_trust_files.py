@@ -33,7 +33,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 )
 def test_mutated_files_are_accepted_or_refused(tmp_path, name):
     reader = next(reader for reader in make_readers(tmp_path) if reader.name == name)
-    files = 40 if reader.vary else 100
+    files = 20 if reader.vary else 100
     counts = fuzz(reader, files=files, seed=7, folder=tmp_path)
     assert counts["refused"] > 0
     assert counts["accepted"] + counts["refused"] == files

@@ -27,10 +27,17 @@ def test_variable_frame_rate(tmp_path, checkpoint):
         run(checkpoint, given, tmp_path / "out.avi")
 
 
+@pytest.fixture(scope="module")
+def enhanced(tmp_path_factory, checkpoint):
+    """A video of eight frames, and the folder that is made of it."""
+    place = tmp_path_factory.mktemp("video")
+    given = write_video(place / "in.mp4", make_frames(8))
+    return given, open_source(run(checkpoint, given, place / "folder"))
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
-def test_frame_rate_doubles_and_pieces_join_exactly(tmp_path, checkpoint, suffix):
-    frames = make_frames(8)
-    given = write_video(tmp_path / "in.mp4", frames)
+def test_frame_rate_doubles_and_pieces_join_exactly(tmp_path, checkpoint, enhanced, suffix):
+    given, folder = enhanced
     lossless = () if suffix == ".avi" else ("--lossless",)
     path = run(checkpoint, given, tmp_path / f"out{suffix}", *lossless)
     with av.open(str(path)) as container:
@@ -39,7 +46,6 @@ def test_frame_rate_doubles_and_pieces_join_exactly(tmp_path, checkpoint, suffix
     count = 16 if suffix == ".avi" else 15  # AVI repeats the last frame, which the others hold
     assert (result.count, result.height, result.width) == (count, 4 * 24, 4 * 32)
     assert result.times[-1] + result.last == given.times[-1] + given.last == Fraction(8, 25)
-    folder = open_source(run(checkpoint, given.path, tmp_path / "folder"))
     for index in range(folder.count):
         difference = result.read(index).astype(int) - folder.read(index)
         # Lossy video keeps colour at half resolution, so only the brightness is compared.

@@ -197,11 +197,10 @@ def test_compiles(gradients):
             torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("options", [{}, {"coupling": "symmetric", "midpoint_flow": True}])
-def test_network_with_and_without(options, monkeypatch):
+def test_network_with_and_without(monkeypatch):
     torch.manual_seed(0)
-    network = MSTT(16, 2, 1, 2, **options)
-    frames, flows = random(1, 3, 3, 80, 80).sigmoid(), random(2, 1, 2, 2, 80, 80)
+    network = MSTT(16, 2, 1, 2, coupling="symmetric", midpoint_flow=True)
+    frames, flows = random(1, 3, 3, 24, 28).sigmoid(), random(2, 1, 2, 2, 24, 28)
     results = {}
     for choice in winograd.CHOICES:
         monkeypatch.setenv(winograd.VARIABLE, choice)
