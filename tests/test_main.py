@@ -3,15 +3,13 @@
 import itertools
 import json
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from trainings import ROOT, deliver, run_here, same_training
+from trainings import deliver, run_here, same_training
 
 import main
 from models.checkpoint import load_network, load_torch_file
@@ -298,11 +296,3 @@ def test_mistakes_at_the_command_line_are_one_line(tmp_path, monkeypatch, capsys
     assert problem.startswith("error: ")
     assert "nowhere" in problem
     assert len(problem.splitlines()) == 1
-
-
-def test_python_starts_main_from_any_folder(tmp_path):
-    """A start of its own, which has no help of this process."""
-    command = [sys.executable, str(ROOT / "main.py"), "--data-root", "nowhere"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 2
-    assert result.stderr.startswith("error: ")

@@ -188,7 +188,7 @@ def test_pages_and_bands_as_frames(tmp_path, checkpoint):
 def test_interrupted_stacks_join_the_same(tmp_path, checkpoint, monkeypatch):
     import enhance
 
-    given = write_sequence(tmp_path / "in", sixteen_bits(8, 1), nodata=0)
+    given = write_sequence(tmp_path / "in", sixteen_bits(5, 1), nodata=0)
     whole = open_source(run(checkpoint, given, tmp_path / "whole.tif"))
     enhance_window, calls = enhance.Enhancer.window, []
 
@@ -204,8 +204,8 @@ def test_interrupted_stacks_join_the_same(tmp_path, checkpoint, monkeypatch):
     finished = open_source(tmp_path / "out.tif.partial" / "frames")
     np.testing.assert_array_equal(finished.read(3), whole.read(3))
     again = open_source(run(checkpoint, given, tmp_path / "out.tif", "--resume"))
-    assert again.count == whole.count == 15
-    for index in range(15):
+    assert again.count == whole.count == 9
+    for index in range(9):
         np.testing.assert_array_equal(again.read(index), whole.read(index))
 
 
