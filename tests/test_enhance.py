@@ -71,7 +71,7 @@ def test_grey_comes_out_grey(tmp_path, checkpoint, network):
 def test_the_ensemble_is_that_of_the_network_and_resumes_as_such(
     tmp_path, checkpoint, network, monkeypatch
 ):
-    frames = make_frames(5)
+    frames = make_frames(5, 16, 24)
     given = write_frames(tmp_path / "in", frames)
     whole = read_all(run(checkpoint, given, tmp_path / "whole", "--ensemble"))
     expected = np.stack(list(super_resolve(Ensemble(network), frames, "dis")))
@@ -151,12 +151,12 @@ def test_jpeg_stays_jpeg_unless_lossless(tmp_path, checkpoint):
 
 
 def test_tiff_stacks(tmp_path, checkpoint):
-    frames = make_frames(5)
+    frames = make_frames(2, 16, 24)
     given = write_frames(tmp_path / "in", frames)
     stack = run(checkpoint, given, tmp_path / "stack.tif")
     np.testing.assert_array_equal(read_all(stack), read_all(run(checkpoint, given, tmp_path / "x")))
     from_stack = run(checkpoint, stack, tmp_path / "again.tif", "--tile", 100_000)
-    assert read_all(from_stack).shape == (17, 16 * HEIGHT, 16 * WIDTH, 3)
+    assert read_all(from_stack).shape == (5, 16 * 16, 16 * 24, 3)
 
 
 def test_two_passes_in_time(tmp_path, checkpoint, network, monkeypatch):

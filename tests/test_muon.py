@@ -78,4 +78,4 @@ def test_offsets_stay_alive():
     at the usual share of the rate."""
     assert offset_after_training(20, rate=100) > 10
     assert offset_after_training(20, rate=100, offset_limit=5.0) <= 5
-    assert 0.001 < offset_after_training(60, rate=0.1) < 10
+    assert 0.001 < offset_after_training(30, rate=0.1) < 10

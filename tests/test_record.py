@@ -47,7 +47,7 @@ def test_automatic_folders_are_recorded_and_their_change_is_refused(run_main):
 
 
 def test_the_built_in_scenes_are_recorded_by_their_folder(run_main, monkeypatch):
-    few = partial(make_scenes, clips=2, test_clips=1, size=(96, 96), test_size=(96, 96))
+    few = partial(make_scenes, clips=2, test_clips=1, size=(64, 64), test_size=(64, 64))
     monkeypatch.setattr(sources, "make_scenes", few)
     flags = ("--data-root", "auto", "--validation", "auto", "--run", "r")
     assert run_main(*flags, "--steps", "1") == 0
