@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a core for each worker of pytest-xdist
 
+import shutil
 import sys
 from dataclasses import dataclass
 
@@ -87,6 +88,17 @@ def train(data):
         return data / name
 
     return run
+
+
+@pytest.fixture(scope="module")
+def one_step(train):
+    return train("one step", "--steps", "1", "--coupling", "symmetric")
+
+
+@pytest.fixture
+def begun(run_main, one_step):
+    """A finished run of one step in the folder a, of a network that is not the usual one."""
+    shutil.copytree(one_step, "a")
 
 
 @pytest.fixture(scope="session")

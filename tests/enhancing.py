@@ -7,6 +7,7 @@ import torch
 
 import enhance
 from media.folder import write_image_file
+from media.frames import FrameError, Source
 from media.open import open_source
 from models import MSTT
 from models.checkpoint import save_network
@@ -54,6 +55,24 @@ def run(checkpoint, source, output, *flags):
 def read_all(path):
     source = open_source(path)
     return np.stack([source.read(index) for index in range(source.count)])
+
+
+class Frames(Source):
+    """Frames from memory; one that is None is damaged."""
+
+    suffix = ".png"
+
+    def __init__(self, frames, times=None):
+        self.path, self.frames, self.count, self.times = Path("in"), frames, len(frames), times
+        self.adopt(frames[0])
+
+    def name(self, index):
+        return f"frame {index}"
+
+    def read(self, index):
+        if self.frames[index] is None:
+            raise FrameError("damaged")
+        return self.frames[index]
 
 
 def interrupt_at(monkeypatch, calls):

@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-import rasterio
 import torch
+from rasters import write_geotiff
 from torch.utils.data import DataLoader
 
 from data import traffic
@@ -269,19 +269,7 @@ def test_grey_alpha_and_16_bit_stills(tmp_path):
 def test_geotiff_keeps_the_order_of_bands_and_ignores_missing_pixels(tmp_path):
     bands = np.arange(4, dtype=np.int16)[:, None, None] * 1000 + texture(40, 50)[..., 0]
     bands[:, :5] = -9999
-    with rasterio.open(
-        tmp_path / "scene.tif",
-        "w",
-        driver="GTiff",
-        width=50,
-        height=40,
-        count=4,
-        dtype="int16",
-        nodata=-9999,
-        transform=rasterio.Affine(2, 0, 500, 0, -2, 900),
-    ) as file:
-        file.write(bands)
-    still = read_still(tmp_path / "scene.tif")
+    still = read_still(write_geotiff(tmp_path / "scene.tif", bands, nodata=-9999))
     assert still.shape == (40, 50, 3)
     red, green, blue = still[5:].mean((0, 1))
     assert red < 30 < green < 200 < blue

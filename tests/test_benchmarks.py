@@ -77,13 +77,6 @@ def run(monkeypatch):
     return call
 
 
-def in_this_process(make, variants, repeats, default):
-    """What `in_turns` gives, from one call of each without processes of their own."""
-    for arguments in variants.values():
-        make(*arguments)()
-    return {name: Measured(1.0, 1.0, 2**20) for name in variants}
-
-
 def test_variants_take_turns_in_processes_of_their_own(monkeypatch):
     # Which are forked here from a server that has imported PyTorch.
     forked = SimpleNamespace(get_context=lambda kind: forkserver())
@@ -96,7 +89,9 @@ def test_variants_take_turns_in_processes_of_their_own(monkeypatch):
     assert results["short"].wall < results["long"].wall
 
 
-def test_recipe(run, folder, few_channels, capsys):
+def test_recipe(run, folder, few_channels, monkeypatch, capsys):
+    small = functools.partial(benchmarks.recipe.StillsDataset, patch=16)
+    monkeypatch.setattr(benchmarks.recipe, "StillsDataset", small)
     variants = "base,no skip,one given frame,batch 4"
     flags = ("--samples", 4, "--variants", variants)
     run(benchmarks.recipe, folder / "stills", folder / "clips", *flags)
@@ -114,12 +109,17 @@ def test_recipe(run, folder, few_channels, capsys):
 @pytest.mark.parametrize("what", ["compare", "stages", "growth"])
 def test_inference(run, few_channels, tmp_path, monkeypatch, what):
     monkeypatch.setattr(benchmarks.speed, "SPEED", tmp_path / "speed.json")
-    monkeypatch.setattr(benchmarks.inference, "in_turns", in_this_process)
-    monkeypatch.setattr(benchmarks.inference, "precisions", lambda: ["float32"])
-    monkeypatch.setattr(benchmarks.inference, "matrix_product_peak", lambda dtype: 1e9)
-    flags = ("--side", 80, "--repeats", 1, "--sides", "80", "--frames", "2", "--batches", "1")
-    flags += ("--threads", 1)
-    run(benchmarks.inference, what, *flags)
+    window, side = benchmarks.inference.random_window, 80 if what == "compare" else 32
+    for name, other in {
+        "in_turns": lambda make, variants, *_, **__: dict.fromkeys(variants, Measured(1, 1, 1)),
+        "precisions": lambda: ["float32"],
+        "matrix_product_peak": lambda dtype: 1e9,
+        "peak_extra_memory": lambda run: 1,
+        "random_window": lambda _, **sizes: window(side, **sizes),
+    }.items():
+        monkeypatch.setattr(benchmarks.inference, name, other)
+    flags = ("--side", side, "--repeats", 1, "--sides", side, "--frames", "2", "--batches", "1")
+    run(benchmarks.inference, what, *flags, "--threads", 1)
     ((processor, kept),) = json.loads((tmp_path / "speed.json").read_text()).items()
     assert processor == torch.backends.cpu.get_cpu_capability()
     assert list(kept) == [what]
@@ -127,7 +127,13 @@ def test_inference(run, few_channels, tmp_path, monkeypatch, what):
 
 def test_training(run, few_channels, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmarks.speed, "SPEED", tmp_path / "speed.json")
-    monkeypatch.setattr(benchmarks.training, "in_turns", in_this_process)
+
+    def in_turns(make, variants, repeats, default):
+        for arguments in variants.values():
+            make(*arguments)()
+        return dict.fromkeys(variants, Measured(1.0, 1.0, 2**20))
+
+    monkeypatch.setattr(benchmarks.training, "in_turns", in_turns)
     run(benchmarks.training, "--size", "small", "--given-frames", 2, "--repeats", 1)
     assert "ours, float32" in capsys.readouterr().out
 
@@ -156,6 +162,7 @@ def test_operators(run, monkeypatch, capsys):
 
 
 def test_parity(run, capsys):
+    """Output and intermediate maps equal those of the released network."""
     run(benchmarks.parity)
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len(rows) > 3
@@ -250,9 +257,17 @@ def test_enhance(run, folder, tmp_path, monkeypatch, capsys, what):
     flags = ("--model", folder / "net.safetensors", "--sides", "24", "--size", "32x24")
     flags += ("--clip", "5x32x24", "--lengths", "5", "--tiles", "80", "--overlaps", "24")
     flags += ("--interruptions", 1)
-    if what != "memory":  # the one that starts Python
+    write = benchmarks.enhance.write_clip
+    small = {"interrupt": (6, 24, 32), "length": (5, 16, 16)}
+    monkeypatch.setattr(
+        benchmarks.enhance, "write_clip", lambda path, *size: write(path, *small.get(what, size))
+    )
+    if what == "memory":  # the one that measures a process, of whatever it is
+        started = popen(lambda command, **options: subprocess.Popen(["true"], **options))
+    else:
         monkeypatch.setattr(benchmarks.enhance, "measure", enhance_here)
-        monkeypatch.setattr(benchmarks.enhance, "subprocess", popen(Forked))
+        started = popen(Forked)
+    monkeypatch.setattr(benchmarks.enhance, "subprocess", started)
     for number in range(4):
         noise = np.random.default_rng(number).integers(0, 256, (96, 96, 3), dtype=np.uint8)
         write_image(tmp_path / f"{number}.png", noise)

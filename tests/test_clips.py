@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-import rasterio
+from rasters import write_plain
 
 from data.clips import find_clips, read_clip
 from media.folder import write_image_file
@@ -195,10 +195,8 @@ def test_nothing_there(tmp_path):
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_frames_whose_zero_is_white_are_turned_round(tmp_path):
     values = np.arange(32 * 48, dtype=np.uint16).reshape(1, 32, 48)
-    size = {"count": 1, "height": 32, "width": 48, "dtype": "uint16", "photometric": "MINISWHITE"}
     for index in range(2):
-        with rasterio.open(tmp_path / f"{index}.tif", "w", driver="GTiff", **size) as file:
-            file.write(values)
+        write_plain(tmp_path / f"{index}.tif", values, photometric="MINISWHITE")
     read = Rgb(open_source(tmp_path)).read(0)
     assert read[0, 0].tolist() == [255] * 3
     assert read[-1, -1].tolist() == [0] * 3

@@ -155,16 +155,11 @@ def test_nothing_is_overwritten_unasked(tmp_path, config):
 
 
 def test_video_file(tmp_path, config):
-    av = pytest.importorskip("av")
-    path = tmp_path / "a b.mp4"
+    pytest.importorskip("av")
+    from videos import write_video
+
     frames = [make_frame(time) for time in range(8)]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 80, 64, "yuv420p"
-        stream.bit_rate = 8_000_000
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    path = write_video(tmp_path / "a b.mp4", frames)
     (name,), counts = cut(replace(config, source=str(path)))
     assert (name, counts["read"]) == ("a_b_s1_000000", 8)
     assert np.abs(read_clip(config, name).astype(int) - np.stack(frames[:7])).mean() < 8

@@ -5,10 +5,11 @@ import sys
 
 import pytest
 import torch
+from trainings import SECONDS, forkserver
 
 from dcn import cpu, deform_conv, deform_conv2d
 from dcn.reference import deform_conv2d_gather
-from tests.test_dcn import random_case, relative_error, released, run
+from tests.test_dcn import random_case, relative_error, run
 from utils.native import NativeBuildError
 
 try:
@@ -55,15 +56,6 @@ def test_equals_the_definition(options, dtype, tolerance, layout):
     expected = run(deform_conv2d_gather, tensors, geometry)
     results = run(deform_conv2d, layout(tensors), geometry)
     assert relative_error(results, expected) < tolerance
-
-
-@pytest.mark.parametrize("case", ["random", "zero_offset"])
-@pytest.mark.parametrize("layout", [list, channels_last])
-def test_equals_the_original_kernels(case, layout):
-    tensors, grad_output, expected = released(case)
-    geometry = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
-    results = run(deform_conv2d, layout(tensors), geometry, grad_output)
-    assert relative_error(results, expected) < 1e-5
 
 
 @pytest.mark.parametrize("threads", [2, 3, 7])
@@ -115,17 +107,6 @@ def test_output_has_the_memory_format_of_the_input():
     assert deform_conv2d(input, offset, weight, **geometry).is_contiguous()
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": (2, 1), "dilation": (1, 2)}], ids=str)
-def test_gradcheck(options):
-    tensors, geometry = random_case(batch=1, size=(4, 5), outputs=2, **options)
-    leaves = [tensor.requires_grad_() for tensor in tensors]
-
-    def call(input, offset, weight, bias, mask):
-        return deform_conv2d(input, offset, weight, bias, mask=mask, **geometry)
-
-    assert torch.autograd.gradcheck(call, leaves)
-
-
 def operator_arguments(layout):
     tensors, geometry = random_case(dtype=torch.float32)
     leaves = [tensor.requires_grad_() for tensor in layout(tensors)]
@@ -144,13 +125,6 @@ def test_operator_is_cast_to_float32_by_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         output = torch.ops.mstt.deform_conv2d(*halves)
     assert output.dtype == torch.float32
-
-
-def test_compile_and_its_gradients():
-    tensors, geometry = random_case(dtype=torch.float32)
-    expected = run(deform_conv2d, tensors, geometry)
-    compiled = torch.compile(deform_conv2d, fullgraph=True, backend="aot_eager")
-    assert relative_error(run(compiled, tensors, geometry), expected) < 1e-6
 
 
 def test_layer_compiles_under_autocast():
@@ -176,12 +150,20 @@ def test_export():
     assert any("mstt.deform_conv2d" in target for target in targets)
 
 
-def test_registering_twice_is_harmless(monkeypatch):
+def register_again():
     tensors, geometry = random_case()
     expected = run(deform_conv2d, tensors, geometry)
     for name in [name for name in sys.modules if name.split(".")[0] == "dcn"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
     again = importlib.import_module("dcn")
     assert again.deform_conv2d is not deform_conv2d
     for function in (again.deform_conv2d, deform_conv2d):
         assert relative_error(run(function, tensors, geometry), expected) == 0
+
+
+def test_registering_twice_is_harmless():
+    """In a process of its own: PyTorch keeps what was registered last."""
+    process = forkserver().Process(target=register_again)
+    process.start()
+    process.join(SECONDS)
+    assert process.exitcode == 0

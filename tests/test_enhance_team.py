@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from enhancing import make_frames, write_frames
-from test_raster import sixteen_bits, write_sequence
+from rasters import sixteen_bits, write_sequence
 from trainings import Child, in_replace, launcher_store, pause, place, small_files
 
 from enhancement import shares

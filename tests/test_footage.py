@@ -1,9 +1,9 @@
 """Weights by the kind of footage: what is taken for compressed, and which weights that gets."""
 
 import pytest
-import rasterio
 import torch
 from enhancing import make_frames, save_small_network, write_frames
+from rasters import write_plain
 
 import enhance
 import models.checkpoint
@@ -34,14 +34,10 @@ def shipped(tmp_path, monkeypatch):
     ],
 )
 def test_video_is_lossy_as_its_codec_is(tmp_path, codec, pixels, suffix, lossy):
-    av = pytest.importorskip("av")
-    path = tmp_path / f"video{suffix}"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
-        for frame in make_frames(3, 48, 64):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
-        container.mux(stream.encode(None))
+    pytest.importorskip("av")
+    from videos import write_video
+
+    path = write_video(tmp_path / f"v{suffix}", make_frames(3, 48, 64), None, codec, pixels)
     assert open_source(path).lossy == lossy
 
 
@@ -80,9 +76,6 @@ def test_lossy_footage_gets_the_real_weights_and_is_told(tmp_path, shipped, caps
 )
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_a_tiff_is_lossy_as_its_compression_is(tmp_path, options, lossy):
-    size = {"count": 3, "height": 32, "width": 48, "dtype": "uint8"}
     for index, frame in enumerate(make_frames(2, 32, 48)):
-        path = tmp_path / f"{index}.tif"
-        with rasterio.open(path, "w", driver="GTiff", **size, **options) as file:
-            file.write(frame.transpose(2, 0, 1))
+        write_plain(tmp_path / f"{index}.tif", frame.transpose(2, 0, 1), **options)
     assert open_source(tmp_path).lossy == lossy

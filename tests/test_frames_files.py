@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
+from rasters import PLACE, write_geotiff, write_plain
 
 from media import raster, tiff
 from media.folder import TiffStackSink, read_image_file, write_image_file
@@ -35,16 +36,6 @@ def full_disk(size):
 def noise(*shape, dtype=np.uint16):
     """Values that do not compress."""
     return np.random.default_rng(3).integers(1, 250, shape).astype(dtype)
-
-
-def write_geotiff(path, bands, **options):
-    """Write (bands, H, W)."""
-    count, height, width = bands.shape
-    size = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
-    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5000, 0, -1, 9000)}
-    with rasterio.open(path, "w", driver="GTiff", **size, **place, **options) as dataset:
-        dataset.write(bands)
-    return path
 
 
 def geotiff_source(folder, layout, frames, **options):
@@ -252,7 +243,7 @@ def test_damaged_geotiffs_take_the_place_of_their_neighbours(tmp_path, damaged, 
         reference = result.georeference(index)
         assert reference.crs.to_epsg() == 32633
         assert reference.nodata == 7
-        assert reference.transform.a == 0.25
+        assert reference.transform.a == PLACE.a / 4
 
 
 def test_a_frame_of_another_size_is_not_where_the_result_lies(tmp_path, monkeypatch):
@@ -290,10 +281,8 @@ def test_tiffs_in_lzw_give_the_values_of_the_file(tmp_path, bands, dtype, interl
     (tmp_path / "in").mkdir()
     pixels = noise(bands, HEIGHT, WIDTH, dtype=dtype)
     for index in range(2):
-        size = {"count": bands, "height": HEIGHT, "width": WIDTH, "dtype": dtype}
         options = {"compress": "lzw", "interleave": interleave, "photometric": photometric}
-        with rasterio.open(tmp_path / f"in/{index}.tif", "w", "GTiff", **size, **options) as file:
-            file.write(pixels)
+        write_plain(tmp_path / f"in/{index}.tif", pixels, **options)
     read = open_source(tmp_path / "in").read(1)
     np.testing.assert_array_equal(np.ma.getdata(read), np.moveaxis(pixels, 0, -1))
 

@@ -6,6 +6,7 @@ import pytest
 rasterio = pytest.importorskip("rasterio")
 
 from rasterio.shutil import copy as copy_raster  # noqa: E402
+from rasters import write_geotiff  # noqa: E402
 
 from media.folder import write_image_file  # noqa: E402
 from media.open import open_source  # noqa: E402
@@ -15,15 +16,6 @@ from media.tiff import write_tiff  # noqa: E402
 def numbered_frames(count, bands=3):
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (count, 20, 24, bands), dtype=np.uint8)
-
-
-def write_geotiff(path, bands):
-    count, height, width = bands.shape
-    size = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
-    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(5e5, 4e6, 1, 1)}
-    with rasterio.open(path, "w", driver="GTiff", **size, **place) as dataset:
-        dataset.write(bands)
-    return path
 
 
 def test_a_vrt_is_read_by_gdal(tmp_path):

@@ -1,15 +1,14 @@
 """Damaged frames are made along the motion between their neighbours, at their own time."""
 
 from fractions import Fraction
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from enhancing import Frames
 
 from enhancement.levels import full_scale
 from enhancement.repair import Bridged
-from media.frames import Source
 
 LEVELS = full_scale(np.dtype(np.uint8))
 
@@ -21,22 +20,6 @@ def drifting(count, step):
     texture = cv2.normalize(texture, None, 0, 255, cv2.NORM_MINMAX)
     starts = [(count - index) * step for index in range(count)]
     return np.stack([texture[:, start : start + 96] for start in starts])
-
-
-class Frames(Source):
-    """Frames in memory."""
-
-    def __init__(self, frames, times=None):
-        self.path, self.frames, self.count, self.times = Path("in"), frames, len(frames), times
-        self.height, self.width, self.bands = frames.shape[1:]
-        self.dtype, self.colour, self.suffix = frames.dtype, (0, 1, 2), ".png"
-        self.full_scale = True
-
-    def name(self, index):
-        return str(index)
-
-    def read(self, index):
-        return self.frames[index]
 
 
 def error_of(pixels, truth):

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from enhancing import HEIGHT, WIDTH, make_frames
+from enhancing import HEIGHT, WIDTH, Frames, make_frames
 
 from enhancement import enhancer
 from enhancement.enhancer import output_masks, window_flow
 from enhancement.levels import band_groups, fill_missing, survey, view_rgb
 from enhancement.repair import Bridged, reduce_frame
 from flow import estimate_flow
-from media.frames import Source
 from utils.resize import imresize
 from utils.text import natural_key
 
@@ -29,27 +28,11 @@ def test_names_sort_as_people_do():
     ]
 
 
-class Arrays(Source):
-    """Frames from memory."""
-
-    suffix = ".png"
-
-    def __init__(self, frames, times=None):
-        self.path, self.frames, self.count, self.times = Path("arrays"), frames, len(frames), times
-        self.adopt(frames[0])
-
-    def read(self, index):
-        return self.frames[index]
-
-    def name(self, index):
-        return f"array {index}"
-
-
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64, np.float32, np.float64])
 @pytest.mark.parametrize(("offset", "scale"), [(0, 1), (40_000, 1), (0, 200), (20, 0.5)])
 def test_levels_are_the_ends_of_the_data(dtype, offset, scale):
     frames = (make_frames(3).astype(float) * scale + offset).astype(dtype)
-    levels, damaged = survey(Arrays(frames))
+    levels, damaged = survey(Frames(frames))
     assert damaged == {}
     assert (levels.black == frames.min()).all()
     assert (levels.white == frames.max()).all()
@@ -63,9 +46,9 @@ def test_levels_are_the_ends_of_the_data(dtype, offset, scale):
 
 def test_few_values_far_away_do_not_stretch_the_levels():
     frames = np.random.default_rng(0).uniform(0.2, 0.7, (2, 64, 64, 1)).astype(np.float32)
-    expected = survey(Arrays(frames))[0]
+    expected = survey(Frames(frames))[0]
     frames[0, 3, 4], frames[1, 5, 6] = -9999, 1e20  # fewer than one of a thousand values
-    levels, _ = survey(Arrays(frames))
+    levels, _ = survey(Frames(frames))
     assert expected.black - 10 < levels.black < expected.black
     assert expected.white < levels.white < expected.white + 10
     assert "values from -9999 to 1.000000" in levels.told
@@ -75,14 +58,14 @@ def test_bands_have_levels_of_their_own_and_colours_share_them():
     frames = np.random.default_rng(0).uniform(0, 1, (2, 16, 16, 4)).astype(np.float32)
     frames *= (0.1, 0.2, 0.3, 5)
     frames[..., 3] += 290  # a thermal band in kelvin beside reflectances
-    levels, _ = survey(Arrays(frames))
+    levels, _ = survey(Frames(frames))
     np.testing.assert_array_equal(levels.white[:3], frames[..., :3].max())
     assert (levels.black[3], levels.white[3]) == (frames[..., 3].min(), frames[..., 3].max())
 
 
 def test_results_keep_the_sign_and_the_bits_of_the_data():
     def clipped(frames, bits=0):
-        source = Arrays(frames)
+        source = Frames(frames)
         source.bits, source.full_scale = bits, False
         beyond = np.array([[-40], [40]], np.float32)
         return survey(source)[0].from_unit(beyond, frames.dtype).ravel().tolist()
@@ -98,7 +81,7 @@ def test_results_keep_the_sign_and_the_bits_of_the_data():
 
 
 def test_black_and_white_of_the_user():
-    source = Arrays(make_frames(2).astype(np.float32))
+    source = Frames(make_frames(2).astype(np.float32))
     low, high = source.frames.min(), source.frames.max()
     for given, expected in (((None, 300), (0, 300)), ((5, None), (5, high)), ((5, 30), (5, 30))):
         levels, _ = survey(source, *given)
@@ -110,7 +93,7 @@ def test_black_and_white_of_the_user():
 
 
 def test_where_zero_is_white_the_network_sees_it_white():
-    source = Arrays(make_frames(2)[..., :1])
+    source = Frames(make_frames(2)[..., :1])
     source.inverted, source.measured, source.full_scale = True, True, False
     levels, _ = survey(source)
     low, high = source.frames.min(), source.frames.max()
@@ -124,7 +107,7 @@ def test_where_zero_is_white_the_network_sees_it_white():
 def test_pictures_of_ten_bits_keep_their_exposure_in_a_video():
     """Measurements fill the range; a picture of half the brightness stays one."""
     frames = np.linspace(0, 1000, 2 * 16 * 16).reshape(2, 16, 16, 1).astype(np.uint16)
-    source, middle = Arrays(frames), np.array([[0.5]], np.float32)
+    source, middle = Frames(frames), np.array([[0.5]], np.float32)
     for measured, expected in ((False, 500 / 1023), (True, 0.5)):
         source.measured = measured
         video = survey(source)[0].stretched(np.dtype(np.uint16))
@@ -139,7 +122,7 @@ def test_views_of_frames_of_an_earlier_pass_are_clipped():
     unrounded[8:] = 257.5
     unrounded[0] = 99.7
     for bands in (1, 2, 3):
-        source = Arrays(given[..., :bands])
+        source = Frames(given[..., :bands])
         levels, _ = survey(source)
         view = view_rgb(source, levels, unrounded[..., :bands])
         assert view.shape == (16, 16, 3)
@@ -155,7 +138,7 @@ def test_frames_reduced_in_parts_are_those_reduced_whole(size):
 def test_a_bridge_follows_the_times_of_the_frames():
     frames = np.zeros((3, 16, 16, 3), np.uint8)
     frames[2] = 100
-    source = Arrays(frames, [Fraction(0), Fraction(1, 10), Fraction(1)])
+    source = Frames(frames, [Fraction(0), Fraction(1, 10), Fraction(1)])
     bridged = Bridged(source, survey(source)[0], {1}, "dis")
     np.testing.assert_array_equal(bridged.read(1), np.full((16, 16, 3), 10))
 
@@ -163,15 +146,15 @@ def test_a_bridge_follows_the_times_of_the_frames():
 def test_values_that_are_not_exact_are_refused():
     for value in (2**53 + 2, -(2**53) - 2):
         with pytest.raises(ValueError, match=r"values from .* the largest possible is 2\^53"):
-            survey(Arrays(np.full((2, 16, 16, 1), value, np.int64)))
-    levels, _ = survey(Arrays(np.full((2, 16, 16, 1), 2**53, np.uint64)))
+            survey(Frames(np.full((2, 16, 16, 1), value, np.int64)))
+    levels, _ = survey(Frames(np.full((2, 16, 16, 1), 2**53, np.uint64)))
     unit = levels.to_unit(np.full((1, 1), 2**53, np.uint64))
     assert levels.from_unit(unit, np.dtype(np.uint64))[0, 0] == 2**53
 
 
 def test_frames_without_a_pixel_are_refused():
     with pytest.raises(ValueError, match="has no pixel with data"):
-        survey(Arrays(np.ma.masked_all((2, 16, 16, 1), np.uint8)))
+        survey(Frames(np.ma.masked_all((2, 16, 16, 1), np.uint8)))
 
 
 def test_missing_pixels_take_the_nearest_value():

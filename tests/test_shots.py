@@ -1,18 +1,16 @@
 """Cuts between shots: found, told, and never blended over."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
-import rasterio
-from enhancing import make_frames, read_all, run, save_small_network, write_frames
+from enhancing import Frames, make_frames, read_all, run, save_small_network, write_frames
+from rasters import write_geotiff, write_plain
 
 import enhance
 from enhancement.levels import full_scale
 from enhancement.repair import Bridged
 from enhancement.shots import ShotSink, find_cuts, shots
-from media.frames import FrameError, Sink, Source
+from media.frames import Sink
 from media.open import open_source
 from models.inference import super_resolve
 
@@ -24,22 +22,6 @@ def other_scene(count, seed=3):
     noise = np.random.default_rng(seed).standard_normal((40, 40 + count, 3))
     ground = np.clip(cv2.GaussianBlur(noise, (0, 0), 3) * 500 + 120, 0, 255).astype(np.uint8)
     return np.stack([ground[:24, time : time + 32] for time in range(count)])
-
-
-class Arrays(Source):
-    suffix = ".png"
-
-    def __init__(self, frames):
-        self.path, self.frames, self.count = Path("arrays"), list(frames), len(frames)
-        self.adopt(frames[0])
-
-    def read(self, index):
-        if self.frames[index] is None:
-            raise FrameError("damaged")
-        return self.frames[index]
-
-    def name(self, index):
-        return f"array {index}"
 
 
 class Kept(Sink):
@@ -65,16 +47,16 @@ def test_cuts_are_found_and_motion_light_and_noise_are_none():
     lighter = np.clip(moving.astype(int) + 15 * np.arange(6)[:, None, None, None], 0, 255)
     noisy = np.clip(moving + rng.normal(0, 12, moving.shape), 0, 255)
     for frames in (make_frames(6), moving, lighter.astype(np.uint8), noisy.astype(np.uint8)):
-        assert find_cuts(Arrays(frames), LEVELS, ()) == []
+        assert find_cuts(Frames(frames), LEVELS, ()) == []
     film = np.concatenate([make_frames(3), other_scene(4), other_scene(2, seed=9)])
-    assert find_cuts(Arrays(film), LEVELS, ()) == [(2, 3), (6, 7)]
+    assert find_cuts(Frames(film), LEVELS, ()) == [(2, 3), (6, 7)]
     flat = np.stack([np.full((24, 32, 3), colour, np.uint8) for colour in (40, 40, 160, 160)])
-    assert find_cuts(Arrays(flat), LEVELS, ()) == [(1, 2)]
+    assert find_cuts(Frames(flat), LEVELS, ()) == [(1, 2)]
 
 
 def test_damaged_frames_on_a_cut_are_shared_out():
     frames = [*make_frames(3), *other_scene(3)]
-    source = Arrays(frames)
+    source = Frames(frames)
     source.frames[2] = source.frames[3] = None
     cuts = find_cuts(source, LEVELS, {2, 3})
     assert cuts == [(1, 4)]
@@ -125,11 +107,8 @@ def test_shots_are_enhanced_by_themselves(tmp_path, checkpoint, capsys):
 @pytest.mark.parametrize("placed", [False, True])
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_only_frames_with_coordinates_are_no_film(tmp_path, placed):
-    size = {"count": 3, "height": 24, "width": 32, "dtype": "uint8"}
-    if placed:
-        size |= {"crs": "EPSG:32633", "transform": rasterio.Affine(1, 0, 5e5, 0, -1, 5e6)}
+    write = write_geotiff if placed else write_plain
     for index, frame in enumerate([*make_frames(3), *other_scene(3)]):
-        with rasterio.open(tmp_path / f"{index}.tif", "w", driver="GTiff", **size) as file:
-            file.write(frame.transpose(2, 0, 1))
+        write(tmp_path / f"{index}.tif", frame.transpose(2, 0, 1))
     source, config = open_source(tmp_path), enhance.Config(str(tmp_path), str(tmp_path / "out"))
     assert enhance.cuts_of(source, LEVELS, {}, config) == ([] if placed else [(2, 3)])

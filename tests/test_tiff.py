@@ -6,7 +6,7 @@ import rasterio
 import tifffile
 from rasterio.enums import ColorInterp
 from rasterio.rpc import RPC
-from test_raster import PLACE, write_geotiff
+from rasters import PLACE, write_geotiff, write_plain
 
 from data.stills import read_still
 from media.frames import FrameError
@@ -16,15 +16,6 @@ from media.raster_sink import TiffSink
 
 HEIGHT, WIDTH = 20, 24
 RAMP = np.arange(HEIGHT * WIDTH).reshape(1, HEIGHT, WIDTH)  # 0 to 479
-
-
-def write_plain(path, bands, **options):
-    """Write (bands, H, W) without coordinates."""
-    count, height, width = bands.shape
-    size = {"count": count, "height": height, "width": width, "dtype": bands.dtype}
-    with rasterio.open(path, "w", driver="GTiff", **size, **options) as dataset:
-        dataset.write(bands)
-    return path
 
 
 def folder_of(tmp_path, bands, write=write_plain, **options):

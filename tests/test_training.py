@@ -1,6 +1,5 @@
 """Schedule, loss, EMA and log."""
 
-import itertools
 import json
 import math
 import signal
@@ -23,15 +22,6 @@ from training.run import Progress, restore
 from training.signals import StopSignals
 from utils.images import to_tensor, to_uint8
 from utils.metrics import moving_mask
-
-
-def test_learning_rate_warms_up_and_decays():
-    rates = [learning_rate(step, 100, warmup=10, final=0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == rates[10] == 1.0
-    assert all(a > b for a, b in itertools.pairwise(rates[10:]))
-    assert rates[-1] == pytest.approx(0.1, abs=1e-3)
-    assert learning_rate(55, 100, 10, 0.1) == pytest.approx(0.55)  # half-way down
 
 
 def test_the_rate_follows_time_where_that_is_further():

@@ -113,22 +113,17 @@ def test_a_signal_to_processes_of_which_one_waits_is_a_stop(data):
     assert load_torch_file(data / "waiting" / "last.pt")["step"] == 1
 
 
-def test_all_processes_stop_before_a_nonfinite_step_of_one(data):
-    team = team_of(2, data, *STEPS, "--run", "poisoned", tricks=[(nan_in_second_rank, 0)])
+def test_all_processes_leave_out_a_nonfinite_step_of_one_and_stop_before_the_next(data):
+    flags = (*STEPS, "--run", "poisoned", "--skip-nonfinite", "1")
+    tricks = [(nan_in_second_rank, 1), (nan_in_second_rank, 2)]
+    team = team_of(2, data, *flags, tricks=tricks)
     assert [training.wait() for training in team] == [1, 1]
+    assert "left out: step 1: the loss is nan on clip" in team[0].out
     lines = {training.last_line for training in team}
     assert len(lines) == 1
-    assert lines.pop().startswith("stopped: step 0: the loss is nan on clip")
-    assert load_torch_file(data / "poisoned" / "last.pt")["step"] == 0
-
-
-def test_all_processes_leave_out_a_nonfinite_step_of_one(data):
-    flags = (*STEPS, "--run", "left out", "--skip-nonfinite", "1")
-    team = team_of(2, data, *flags, tricks=[(nan_in_second_rank, 1)])
-    assert [training.wait() for training in team] == [0, 0], team[0].err
-    assert "left out: step 1: the loss is nan on clip" in team[0].out
-    state = load_torch_file(data / "left out" / "last.pt")
-    assert (state["step"], state["skipped"]) == (4, 1)
+    assert lines.pop().startswith("stopped: step 2: the loss is nan on clip")
+    state = load_torch_file(data / "poisoned" / "last.pt")
+    assert (state["step"], state["skipped"]) == (2, 1)
     assert all(torch.isfinite(weights).all() for weights in state["network"].values())
 
 

@@ -17,8 +17,7 @@ import rasterio
 import torch
 from trainings import make_optimiser
 
-from benchmarks.fuzz import change, fuzz, make_readers, odd_tensor
-from data.septuplets import SeptupletDataset
+from benchmarks.fuzz import change, fuzz, make_readers
 from data.stills import Stills, read_still, stretch_to_8_bits
 from media.images import write_image
 from models import MSTT
@@ -45,7 +44,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 )
 def test_mutated_files_are_accepted_or_refused(tmp_path, name):
     reader = next(reader for reader in make_readers(tmp_path) if reader.name == name)
-    files = 40 if reader.vary else 100
+    files = 20 if reader.vary else 100
     counts = fuzz(reader, files=files, seed=7, folder=tmp_path)
     assert counts["refused"] > 0
     assert counts["accepted"] + counts["refused"] == files
@@ -72,16 +71,6 @@ def test_values_are_mutated_one_place_at_a_time_and_in_every_way():
     assert len(plain) < len(tensors)
     plain = [tensor for tensor in plain if not tensor.is_nested]
     assert any(tensor.shape == (3, 4) and tensor.stride() == (0, 0) for tensor in plain)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_any_tensor_can_be_mutated_again_and_again():
-    rng = random.Random(2)
-    for tensor in (torch.tensor(1.0), torch.zeros(0), torch.zeros(9, dtype=torch.uint8)):
-        for _ in range(200):
-            value = tensor
-            while isinstance(value, torch.Tensor):
-                value = odd_tensor(value, rng)
 
 
 def bomb_png(path, side):
@@ -193,29 +182,6 @@ def test_a_tiff_cannot_name_other_files(tmp_path):
         read_still(tmp_path / "still.tif")
 
 
-@pytest.mark.parametrize(
-    "name", ["two words", 'quote\'s "clip"', "$(touch ran)", "new\nline", "-rf"]
-)
-def test_odd_names_are_only_names(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "root" / "train" / name
-    folder.mkdir(parents=True)
-    for number in range(1, 8):
-        write_image(folder / f"im{number}.png", IMAGE)
-    dataset = SeptupletDataset("root", patch=16, flow_method="dis", flow_cache=tmp_path / "cache")
-    assert dataset[0]["name"] == name
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "root"]
-
-
-def test_a_list_of_20_000_names_is_refused_in_a_few_lines(tmp_path):
-    (tmp_path / "train").mkdir()
-    names = (f"../../etc/{n}" if n % 2 else f"clip {n}" for n in range(20_000))
-    (tmp_path / "189_vime7_train.txt").write_text("\n".join(names))
-    with pytest.raises(ValueError, match="20000 problems") as caught:
-        SeptupletDataset(tmp_path, patch=16)
-    assert len(str(caught.value).splitlines()) < 30
-
-
 @pytest.fixture
 def state(trained):
     return trained("muon")[0]
@@ -279,13 +245,12 @@ def test_a_compressed_checkpoint_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_failed_write_raises_and_keeps_the_old_file(tmp_path, monkeypatch, call, number):
+def test_a_failed_write_raises_and_keeps_the_old_file(tmp_path, monkeypatch, call):
     path = tmp_path / "last.pt"
     save_torch_file(path, {"step": 1})
 
     def fail(*arguments):
-        raise OSError(number, os.strerror(number), str(path))
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, call, fail)

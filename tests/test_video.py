@@ -11,6 +11,7 @@ from PIL import Image
 av = pytest.importorskip("av")
 
 from enhancing import make_frames, run  # noqa: E402
+from videos import numbered_frames, write_video  # noqa: E402
 
 from media.decoder import Decoder  # noqa: E402
 from media.frames import FrameError  # noqa: E402
@@ -21,22 +22,6 @@ from media.video_sink import VideoSink  # noqa: E402
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255), (0, 0, 0)]
 COLOURS += [(200, 100, 50), (30, 180, 220)]
 SWSCALE = {BT601: 5, BT709: 1}
-
-
-def write_video(path, frames, times=None, codec="libx264", pixel_format="yuv420p", **options):
-    """Encode (N, H, W, 3) uint8 frames; times in seconds, by default 25 frames per second."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options={"crf": "4"} | options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = pixel_format
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for index, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
-            seconds = index / 25 if times is None else times[index]
-            frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -87,60 +72,6 @@ def test_the_files_own_matrix_and_range_are_used(tmp_path, matrix, full_range):
     assert np.abs(source.read(1).astype(int) - colour).max() <= 3
 
 
-def test_variable_frame_rate(tmp_path, checkpoint):
-    seconds = [0, 0.04, 0.2, 0.24, 1]
-    given = write_video(tmp_path / "in.mp4", make_frames(5), seconds)
-    result = open_source(run(checkpoint, given, tmp_path / "out.mp4"))
-    expected = [0, 0.02, 0.04, 0.12, 0.2, 0.22, 0.24, 0.62, 1]
-    assert [float(time) for time in result.times] == pytest.approx(expected, abs=1e-4)
-    slow = open_source(run(checkpoint, given, tmp_path / "slow.mp4", "--slow-motion"))
-    doubled = [2 * time for time in expected]
-    assert [float(time) for time in slow.times] == pytest.approx(doubled, abs=1e-4)
-    with pytest.raises(ValueError, match="AVI has one fixed frame rate"):
-        run(checkpoint, given, tmp_path / "out.avi")
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
-def test_frame_rate_doubles_and_pieces_join_exactly(tmp_path, checkpoint, suffix):
-    frames = make_frames(8)
-    given = write_video(tmp_path / "in.mp4", frames)
-    lossless = () if suffix == ".avi" else ("--lossless",)
-    path = run(checkpoint, given, tmp_path / f"out{suffix}", *lossless)
-    with av.open(str(path)) as container:
-        assert container.streams.video[0].guessed_rate == 50
-    result, given = open_source(path), open_source(given)
-    count = 16 if suffix == ".avi" else 15  # AVI repeats the last frame, which the others hold
-    assert (result.count, result.height, result.width) == (count, 4 * 24, 4 * 32)
-    assert result.times[-1] + result.last == given.times[-1] + given.last == Fraction(8, 25)
-    folder = open_source(run(checkpoint, given.path, tmp_path / "folder"))
-    for index in range(folder.count):
-        difference = result.read(index).astype(int) - folder.read(index)
-        # Lossy video keeps colour at half resolution, so only the brightness is compared.
-        assert not difference.any() if lossless else np.abs(difference.mean(axis=2)).mean() < 3
-
-
-def test_ten_bits_stay_ten_bits(tmp_path, checkpoint):
-    frames = make_frames(4, 64, 64)
-    options = {"codec": "libx265", "pixel_format": "yuv420p10le", "x265-params": "log-level=none"}
-    given = write_video(tmp_path / "in.mp4", frames, **options)
-    source = open_source(given)
-    assert source.dtype == np.uint16
-    assert source.depth == 10
-    assert np.abs(source.read(0) / 257 - frames[0]).mean() < 4
-    path = run(checkpoint, given, tmp_path / "out.mp4")
-    with av.open(str(path)) as container:
-        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
-    assert run(checkpoint, given, tmp_path / "folder").joinpath("00000006.png").exists()
-    assert open_source(tmp_path / "folder").dtype == np.uint16
-
-
-def test_grey_video(tmp_path, checkpoint):
-    given = write_video(tmp_path / "in.mkv", make_frames(2), codec="ffv1", pixel_format="gray")
-    assert open_source(given).bands == 1
-    result = open_source(run(checkpoint, given, tmp_path / "out.mp4")).read(0)
-    assert np.abs(result - result.mean(axis=2, keepdims=True)).max() <= 1
-
-
 @pytest.mark.parametrize(("codec", "suffix", "pixel_format"), [
     ("mjpeg", ".avi", "yuvj420p"),
     ("prores_ks", ".mov", "yuv422p10le"),
@@ -150,13 +81,7 @@ def test_grey_video(tmp_path, checkpoint):
 def test_codecs_of_cameras_are_read(tmp_path, codec, suffix, pixel_format):
     frames = make_frames(3, 64, 64)
     options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
-    path = tmp_path / f"v{suffix}"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(stream.encode(None))
+    path = write_video(tmp_path / f"v{suffix}", frames, None, codec, pixel_format, **options)
     source = open_source(path)
     assert source.count == 3
     levels = np.iinfo(source.dtype).max
@@ -192,14 +117,6 @@ def test_reading_backwards(tmp_path):
     np.testing.assert_array_equal(source.read(0), first)
     np.testing.assert_array_equal(source.read(13), last)
     assert (first != last).any()
-
-
-def numbered_frames(count):
-    """Frames that carry their number as the brightness of a corner."""
-    frames = make_frames(count, 48, 64)
-    for index, frame in enumerate(frames):
-        frame[:16, :16] = 9 * index
-    return frames
 
 
 def numbers_of(path):
@@ -264,39 +181,6 @@ def test_damage_reaches_to_the_next_key_frame(tmp_path, suffix, between, lost):
     assert numbers_of(path) == [None if index in lost else index for index in range(26)]
 
 
-def damaged_video(tmp_path, index):
-    """A video of six JPEG frames, of which one has lost its inside."""
-    path = tmp_path / "damaged.avi"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuvj420p"
-        for pixels in make_frames(6):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(stream.encode(None))
-    content = bytearray(path.read_bytes())
-    start = -1
-    for _ in range(index + 1):
-        start = content.index(b"\xff\xd8\xff", start + 1)
-    content[start + 2 : start + 300] = bytes(298)
-    path.write_bytes(content)
-    return path
-
-
-def test_a_damaged_frame_is_named_and_bridged(tmp_path, checkpoint):
-    path = damaged_video(tmp_path, 2)
-    source = open_source(path)
-    assert source.count == 6
-    with pytest.raises(FrameError, match=r"frame 2 \(at 0.080 s\) is damaged"):
-        source.read(2)
-    source.read(3)
-    with pytest.raises(ValueError, match=r"frame 2 .*--skip-bad"):
-        run(checkpoint, path, tmp_path / "out.mp4")
-    result = open_source(run(checkpoint, path, tmp_path / "out.mp4", "--skip-bad"))
-    assert result.count == 11
-    neighbours = (result.read(2).astype(int) + result.read(6)) / 2
-    assert np.abs(result.read(4) - neighbours).mean() < 6
-
-
 def gif_comment(text):
     return b"\x21\xfe" + bytes([len(text)]) + text + b"\0"
 
@@ -335,44 +219,6 @@ def test_exif_data_of_motion_jpeg(tmp_path, orientation, shown):
     assert np.abs(source.read(1).astype(int) - shown(frames[1])).mean() < 4
 
 
-def test_two_frames_of_one_time_are_told(tmp_path, checkpoint, capsys):
-    path = tmp_path / "v.mkv"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuvj420p"
-        for index, pixels in enumerate(make_frames(6)):
-            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")):
-                packet.pts = packet.dts = index - (index in (3, 5))
-                container.mux(packet)
-    assert open_source(run(checkpoint, path, tmp_path / "out.mp4")).count == 7
-    told = capsys.readouterr().err
-    assert told.count("another frame of this time is left out") == 2
-    assert "at 0.080 s" in told
-
-
-def test_a_frame_rate_of_ones_own(tmp_path, checkpoint, capsys):
-    given = write_video(tmp_path / "in.mp4", make_frames(3), [0, 0.04, 0.2])
-    result = open_source(run(checkpoint, given, tmp_path / "out.mp4", "--fps", 10))
-    assert [float(time) for time in result.times] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
-    assert float(result.times[-1] + result.last) == pytest.approx(0.3)
-    assert "10 frames per second instead of its own times" in capsys.readouterr().out
-
-
-def test_part_of_a_video(tmp_path, checkpoint):
-    given = write_video(tmp_path / "in.mp4", numbered_frames(9))
-    result = run(checkpoint, given, tmp_path / "out", "--start", 4, "--frames", 3)
-    whole, part = open_source(given), open_source(given)
-    part.select(4, 3)
-    assert [part.read(index)[4, 4, 0] for index in range(3)] == [
-        whole.read(index)[4, 4, 0] for index in range(4, 7)
-    ]
-    assert (part.times[0], float(part.last)) == (0, pytest.approx(0.04))
-    assert "frame 4 (at 0.160 s)" in part.name(0)
-    assert len(list(result.iterdir())) == 5
-    with pytest.raises(ValueError, match="has 9 frames, none from 9 on"):
-        run(checkpoint, given, tmp_path / "no", "--start", 9)
-
-
 GROUPS = "keyint=6:min-keyint=6:scenecut=0:b-adapt=0:bframes=3:log-level=none"
 PARTS = [
     ("v.mp4", "libx264", GROUPS, 19),
@@ -408,67 +254,6 @@ def test_a_part_begins_at_the_key_frame_before(
             assert np.array_equal(part.read(index), expected[start + index]), (start, index)
         if start == 15:
             assert len(packets) < decoded
-
-
-def video_with_sound(path, codec="aac"):
-    """Eight frames of 0.04 s, and a tone of the same length."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=25)
-        video.width, video.height, video.pix_fmt = 32, 24, "yuv420p"
-        audio = container.add_stream(codec, rate=48000)
-        audio.bit_rate = 64_000
-        for pixels in make_frames(8):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(video.encode(None))
-        resampler = av.AudioResampler(audio.format, audio.layout, audio.rate)
-        tone = np.sin(np.arange(15360) / 20).astype(np.float32)[None]
-        frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
-        frame.rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
-        for part in resampler.resample(frame):
-            container.mux(audio.encode(part))
-        container.mux(audio.encode(None))
-    return path
-
-
-def sound_times(path):
-    with av.open(str(path)) as container:
-        return [float(p.pts * p.time_base) for p in container.demux(audio=0) if p.size]
-
-
-def test_sound_is_copied_or_told(tmp_path, checkpoint, capsys):
-    given = video_with_sound(tmp_path / "in.mp4")
-    run(checkpoint, given, tmp_path / "without.mp4")
-    assert "its sound is left out; --keep-audio copies it" in capsys.readouterr().err
-    with av.open(str(tmp_path / "without.mp4")) as container:
-        assert not container.streams.audio
-    expected = [time for time in sound_times(given) if time >= 0]
-    assert len(expected) > 10
-    for suffix in (".mp4", ".mkv"):
-        result = run(checkpoint, given, tmp_path / f"with{suffix}", "--keep-audio")
-        assert sound_times(result) == pytest.approx(expected, abs=1e-3)
-    assert open_source(result).count == 15
-    # From frame 5 on, 0.2 s later.
-    part = run(checkpoint, given, tmp_path / "part.mp4", "--keep-audio", "--start", 5)
-    later = [time - 0.2 for time in expected if time >= 0.2]
-    assert sound_times(part) == pytest.approx(later, abs=1e-3)
-
-
-def test_sound_that_cannot_be_copied_is_refused(tmp_path, checkpoint):
-    given = video_with_sound(tmp_path / "in.avi", "wmav2")
-    with pytest.raises(ValueError, match=r"\.mp4 cannot hold its sound \(wmav2\)"):
-        run(checkpoint, given, tmp_path / "out.mp4", "--keep-audio")
-    for flags in (["out.mp4", "--slow-motion"], ["out.mp4", "--fps", 10], ["folder"]):
-        with pytest.raises(ValueError, match="a video that keeps its times"):
-            run(checkpoint, given, tmp_path / flags[0], "--keep-audio", *flags[1:])
-    silent = write_video(tmp_path / "silent.mp4", make_frames(2))
-    with pytest.raises(ValueError, match="has no sound"):
-        run(checkpoint, silent, tmp_path / "out.mp4", "--keep-audio")
-
-
-@pytest.mark.parametrize("suffix", [".webm", ".gif", ".wmv", ".ts", ".webp", ".jp2", ".mp3"])
-def test_outputs_that_are_not_written_are_refused(tmp_path, suffix):
-    with pytest.raises(ValueError, match=rf"out\{suffix}: \{suffix} is not written; give a video"):
-        run("none", tmp_path / "in.mp4", tmp_path / f"out{suffix}")
 
 
 def test_what_is_no_video_is_refused(tmp_path, checkpoint):

@@ -80,7 +80,7 @@ def wait_for(condition, what):
     end = time.monotonic() + SECONDS
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {SECONDS} s for {what}"
-        time.sleep(0.005)
+        time.sleep(0.02)
     return value
 
 
@@ -89,7 +89,7 @@ def pause():
     here, label = Path(os.environ["HELD_IN"]), os.environ["LABEL"]
     (here / f"held-{label}").touch()
     while not (here / f"go-{label}").exists():
-        time.sleep(0.005)
+        time.sleep(0.02)
 
 
 def deliver(number):
@@ -198,10 +198,13 @@ def _run(script, folder, label, flags, environment, tricks):
 
 
 def forkserver():
-    """The context of multiprocessing that forks from a server that has imported PyTorch."""
+    """The context of multiprocessing that forks from a server that has imported PyTorch.
+
+    And the optional packages that are there, each of which takes longer than a training of a step.
+    """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainings"])
+    context.set_forkserver_preload(["trainings", "torch.utils.tensorboard", "av", "rasterio"])
     return context
 
 

@@ -1,0 +1,200 @@
+"""Videos through enhance.py: times, depth, damage and sound of the results."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+av = pytest.importorskip("av")
+
+from enhancing import make_frames, run  # noqa: E402
+from videos import numbered_frames, write_video  # noqa: E402
+
+from media.frames import FrameError  # noqa: E402
+from media.open import open_source  # noqa: E402
+
+
+def test_variable_frame_rate(tmp_path, checkpoint):
+    seconds = [0, 0.04, 0.2, 0.24, 1]
+    given = write_video(tmp_path / "in.mp4", make_frames(5), seconds)
+    result = open_source(run(checkpoint, given, tmp_path / "out.mp4"))
+    expected = [0, 0.02, 0.04, 0.12, 0.2, 0.22, 0.24, 0.62, 1]
+    assert [float(time) for time in result.times] == pytest.approx(expected, abs=1e-4)
+    slow = open_source(run(checkpoint, given, tmp_path / "slow.mp4", "--slow-motion"))
+    doubled = [2 * time for time in expected]
+    assert [float(time) for time in slow.times] == pytest.approx(doubled, abs=1e-4)
+    with pytest.raises(ValueError, match="AVI has one fixed frame rate"):
+        run(checkpoint, given, tmp_path / "out.avi")
+
+
+@pytest.fixture(scope="module")
+def enhanced(tmp_path_factory, checkpoint):
+    """A video of eight frames, and the folder that is made of it."""
+    place = tmp_path_factory.mktemp("video")
+    given = write_video(place / "in.mp4", make_frames(8))
+    return given, open_source(run(checkpoint, given, place / "folder"))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".avi"])
+def test_frame_rate_doubles_and_pieces_join_exactly(tmp_path, checkpoint, enhanced, suffix):
+    given, folder = enhanced
+    lossless = () if suffix == ".avi" else ("--lossless",)
+    path = run(checkpoint, given, tmp_path / f"out{suffix}", *lossless)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].guessed_rate == 50
+    result, given = open_source(path), open_source(given)
+    count = 16 if suffix == ".avi" else 15  # AVI repeats the last frame, which the others hold
+    assert (result.count, result.height, result.width) == (count, 4 * 24, 4 * 32)
+    assert result.times[-1] + result.last == given.times[-1] + given.last == Fraction(8, 25)
+    for index in range(folder.count):
+        difference = result.read(index).astype(int) - folder.read(index)
+        # Lossy video keeps colour at half resolution, so only the brightness is compared.
+        assert not difference.any() if lossless else np.abs(difference.mean(axis=2)).mean() < 3
+
+
+def test_ten_bits_stay_ten_bits(tmp_path, checkpoint):
+    frames = make_frames(4, 64, 64)
+    options = {"codec": "libx265", "pixel_format": "yuv420p10le", "x265-params": "log-level=none"}
+    given = write_video(tmp_path / "in.mp4", frames, **options)
+    source = open_source(given)
+    assert source.dtype == np.uint16
+    assert source.depth == 10
+    assert np.abs(source.read(0) / 257 - frames[0]).mean() < 4
+    path = run(checkpoint, given, tmp_path / "out.mp4")
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
+    assert run(checkpoint, given, tmp_path / "folder").joinpath("00000006.png").exists()
+    assert open_source(tmp_path / "folder").dtype == np.uint16
+
+
+def test_grey_video(tmp_path, checkpoint):
+    given = write_video(tmp_path / "in.mkv", make_frames(2), codec="ffv1", pixel_format="gray")
+    assert open_source(given).bands == 1
+    result = open_source(run(checkpoint, given, tmp_path / "out.mp4")).read(0)
+    assert np.abs(result - result.mean(axis=2, keepdims=True)).max() <= 1
+
+
+def damaged_video(tmp_path, index):
+    """A video of six JPEG frames, of which one has lost its inside."""
+    path = write_video(tmp_path / "damaged.avi", make_frames(6), None, "mjpeg", "yuvj420p")
+    content = bytearray(path.read_bytes())
+    start = -1
+    for _ in range(index + 1):
+        start = content.index(b"\xff\xd8\xff", start + 1)
+    content[start + 2 : start + 300] = bytes(298)
+    path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_frame_is_named_and_bridged(tmp_path, checkpoint):
+    path = damaged_video(tmp_path, 2)
+    source = open_source(path)
+    assert source.count == 6
+    with pytest.raises(FrameError, match=r"frame 2 \(at 0.080 s\) is damaged"):
+        source.read(2)
+    source.read(3)
+    with pytest.raises(ValueError, match=r"frame 2 .*--skip-bad"):
+        run(checkpoint, path, tmp_path / "out.mp4")
+    result = open_source(run(checkpoint, path, tmp_path / "out.mp4", "--skip-bad"))
+    assert result.count == 11
+    neighbours = (result.read(2).astype(int) + result.read(6)) / 2
+    assert np.abs(result.read(4) - neighbours).mean() < 6
+
+
+def test_two_frames_of_one_time_are_told(tmp_path, checkpoint, capsys):
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 24, "yuvj420p"
+        for index, pixels in enumerate(make_frames(6)):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")):
+                packet.pts = packet.dts = index - (index in (3, 5))
+                container.mux(packet)
+    assert open_source(run(checkpoint, path, tmp_path / "out.mp4")).count == 7
+    told = capsys.readouterr().err
+    assert told.count("another frame of this time is left out") == 2
+    assert "at 0.080 s" in told
+
+
+def test_a_frame_rate_of_ones_own(tmp_path, checkpoint, capsys):
+    given = write_video(tmp_path / "in.mp4", make_frames(3), [0, 0.04, 0.2])
+    result = open_source(run(checkpoint, given, tmp_path / "out.mp4", "--fps", 10))
+    assert [float(time) for time in result.times] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+    assert float(result.times[-1] + result.last) == pytest.approx(0.3)
+    assert "10 frames per second instead of its own times" in capsys.readouterr().out
+
+
+def test_part_of_a_video(tmp_path, checkpoint):
+    given = write_video(tmp_path / "in.mp4", numbered_frames(9))
+    result = run(checkpoint, given, tmp_path / "out", "--start", 4, "--frames", 3)
+    whole, part = open_source(given), open_source(given)
+    part.select(4, 3)
+    assert [part.read(index)[4, 4, 0] for index in range(3)] == [
+        whole.read(index)[4, 4, 0] for index in range(4, 7)
+    ]
+    assert (part.times[0], float(part.last)) == (0, pytest.approx(0.04))
+    assert "frame 4 (at 0.160 s)" in part.name(0)
+    assert len(list(result.iterdir())) == 5
+    with pytest.raises(ValueError, match="has 9 frames, none from 9 on"):
+        run(checkpoint, given, tmp_path / "no", "--start", 9)
+
+
+def video_with_sound(path, codec="aac"):
+    """Eight frames of 0.04 s, and a tone of the same length."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=25)
+        video.width, video.height, video.pix_fmt = 32, 24, "yuv420p"
+        audio = container.add_stream(codec, rate=48000)
+        audio.bit_rate = 64_000
+        for pixels in make_frames(8):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(video.encode(None))
+        resampler = av.AudioResampler(audio.format, audio.layout, audio.rate)
+        tone = np.sin(np.arange(15360) / 20).astype(np.float32)[None]
+        frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
+        frame.rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+        for part in resampler.resample(frame):
+            container.mux(audio.encode(part))
+        container.mux(audio.encode(None))
+    return path
+
+
+def sound_times(path):
+    with av.open(str(path)) as container:
+        return [float(p.pts * p.time_base) for p in container.demux(audio=0) if p.size]
+
+
+def test_sound_is_copied_or_told(tmp_path, checkpoint, capsys):
+    given = video_with_sound(tmp_path / "in.mp4")
+    run(checkpoint, given, tmp_path / "without.mp4")
+    assert "its sound is left out; --keep-audio copies it" in capsys.readouterr().err
+    with av.open(str(tmp_path / "without.mp4")) as container:
+        assert not container.streams.audio
+    expected = [time for time in sound_times(given) if time >= 0]
+    assert len(expected) > 10
+    for suffix in (".mp4", ".mkv"):
+        result = run(checkpoint, given, tmp_path / f"with{suffix}", "--keep-audio")
+        assert sound_times(result) == pytest.approx(expected, abs=1e-3)
+    assert open_source(result).count == 15
+    # From frame 5 on, 0.2 s later.
+    part = run(checkpoint, given, tmp_path / "part.mp4", "--keep-audio", "--start", 5)
+    later = [time - 0.2 for time in expected if time >= 0.2]
+    assert sound_times(part) == pytest.approx(later, abs=1e-3)
+
+
+def test_sound_that_cannot_be_copied_is_refused(tmp_path, checkpoint):
+    given = video_with_sound(tmp_path / "in.avi", "wmav2")
+    with pytest.raises(ValueError, match=r"\.mp4 cannot hold its sound \(wmav2\)"):
+        run(checkpoint, given, tmp_path / "out.mp4", "--keep-audio")
+    for flags in (["out.mp4", "--slow-motion"], ["out.mp4", "--fps", 10], ["folder"]):
+        with pytest.raises(ValueError, match="a video that keeps its times"):
+            run(checkpoint, given, tmp_path / flags[0], "--keep-audio", *flags[1:])
+    silent = write_video(tmp_path / "silent.mp4", make_frames(2))
+    with pytest.raises(ValueError, match="has no sound"):
+        run(checkpoint, silent, tmp_path / "out.mp4", "--keep-audio")
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".gif", ".wmv", ".ts", ".webp", ".jp2", ".mp3"])
+def test_outputs_that_are_not_written_are_refused(tmp_path, suffix):
+    with pytest.raises(ValueError, match=rf"out\{suffix}: \{suffix} is not written; give a video"):
+        run("none", tmp_path / "in.mp4", tmp_path / f"out{suffix}")
