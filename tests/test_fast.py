@@ -65,7 +65,7 @@ def test_network_equals_the_obvious_formulation(options, layout):
 
 
 @pytest.mark.parametrize(
-    "options", [{"coupling": "symmetric", "midpoint_flow": True}, NEWER, NEIGHBOURS]
+    "options", [{"channels": 8, "coupling": "symmetric", "midpoint_flow": True}, NEWER, NEIGHBOURS]
 )
 def test_gradients_equal_those_of_the_obvious_formulation(options):
     network = random_network(**options).double()
