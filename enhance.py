@@ -102,17 +102,13 @@ class Config:
     keep_audio: bool = False  # copy the sound of a video into the result
     lossless: bool = False  # FFV1 (.mkv, .avi), H.264 on RGB, and PNG for JPEG
     bands_per_frame: int = 0  # of a TIFF whose bands are frames; 0: all bands are one frame
-    palette: Literal[*PALETTES] = PALETTES[
-        0
-    ]  # of a TIFF with a colour table; rgb: enhance its colours
+    palette: Literal[*PALETTES] = "refuse"  # of a colour table in a TIFF; rgb: enhance its colours
     black: float | None = None  # the value that is black; none: as white, or 0 below a given white
     white: float | None = None  # the value that is white; none: of 8 bits, video, or the values
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
-    flow_method: Literal["auto", *FLOWS] = (
-        "auto"  # of flow/, or enhanced: its own; auto: what the weights ask for
-    )
+    flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: what the weights ask for
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is built for it
     compare: bool = False  # also write bicubic | enhanced: a video, a sheet of crops, a page
