@@ -8,6 +8,7 @@ as the frames of a folder. Prints how many files of each kind are
     same        equal values, upright as their orientation says, colours of a palette
     close       within 3 levels of 8 bits: another decoder of JPEG, 16 bits that Pillow rounds
     differ      other values or sizes: to be looked at
+    alone       read by this program alone
     refused     one line says why, and the other reader refuses it too
     ours        refused by this program alone, with the reasons below the table
     failed      any other exception, or SECONDS have passed: a bug
@@ -36,7 +37,7 @@ from utils.config import parse_config, run_script
 SECONDS = 30
 CLOSE = 3  # levels
 LARGEST = 2**28  # pixels that Pillow decodes here
-KINDS = ("same", "close", "differ", "refused", "ours", "failed")
+KINDS = ("same", "close", "differ", "alone", "refused", "ours", "failed")
 MODES = {"P": "RGB", "PA": "RGBA", "LA": "RGBA", "1": "L", "CMYK": "RGB", "YCbCr": "RGB"}
 
 
@@ -93,7 +94,7 @@ def examine(path: Path, folder: Path) -> tuple[str, str]:
         with limited(SECONDS):
             other = read_by_others(path)
     except Exception:
-        return "same", ""  # there is nothing to compare with
+        return "alone", ""
     bands = {own.shape[2], other.shape[2]}
     if own.shape[:2] != other.shape[:2] or (len(bands) > 1 and bands != {3, 4}):
         return "differ", f"{own.shape}, others {other.shape}"

@@ -20,7 +20,12 @@ class Augmentation:
 
 
 def draw_augmentation(rng, height, width, patch):
-    """Draw a patch of LR frames of height x width pixels, and the switches, all uniform."""
+    """Draw a patch of LR frames of height x width pixels, and the switches, all uniform.
+
+    Arguments:
+        rng: numpy random generator.
+        patch: side of the patch, LR pixels, at most height and width.
+    """
     top = int(rng.integers(height - patch + 1))
     left = int(rng.integers(width - patch + 1))
     switches = (bool(switch) for switch in rng.integers(2, size=4))
@@ -28,7 +33,10 @@ def draw_augmentation(rng, height, width, patch):
 
 
 def augment_frames(x, augmentation):
-    """A view of frames (T, C, H, W) that are cut to the patch already, turned."""
+    """Turn frames (T, C, H, W) that are cut to the patch already.
+
+    Returns: a view, (T, C, W, H) where rows and columns change places.
+    """
     if augmentation.mirror:
         x = x[..., ::-1]
     if augmentation.flip:

@@ -190,7 +190,7 @@ def find_clips(root, list_file=None):
 
 
 def read_clip(clip):
-    """A clip's frames: those of `read_files`, or given ones that are made of the truth.
+    """The frames of a clip of `find_clips`, of its files or made of the truth.
 
     Returns: (given, truth): uint8 RGB (N, h, w, 3) at times 0, 2, .. and (2N-1, 4h, 4w, 3). Without
         given frames the truth is cut to a multiple of 4, and `imresize(truth, 1/4)` is given,
@@ -205,9 +205,10 @@ def read_clip(clip):
 
 
 def read_files(clip):
-    """The frames that a clip has files of; a ValueError for one that is damaged.
+    """The frames that a clip of `find_clips` has files of.
 
     Returns: (given, truth): uint8 RGB (N, h, w, 3), or None, and (2N-1, H, W, 3).
+    Raises: ValueError: one is damaged; FileNotFoundError: one is gone.
     """
     truth, frames = _read_sequence(clip.truth)
     return clip.given and _read_sequence(clip.given, frames)[0], truth

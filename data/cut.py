@@ -123,13 +123,15 @@ def still_mean(frames):
     deviations of the noise, which its median over the frame tells.
 
     Arguments:
-        frames: 2k + 1 uint8 (H, W, 3) frames, in order of time; so is the result.
+        frames: list of 2k + 1 uint8 (H, W, 3) frames, in order of time.
+
+    Returns: a frame, uint8 (H, W, 3).
     """
     middle = frames[len(frames) // 2]
     grey = cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY).astype(np.float32)
     total = middle.astype(np.float32)
     weights = np.ones(grey.shape, np.float32)
-    for frame in frames[: len(frames) // 2] + frames[len(frames) // 2 + 1 :]:
+    for frame in [*frames[: len(frames) // 2], *frames[len(frames) // 2 + 1 :]]:
         change = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32) - grey
         change = np.abs(cv2.GaussianBlur(change, (0, 0), 1.0))
         # The median absolute value of Gaussian noise is 0.6745 standard deviations; 0.2 levels

@@ -15,7 +15,10 @@ DIGEST_BYTES = 16
 
 
 def content_key(contents, method):
-    """Name of a clip's flow, 40 hexadecimal digits: a hash of its files, method and version."""
+    """Name of a clip's flow, 40 hexadecimal digits: a hash of its files, method and version.
+
+    contents: bytes of the files, in order.
+    """
     digest = hashlib.blake2b(f"{FLOW_VERSION}:{method}".encode(), digest_size=20)
     for content in contents:
         # The length keeps apart frames that only differ in where one ends and the next begins.
@@ -61,6 +64,7 @@ class FlowCache:
             make_frames: makes the frames, (N, h, w, 3) uint8 RGB, where there is no entry.
 
         Returns: (forward, backward), each (N-1, 2, h, w) float32, (dx, dy) in pixels.
+        Raises: OSError: the folder cannot be written.
         """
         if self.folder is None:
             return estimate_flow(make_frames(), self.method, threads=1)

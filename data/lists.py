@@ -67,7 +67,8 @@ def read_list(path):
     Arguments:
         path: text file in UTF-8, with or without byte order mark, with any line ends.
 
-    Raises: ValueError: no text, too large, or more than MAX_NAMES.
+    Returns: list of names, in order.
+    Raises: ValueError: no text, too large, or more than MAX_NAMES; FileNotFoundError.
     """
     path = Path(path)
     if path.exists() and not path.is_file():

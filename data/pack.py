@@ -38,7 +38,7 @@ def encode(still: np.ndarray, quality: int) -> bytes:
 
 
 def fitting_quality(stills: list[Path], limit: float) -> int:
-    """The highest quality with which all stills stay within so many bytes, if there is one."""
+    """The highest quality with which all stills stay within so many bytes, or a ValueError."""
 
     def total(quality: int) -> int:
         shown = tqdm(stills, desc=f"quality {quality}")

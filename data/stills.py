@@ -44,6 +44,8 @@ def stretch_to_8_bits(image: np.ndarray) -> np.ndarray:
 
     All bands share one range, which keeps the colours. Zeros and non-finite values are taken for
     missing pixels: they do not count in the percentiles and become black.
+
+    Returns: uint8 of the same shape.
     """
     valid = np.isfinite(image) & (image != 0)
     if not valid.any():

@@ -87,15 +87,16 @@ class Decoder:
         A tick is None for a frame that the decoder gives no time.
 
         Arguments:
-            start: a tick; decoding begins at the key frame before, where the file has times.
+            start: a tick; decoding begins near it, at a key frame, where the file has times.
         """
         if not self.timed:
             return self._in_order()
-        keys = [key for key in self.keys if key <= start]
+        # One key frame earlier than need be: frames of an open group may use those before it.
+        keys = sorted(key for key in self.keys if key <= start)[:-1]
         if len(keys) > 1:
-            frames = self._by_time(max(keys))
+            frames = self._by_time(keys[-1])
             tick, frame = next(frames, (None, None))
-            if tick == max(keys) and frame.key_frame:  # containers call others so, too
+            if tick == keys[-1] and frame.key_frame:  # containers call others so, too
                 return itertools.chain([(tick, frame)], frames)
         return self._by_time()
 
@@ -144,8 +145,9 @@ class Decoder:
         # AVI knows only when to decode, and some MP4 files hold no more than they do. Where the
         # packets themselves do not tell FFmpeg when to show a frame, it makes that up, in the
         # order of the packets instead of the frames.
-        reorders = container.format.name == "avi" or stream.codec_context.has_b_frames
-        self.timed = not reorders or times != sorted(times)
+        has_no_own = times == order and stream.codec_context.has_b_frames
+        if container.format.name == "avi" or has_no_own:
+            self.timed = times != sorted(times)
         # Two fields of a frame may come as packets of one time.
         ticks = sorted(set(times if self.timed else order))
         gap = ticks[-1] - ticks[-2] if len(ticks) > 1 else 0

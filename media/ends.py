@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8"
 # In the data of a scan 0xFF is followed by zero, or by one of the eight marks to restart at.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _JPEG_END = 0xD9
@@ -23,7 +24,7 @@ def has_end(content: bytes) -> bool:
     """Whether a PNG or JPEG, from its bytes, reaches its end marker; True for anything else."""
     if content.startswith(PNG_MAGIC):
         return any(kind == b"IEND" for kind, _, _ in png_chunks(content))
-    if not content.startswith(b"\xff\xd8"):
+    if not content.startswith(JPEG_MAGIC):
         return True
     position = 2
     while marker := _JPEG_MARKER.search(content, position):
@@ -35,10 +36,12 @@ def has_end(content: bytes) -> bool:
 
 
 def is_animation(content: bytes) -> bool:
-    """Whether a file is an animated PNG, of which OpenCV decodes any frame."""
-    return content.startswith(PNG_MAGIC) and any(
-        kind == b"acTL" for kind, _, _ in png_chunks(content)
-    )
+    """Whether a file is a PNG of several frames, of which OpenCV decodes any."""
+    if content.startswith(PNG_MAGIC):
+        for kind, body, _ in png_chunks(content):
+            if kind in (b"acTL", b"IDAT"):  # behind the picture it would mean nothing
+                return kind == b"acTL" and int.from_bytes(body[:4], "big") > 1
+    return False
 
 
 def png_frame(content: bytes) -> tuple[int, int, int, int]:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -12,7 +12,15 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from media.ends import PNG_MAGIC, has_end, is_animation, jpeg_frame, png_chunks, png_frame
+from media.ends import (
+    JPEG_MAGIC,
+    PNG_MAGIC,
+    has_end,
+    is_animation,
+    jpeg_frame,
+    png_chunks,
+    png_frame,
+)
 from media.frames import (
     JPEG_SUFFIXES,
     TIFF_SUFFIXES,
@@ -28,8 +36,12 @@ from media.frames import (
 from media.raster import read_tiff
 from media.tiff import ORIENTATION, write_tiff
 
-# Of the chunks of a PNG that may say how it is turned: its own, ImageMagick's and XMP.
-EXIF_MARKS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+# Of the texts of a PNG that may say how it is turned: ImageMagick's and XMP.
+EXIF_MARKS = (b"Raw profile type", b"XML:com.adobe.xmp")
+PNG_VALUES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a pixel, by colour type
+# Bytes of a picture that a byte of its file can stand for: deflate 1,032; a run of BMP 383; a block
+# of JPEG needs some bits.
+PNG_RATIO, BMP_RATIO, JPEG_RATIO = 1040, 384, 4096
 JPEG_QUALITY = 97  # no visible loss; 4:4:4, so that colours keep their resolution
 
 
@@ -114,35 +126,36 @@ def read_image_file(path: Path) -> np.ndarray:
     if path.suffix.lower() in TIFF_SUFFIXES:
         return read_tiff(path)
     content = path.read_bytes()
-    is_bmp = content.startswith(b"BM")
+    is_png, is_bmp = content.startswith(PNG_MAGIC), content.startswith(b"BM")
     is_jpeg = path.suffix.lower() in JPEG_SUFFIXES and not is_bmp
-    bits, height, width = _claimed(content)
-    check_claim(str(path), height, width, 3, -(-bits // 8), len(content))
-    if is_jpeg and bits != 8:
-        raise FrameError(f"{path} is a JPEG of {bits} bits, which is not supported; make it a TIFF")
+    _check_header(path, content)
     if is_animation(content):
         raise FrameError(f"{path} is an animation; give it alone as INPUT, with the ending .apng")
-    pixels = _read_bmp(content) if is_bmp else _decode(content, is_jpeg)
+    pixels = _read_bmp(path, content) if is_bmp else _decode(content, is_jpeg)
     if pixels is None:
         raise FrameError(f"{path} cannot be decoded: damaged, truncated or no image")
     if is_jpeg:
         return pixels
-    if not is_bmp:
-        if content.startswith(PNG_MAGIC):
-            pixels = _with_clear_colour(pixels, content)
+    if is_png:
+        pixels = _with_clear_colour(pixels, content)
         pixels = np.ascontiguousarray(turned_upright(pixels, _png_orientation(content)))
     clear = pixels[..., 3:] == 0
     return np.ma.array(pixels, mask=clear.repeat(4, axis=2)) if clear.any() else pixels
 
 
-def _claimed(content: bytes) -> tuple[int, int, int]:
-    """Bits of a value, height and width of a PNG or JPEG; 8, 0 and 0 of what is damaged or else."""
+def _check_header(path: Path, content: bytes) -> None:
+    """Refuse what a PNG or JPEG cannot hold or OpenCV cannot read; damage is for the decoder."""
+    bits, height, width, values = 8, 0, 0, 0
     with contextlib.suppress(ValueError):
         if content.startswith(PNG_MAGIC):
-            return png_frame(content)[:3]
-        if content.startswith(b"\xff\xd8"):
-            return jpeg_frame(io.BytesIO(content))[:3]
-    return 8, 0, 0
+            bits, height, width, colour = png_frame(content)
+            values = PNG_VALUES.get(colour, 4)
+        elif content.startswith(JPEG_MAGIC):
+            bits, height, width, values = jpeg_frame(io.BytesIO(content))
+    ratio = PNG_RATIO if content.startswith(PNG_MAGIC) else JPEG_RATIO
+    check_claim(path, height, width, height * width * values * bits // 8, ratio * len(content))
+    if content.startswith(JPEG_MAGIC) and bits != 8:
+        raise FrameError(f"{path} is a JPEG of {bits} bits, which is not supported; make it a TIFF")
 
 
 def _decode(content: bytes, is_jpeg: bool) -> np.ndarray | None:
@@ -155,27 +168,45 @@ def _decode(content: bytes, is_jpeg: bool) -> np.ndarray | None:
     return None if pixels is None else bgr_to_rgb(pixels)
 
 
-def _read_bmp(content: bytes) -> np.ndarray | None:
+@contextlib.contextmanager
+def _by_pillow(content: bytes, kind: str) -> Iterator[Image.Image]:
+    """A picture, of any size: `check_claim` is stricter than Pillow, and does not warn."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(io.BytesIO(content), formats=[kind]) as image:
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _read_bmp(path: Path, content: bytes) -> np.ndarray:
     """By Pillow: OpenCV takes the wrong colours from palettes of older kinds."""
     try:
-        with Image.open(io.BytesIO(content), formats=["BMP"]) as image:
-            check_claim("", image.height, image.width, 3, 1, len(content))
-            mode = image.mode if image.mode in ("L", "RGBA") else "RGB"
-            return np.atleast_3d(image.convert("L" if image.mode == "1" else mode))
-    except (OSError, ValueError, struct.error, Image.DecompressionBombError):
-        return None
+        with _by_pillow(content, "BMP") as image:
+            width, height = image.size
+            check_claim(path, height, width, 3 * height * width, BMP_RATIO * len(content))
+            colours = np.reshape(image.getpalette() or (0, 1, 2), (-1, 3))
+            is_grey = image.mode in ("1", "L") or (colours == colours[:, :1]).all()
+            pixels = np.atleast_3d(image.convert("RGBA" if image.mode == "RGBA" else "RGB"))
+            return pixels[..., :1] if is_grey else pixels
+    except FrameError:
+        raise
+    except (OSError, ValueError, struct.error) as error:
+        raise FrameError(f"{path} cannot be decoded: damaged or not supported ({error})") from error
 
 
 def _png_orientation(content: bytes) -> int:
     """Of the EXIF data of a PNG, or of what programs put in their place; 1 where there are none."""
-    if not any(mark in content for mark in EXIF_MARKS):
-        return 1
-    try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            image.load()  # they may follow the picture
-            return image.getexif().get(ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError):
-        return 1
+    exif = Image.Exif()
+    own = [bytes(body) for kind, body, _ in png_chunks(content) if kind == b"eXIf"]
+    with contextlib.suppress(OSError, ValueError, SyntaxError, struct.error):
+        if own:
+            exif.load(own[0])
+        elif any(mark in content for mark in EXIF_MARKS):
+            with _by_pillow(content, "PNG") as image:
+                image.load()  # they may follow the picture
+                exif = image.getexif()
+    return exif.get(ORIENTATION, 1)
 
 
 def _with_clear_colour(pixels: np.ndarray, content: bytes) -> np.ndarray:

@@ -30,8 +30,7 @@ import numpy as np
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
-SMALL = 2**28  # bytes of a frame that may be compressed by any ratio
-LARGEST_RATIO = 4096  # of other frames; deflate reaches 1,032
+SMALL = 2**28  # bytes of a frame, for which there is memory anywhere
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 T, U = TypeVar("T"), TypeVar("U")
 
@@ -43,23 +42,18 @@ class FrameError(ValueError):
     """One frame cannot be read; those around it may well be."""
 
 
-def check_claim(name: str, height: int, width: int, bands: int, itemsize: int, held: int) -> None:
-    """Refuse a frame that its file cannot hold, before there is memory for it.
-
-    A damaged header of some hundred bytes can claim terabytes.
+def check_claim(name: str | Path, height: int, width: int, claimed: int, most: int) -> None:
+    """Refuse a frame before there is memory for it: a header of some bytes can claim terabytes.
 
     Arguments:
-        itemsize: bytes of a value.
-        held: bytes of the file.
+        claimed: bytes of its pixels.
+        most: bytes that its file can hold, or memory; fewer than SMALL are never too many.
 
-    Raises:
-        FrameError: the frame is large, and no picture is compressed so well.
+    Raises: FrameError: it claims more.
     """
-    claimed = height * width * bands * itemsize
-    if claimed > SMALL and claimed > LARGEST_RATIO * held:
+    if claimed > max(SMALL, most):
         raise FrameError(
-            f"{name} cannot be read: it claims {width}x{height} pixels of {bands} bands, "
-            f"{claimed / 2**30:,.1f} GiB, in {held} bytes"
+            f"{name} cannot be read: it claims {width}x{height} pixels, {claimed / 2**30:,.1f} GiB"
         )
 
 

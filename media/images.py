@@ -134,7 +134,7 @@ def _read_size(path, file):
 
 
 def check_regular(path, max_bytes=MAX_BYTES):
-    """Raise a ValueError for a file of more bytes, or a pipe or device, which may never end."""
+    """Raise a ValueError for a file over `max_bytes`, or a pipe or device, which may never end."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         _refuse(path, "not a regular file", "give an image file")

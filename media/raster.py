@@ -34,6 +34,8 @@ from media.tiff import Page, frame_pages, opened
 
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
+LARGEST = 2**36  # bytes of a frame
+INDEX_ENTRY = 5  # bytes at least: where a block begins, and how long it is
 PALETTES = ("refuse", "rgb")  # what is done with colour tables
 
 
@@ -195,10 +197,7 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
         raise ValueError(f"{page.name} holds complex numbers, which are not pixels")
     table = colour_table(dataset, page, palette)
     bands = _bands(dataset, page)
-    if dataset.driver == "GTiff":
-        itemsize = np.dtype(dataset.dtypes[0]).itemsize
-        held = sum(Path(file).stat().st_size for file in dataset.files)
-        check_claim(page.name, *dataset.shape, len(bands), itemsize, held)
+    _check_claim(dataset, page, len(bands))
     pixels = np.moveaxis(dataset.read(bands), 0, -1)
     missing = None
     # Both are lists of all bands, made anew each time: a file may claim 65,535 of them.
@@ -221,6 +220,23 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
     turn = _orientation(dataset, page)
     pixels = np.ascontiguousarray(turned_upright(pixels, turn))
     return pixels if missing is None else np.ma.array(pixels, mask=turned_upright(missing, turn))
+
+
+def _check_claim(dataset: Any, page: Page, bands: int) -> None:
+    """See `check_claim`. A blank picture is compressed to nothing, but not the index of its blocks.
+
+    Raises: FrameError: no memory holds the frame, or its file not even the index.
+    """
+    height, width = dataset.shape
+    most = LARGEST
+    if dataset.driver == "GTiff":
+        rows, columns = dataset.block_shapes[0]
+        blocks = -(-height // rows) * -(-width // columns)
+        blocks *= dataset.count if dataset.interleaving.name != "pixel" else 1
+        if INDEX_ENTRY * blocks > sum(Path(file).stat().st_size for file in dataset.files):
+            most = 0
+    claimed = height * width * bands * np.dtype(dataset.dtypes[0]).itemsize
+    check_claim(page.name, height, width, claimed, most)
 
 
 def _bands(dataset: Any, page: Page) -> list[int]:

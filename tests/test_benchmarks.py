@@ -212,7 +212,7 @@ def test_files(run, capsys, tmp_path):
     assert not run(benchmarks.files, tmp_path)
     table = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert table[1:5] == [
-        [kind, "1", "0", "0", refused, "0", "0"]
+        [kind, "1", "0", "0", "0", refused, "0", "0"]
         for kind, refused in ((".bmp", "0"), (".jpg", "0"), (".png", "1"), (".tif", "0"))
     ]
 

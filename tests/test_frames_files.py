@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import rasterio
 import tifffile
+from PIL import Image
 from rasters import PLACE, write_geotiff, write_plain
 
+from media import frames as media_frames
 from media import raster, tiff
 from media.folder import TiffStackSink, read_image_file, write_image_file
 from media.frames import FrameError, bgr_to_rgb
@@ -339,6 +341,9 @@ def test_palettes_of_bmp_files_of_all_ages_give_their_colours(tmp_path):
         content = struct.pack("<2sIHHI", b"BM", start + len(rows), 0, 0, start) + header + rows
         (tmp_path / "a.bmp").write_bytes(content)
         np.testing.assert_array_equal(read_image_file(tmp_path / "a.bmp"), colours[index])
+    grey = content.replace(table.tobytes(), table[:, :1].repeat(3, axis=1).tobytes())
+    (tmp_path / "a.bmp").write_bytes(grey)
+    np.testing.assert_array_equal(read_image_file(tmp_path / "a.bmp"), table[index, :1])
     (tmp_path / "a.bmp").write_bytes(content[:-13])
     with pytest.raises(FrameError, match=r"a.bmp cannot be decoded"):
         read_image_file(tmp_path / "a.bmp")
@@ -383,6 +388,30 @@ def test_a_header_that_claims_terabytes_is_refused_at_once(tmp_path):
     picture.write_bytes(content)
     with pytest.raises(FrameError, match=r"a.png cannot be read: it claims 20000x20000"):
         read_image_file(picture)
+
+
+@pytest.mark.parametrize("compression", ["none", "deflate", "lzw", "zstd", "lerc", "webp"])
+def test_blank_frames_are_small_files_all_the_same(tmp_path, monkeypatch, compression):
+    monkeypatch.setattr(media_frames, "SMALL", 0)
+    path = tmp_path / "a.tif"
+    size = {"width": 800, "height": 600, "count": 3, "dtype": "uint8", "tiled": True}
+    options = size | {"compress": compression, "webp_lossless": True}
+    with rasterio.open(path, "w", driver="GTiff", **options) as dataset:
+        dataset.write(np.zeros((3, 600, 800), np.uint8))
+    assert not read_image_file(path).any()
+    for mode in ("1", "L", "P", "RGB", "RGBA"):
+        for suffix in (".png", ".bmp"):
+            Image.new(mode, (800, 600)).save(tmp_path / f"a{suffix}")
+            assert read_image_file(tmp_path / f"a{suffix}").shape[:2] == (600, 800)
+    write_image_file(tmp_path / "a.jpg", np.zeros((600, 800, 3), np.uint8))
+    assert read_image_file(tmp_path / "a.jpg").max() < 3
+
+
+def test_the_content_says_what_a_picture_is(tmp_path):
+    path = tmp_path / "a.png"
+    write_image_file(path, noise(HEIGHT, WIDTH, 1))
+    pixels = read_image_file(path)
+    np.testing.assert_array_equal(read_image_file(path.rename(tmp_path / "a.jpg")), pixels)
 
 
 def test_a_common_nodata_value_is_no_complaint(tmp_path, caplog):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from enhancing import make_frames, read_all, run, write_frames
-from trainings import Child, in_replace, pause
+from trainings import Child, in_replace, pause, small_files
 
 from media.open import open_source
 
@@ -50,3 +50,16 @@ def test_an_enhancement_goes_on_wherever_it_was_stopped(tmp_path, checkpoint, ou
     np.testing.assert_array_equal(read_all(result), read_all(expected))
     assert open_source(result).times == open_source(expected).times
     assert not (tmp_path / f"{output}.partial").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path, checkpoint):
+    """A limit on file sizes stands in for the end of the disk: the same error from write."""
+    given = write_frames(tmp_path / "in", make_frames(2, 64, 64))
+    flags = ("--model", checkpoint, *FLAGS)
+    tricks = [(small_files, 50_000)]
+    process = Child("enhance", tmp_path, given, tmp_path / "out", *flags, tricks=tricks)
+    assert process.wait() == 2
+    assert process.last_line.startswith("error: ")
+    assert "File too large" in process.last_line
+    assert "Traceback" not in process.err
+    assert not (tmp_path / "out").exists()

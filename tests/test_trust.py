@@ -59,6 +59,12 @@ def log_of(run, step):
     return [line for line in open(run / "log.jsonl") if json.loads(line)["step"] == step]
 
 
+def test_the_same_seed_gives_the_same_run(data, whole):
+    training = Training(data, *STEPS, "--run", "again", "--workers", "2")
+    assert training.wait() == 0, training.err
+    assert same_training(load_torch_file(data / "again" / "last.pt"), whole)
+
+
 def test_a_run_killed_at_any_moment_resumes_exactly(data, whole):
     """Before its first checkpoint, between two steps, and while it saves, again and again."""
     run = data / "killed"

@@ -219,10 +219,23 @@ def test_exif_data_of_motion_jpeg(tmp_path, orientation, shown):
     assert np.abs(source.read(1).astype(int) - shown(frames[1])).mean() < 4
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+@pytest.mark.parametrize("options", [{}, {"bf": "2", "b_strategy": "0"}])
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_times_of_ones_own_are_kept(tmp_path, suffix, options, count):
+    """Noise too, of which x264 makes no B-frames, though it says that there may be some."""
+    times = [0.02 * index * (index + 1) / 2 for index in range(count)]
+    frames = np.random.default_rng(1).integers(0, 256, (count, 48, 64, 3), np.uint8)
+    source = open_source(write_video(tmp_path / f"v{suffix}", frames, times, **options))
+    assert [float(time) for time in source.times] == pytest.approx(times, abs=2e-3)
+    assert np.abs(source.read(count - 1)[..., 1] - frames[-1, ..., 1].astype(float)).mean() < 30
+
+
 GROUPS = "keyint=6:min-keyint=6:scenecut=0:b-adapt=0:bframes=3:log-level=none"
 PARTS = [
     ("v.mp4", "libx264", GROUPS, 19),
     ("v.ts", "libx264", f"{GROUPS}:open-gop=1", 21),
+    ("v.mkv", "libx264", "keyint=8:min-keyint=8:open-gop=1:log-level=none", 40),
     ("v.mkv", "libx265", f"{GROUPS}:open-gop=1", 21),
     ("v.mp4", "libx264", "keyint=6:intra-refresh=1:bframes=0", 40),  # no frame stands alone
     ("v.avi", "libx264", GROUPS, 30),  # no times

@@ -155,7 +155,8 @@ class Ema:
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the weights after `step` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        values = list(network.state_dict().values())  # in the order of the averages
+        state = network.state_dict()
+        values = [state[name] for name in self.weights]
         torch._foreach_lerp_(list(self.weights.values()), values, 1 - decay)  # on a GPU in one go
 
     def averaged(self, network: nn.Module) -> nn.Module:

@@ -51,8 +51,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrices: Tensor) -> Tensor:
     """U V^T of each matrix U S V^T, nearly: singular values come out between about 0.7 and 1.2.
 
-    A Newton-Schulz iteration of fifth order, in bfloat16 where a GPU is fast in it, and so is the
-    result, (count, rows, columns) as the matrices.
+    A Newton-Schulz iteration of fifth order on matrices (count, rows, columns), in bfloat16 on a
+    GPU, which is fast in it. The result has that type and the same shape.
     """
     x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
     tall = x.shape[1] > x.shape[2]

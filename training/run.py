@@ -55,7 +55,10 @@ def open_run(
 
 
 def choose_run(name: str, resume: bool) -> Path:
-    """The folder of a run: a new one, or to resume one that is there; see `open_run`."""
+    """The folder of a run: a new one, or to resume one that is there; see `open_run`.
+
+    Raises: ValueError: nothing to resume.
+    """
     if name != "auto":
         run = Path(name)
     elif resume:
@@ -182,7 +185,10 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> Progress:
-    """Put the rest of a training state, if it is of this network, back; returns how far it was."""
+    """Put the rest of a training state back; returns how far it was.
+
+    Raises: ValueError: its parts are not of this network and these settings.
+    """
     averages, moments = state["ema"], state["optimiser"]
     if averages.keys() != ema.weights.keys() or not all(
         _is_like(averages[name], average) for name, average in ema.weights.items()

@@ -42,7 +42,10 @@ def convert(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def pack(checkpoint: Path, folder: Path, part_bytes: int) -> list[Path]:
-    """Write a training checkpoint as parts of at most so many bytes; returns their paths."""
+    """Write a training checkpoint as parts of at most so many bytes; returns their paths.
+
+    Raises: ValueError: no training checkpoint, or the folder is in use.
+    """
     state = read_state(checkpoint)
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} holds something already; give an empty folder")
