@@ -47,7 +47,7 @@ def check_claim(name: str | Path, height: int, width: int, claimed: int, most: i
 
     Arguments:
         claimed: bytes of its pixels.
-        most: bytes that its file can hold, or memory; fewer than SMALL are never too many.
+        most: bytes that its file can hold; fewer than SMALL are never too many.
 
     Raises: FrameError: it claims more.
     """

@@ -34,8 +34,9 @@ from media.tiff import Page, frame_pages, opened
 
 TILE = 256  # pixels, of GDAL; frames are written in strips of that height, one tile after another
 CLASSIC_SIZE = 2e9  # bytes before compression that a TIFF with 32-bit offsets surely holds
-LARGEST = 2**36  # bytes of a frame
-INDEX_ENTRY = 5  # bytes at least: where a block begins, and how long it is
+# Bytes of a picture that a byte of its file can stand for: blank blocks, compressed by zstd or left
+# out, take some bytes each.
+RATIO = 2**16
 PALETTES = ("refuse", "rgb")  # what is done with colour tables
 
 
@@ -197,7 +198,10 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
         raise ValueError(f"{page.name} holds complex numbers, which are not pixels")
     table = colour_table(dataset, page, palette)
     bands = _bands(dataset, page)
-    _check_claim(dataset, page, len(bands))
+    if dataset.driver == "GTiff":
+        claimed = dataset.height * dataset.width * len(bands) * np.dtype(dataset.dtypes[0]).itemsize
+        held = sum(Path(file).stat().st_size for file in dataset.files)
+        check_claim(page.name, *dataset.shape, claimed, RATIO * held)
     pixels = np.moveaxis(dataset.read(bands), 0, -1)
     missing = None
     # Both are lists of all bands, made anew each time: a file may claim 65,535 of them.
@@ -220,23 +224,6 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
     turn = _orientation(dataset, page)
     pixels = np.ascontiguousarray(turned_upright(pixels, turn))
     return pixels if missing is None else np.ma.array(pixels, mask=turned_upright(missing, turn))
-
-
-def _check_claim(dataset: Any, page: Page, bands: int) -> None:
-    """See `check_claim`. A blank picture is compressed to nothing, but not the index of its blocks.
-
-    Raises: FrameError: no memory holds the frame, or its file not even the index.
-    """
-    height, width = dataset.shape
-    most = LARGEST
-    if dataset.driver == "GTiff":
-        rows, columns = dataset.block_shapes[0]
-        blocks = -(-height // rows) * -(-width // columns)
-        blocks *= dataset.count if dataset.interleaving.name != "pixel" else 1
-        if INDEX_ENTRY * blocks > sum(Path(file).stat().st_size for file in dataset.files):
-            most = 0
-    claimed = height * width * bands * np.dtype(dataset.dtypes[0]).itemsize
-    check_claim(page.name, height, width, claimed, most)
 
 
 def _bands(dataset: Any, page: Page) -> list[int]:
