@@ -78,22 +78,17 @@ def examine(path: Path, folder: Path) -> tuple[str, str]:
     """One of KINDS for a file, and what there is to say; `folder` is for copies of it."""
     for number in range(2):
         shutil.copy(path, folder / f"{number}{path.suffix}")
+    other = None
+    with contextlib.suppress(Exception), limited(SECONDS):
+        other = read_by_others(path)
     try:
         with limited(SECONDS):
             own = open_source(folder, palette="rgb").read(0)
     except (ValueError, OSError) as error:
-        try:
-            with limited(SECONDS):
-                read_by_others(path)
-        except Exception:
-            return "refused", ""
-        return "ours", str(error).replace(str(folder), "")
+        return ("refused", "") if other is None else ("ours", str(error).replace(str(folder), ""))
     except Exception as error:
         return "failed", f"{type(error).__name__}: {error}"
-    try:
-        with limited(SECONDS):
-            other = read_by_others(path)
-    except Exception:
+    if other is None:
         return "alone", ""
     bands = {own.shape[2], other.shape[2]}
     if own.shape[:2] != other.shape[:2] or (len(bands) > 1 and bands != {3, 4}):

@@ -145,16 +145,20 @@ def read_image_file(path: Path) -> np.ndarray:
 
 def _check_header(path: Path, content: bytes) -> None:
     """Refuse what a PNG or JPEG cannot hold or OpenCV cannot read; damage is for the decoder."""
-    bits, height, width, values = 8, 0, 0, 0
-    with contextlib.suppress(ValueError):
-        if content.startswith(PNG_MAGIC):
-            bits, height, width, colour = png_frame(content)
-            values = PNG_VALUES.get(colour, 4)
-        elif content.startswith(JPEG_MAGIC):
+    is_jpeg = content.startswith(JPEG_MAGIC)
+    try:
+        if is_jpeg:
             bits, height, width, values = jpeg_frame(io.BytesIO(content))
-    ratio = PNG_RATIO if content.startswith(PNG_MAGIC) else JPEG_RATIO
+            ratio = JPEG_RATIO
+        elif content.startswith(PNG_MAGIC):
+            bits, height, width, colour = png_frame(content)
+            values, ratio = PNG_VALUES.get(colour, 4), PNG_RATIO
+        else:
+            return
+    except ValueError:
+        return
     check_claim(path, height, width, height * width * values * bits // 8, ratio * len(content))
-    if content.startswith(JPEG_MAGIC) and bits != 8:
+    if is_jpeg and bits != 8:
         raise FrameError(f"{path} is a JPEG of {bits} bits, which is not supported; make it a TIFF")
 
 
@@ -211,8 +215,10 @@ def _png_orientation(content: bytes) -> int:
 
 def _with_clear_colour(pixels: np.ndarray, content: bytes) -> np.ndarray:
     """A grey PNG as RGB and alpha, if it has a level that is clear; OpenCV does so with RGB."""
+    if pixels.shape[2] != 1:
+        return pixels
     levels = [bytes(body) for kind, body, _ in png_chunks(content) if kind == b"tRNS"]
-    if not levels or pixels.shape[2] != 1:
+    if not levels:
         return pixels
     largest = np.iinfo(pixels.dtype).max
     bits = min(png_frame(content)[0], 8 * pixels.itemsize)

@@ -163,7 +163,7 @@ def register_again():
 
 def test_registering_twice_is_harmless():
     """In a process of its own: PyTorch keeps what was registered last."""
-    process = forkserver().Process(target=register_again)
+    process = forkserver().Process(target=register_again, daemon=True)
     process.start()
     process.join(SECONDS)
     assert process.exitcode == 0

@@ -78,14 +78,13 @@ def _fill(folder, barrier):
 
 def test_two_processes_at_once(tmp_path):
     context = forkserver()  # a fork of this process might hold locks of its threads for ever
-    barrier = context.Barrier(2)
-    processes = [context.Process(target=_fill, args=(tmp_path, barrier)) for _ in range(2)]
+    arguments = (tmp_path, context.Barrier(2))
+    # Daemons, or Python would wait at its end for one that hangs.
+    processes = [context.Process(target=_fill, args=arguments, daemon=True) for _ in "ab"]
     for process in processes:
         process.start()
     for process in processes:
         process.join(60)
-        process.kill()  # if it has not ended: Python would wait for it at its own end
-        process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".flow"]
     assert_is_flow(FlowCache(tmp_path, "dis").flows(CONTENTS, refuse))
