@@ -23,6 +23,7 @@ from models.dual_aggregation import DatExtraction
 from models.extraction import FeatureExtraction, SpanExtraction
 from models.fusion import FrameFusion
 from models.interpolation import FeatureInterpolation
+from models.propagation import Propagation
 from models.reconstruction import DirectReconstruction, Reconstruction
 from models.refinement import SkipRefinement
 from models.transformer import SpatialTemporalTransformer
@@ -89,6 +90,9 @@ class MSTT(nn.Module):
             "direct", one convolution and one pixel shuffle of 4.
         frame_fusion: clean each given frame with its neighbours first, see `FrameFusion`; for
             footage with noise and coding errors.
+        propagation_blocks: of each direction of the `Propagation` that improves the given frames
+            with the help of all others; 0: no propagation. It needs the skips "enhanced" or
+            "neighbours".
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class MSTT(nn.Module):
         attention_channels: int | None = None,
         enlargement: str = "released",
         frame_fusion: bool = False,
+        propagation_blocks: int = 0,
     ):
         if isinstance(global_skip, bool):
             global_skip = SKIPS[global_skip]
@@ -122,6 +127,8 @@ class MSTT(nn.Module):
             )
         if global_skip == "neighbours" and not skip_refinement:
             raise ValueError("global_skip neighbours needs skip_refinement, or it only warps")
+        if propagation_blocks and global_skip not in ("enhanced", "neighbours"):
+            raise ValueError(f"propagation needs global_skip enhanced or neighbours, not {global_skip}")
         self.global_skip = global_skip
         self.frame_fusion = FrameFusion() if frame_fusion else None
         self.extraction = EXTRACTIONS[extraction](channels, front_blocks)
@@ -133,6 +140,7 @@ class MSTT(nn.Module):
         self.skip_refinement = None
         if skip_refinement:
             self.skip_refinement = SkipRefinement(channels, residual=global_skip == "neighbours")
+        self.propagation = Propagation(channels, propagation_blocks) if propagation_blocks else None
         if global_skip in ("bicubic", "enhanced"):
             nn.init.normal_(self.reconstruction.conv_last.weight, std=1e-3)
             nn.init.zeros_(self.reconstruction.conv_last.bias)
@@ -169,11 +177,15 @@ class MSTT(nn.Module):
             if self.frame_fusion is not None:
                 frames = self.frame_fusion(frames, forward_flow, backward_flow)
             features = self.extraction(frames)  #                              (B, N, C, H, W)
-        features = self.interpolation(features, forward_flow, backward_flow)  # (B, T, C, H, W)
+        flows = forward_flow, backward_flow
+        extracted = features
+        features = self.interpolation(features, *flows)  #                     (B, T, C, H, W)
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
         features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)
         if self.global_skip == "neighbours":
             given = self.reconstruction(features[:, ::2]).float()  #           (B, N, 3, sH, sW)
+            if self.propagation is not None:
+                given = self.propagation(given, frames, extracted, *flows)
             between = self._warped(given, features, forward_flow, backward_flow)
             return interleave(given, between)
         output = self.reconstruction(features)  #                              (B, T, 3, sH, sW)

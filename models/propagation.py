@@ -1,0 +1,109 @@
+"""Propagation: what the other frames of a window show of a given one, carried through time.
+
+Not in the paper. The ground stands still, the camera drifts: every frame samples it at other places,
+and what one frame leaves open, another has seen. The extraction sees each frame on its own. Here
+features run through all frames from the last to the first, and from the first to the last, warped
+along the flow from one to the next (BasicVSR, Chan et al., CVPR 2021).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.blocks import SCALE, channels_last, flow_warp, frame_by_frame, residual_blocks
+from models.layers import Conv
+from models.reconstruction import Reconstruction
+
+SLOPE = 0.1  # of the leaky ReLUs
+
+
+class Propagation(nn.Module):
+    """A second picture of each given frame, made of all of them, and mixed with the first.
+
+    The share of either picture is found pixel by pixel; it starts at one half.
+
+    Arguments:
+        channels: C.
+        blocks: residual blocks for each direction (BasicVSR: 30).
+    """
+
+    def __init__(self, channels: int, blocks: int):
+        super().__init__()
+        self.backwards = Branch(channels, blocks)
+        self.forwards = Branch(channels, blocks)
+        self.fusion = Conv(3 * channels, channels, kernel=1, slope=SLOPE)
+        self.reconstruction = Reconstruction(channels, blocks=0)
+        self.share = Conv(channels, SCALE**2)
+        nn.init.zeros_(self.share.weight)
+        nn.init.zeros_(self.share.bias)
+
+    def forward(
+        self,
+        alone: Tensor,
+        frames: Tensor,
+        features: Tensor,
+        forward_flow: Tensor,
+        backward_flow: Tensor,
+    ) -> Tensor:
+        """Improve pictures that were made of each given frame on its own.
+
+        Arguments:
+            alone: these pictures, (B, N, 3, 4H, 4W). A frame without others stays as it is.
+            frames: (B, N, 3, H, W).
+            features: what the extraction found in each, (B, N, C, H, W).
+            forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
+
+        Returns: (B, N, 3, 4H, 4W), float32.
+        """
+        if frames.shape[1] == 1:
+            return alone
+        seen = torch.cat((frames.to(features.dtype), features), dim=2)  #    (B, N, 3+C, H, W)
+        later = self.backwards(seen.flip(1), forward_flow.flip(1)).flip(1)  # (B, N, C, H, W)
+        earlier = self.forwards(seen, backward_flow)  #                      (B, N, C, H, W)
+        x = torch.cat((later, earlier, features), dim=2)  #                  (B, N, 3C, H, W)
+        x = frame_by_frame(self.fusion, channels_last(x.flatten(0, 1)))
+        share = F.pixel_shuffle(frame_by_frame(self.share, x), SCALE).float()
+        x = x.unflatten(0, frames.shape[:2])
+        together = self.reconstruction(x).float() + bilinear(frames)
+        return torch.lerp(alone, together, torch.sigmoid(share).unflatten(0, frames.shape[:2]))
+
+
+class Branch(nn.Module):
+    """One direction: features that go from frame to frame and take in what each shows.
+
+    Arguments:
+        channels: C.
+        blocks: residual blocks for each frame.
+    """
+
+    def __init__(self, channels: int, blocks: int):
+        super().__init__()
+        self.conv_first = Conv(3 + 2 * channels, channels, slope=SLOPE)
+        self.blocks = residual_blocks(channels, blocks)
+
+    def forward(self, seen: Tensor, flow: Tensor) -> Tensor:
+        """Go through frames in the order in which they come.
+
+        Arguments:
+            seen: (B, N, 3 + C, H, W), what is known of each frame.
+            flow: (B, N - 1, 2, H, W), LR pixels, from each but the first to the one before it.
+
+        Returns: (B, N, C, H, W).
+        """
+        count, carried = seen.shape[1], None
+        found = []
+        for index in range(count):
+            if carried is None:
+                carried = torch.zeros_like(seen[:, 0, 3:])
+            else:
+                carried = flow_warp(carried, flow[:, index - 1])
+            x = channels_last(torch.cat((seen[:, index], carried), dim=1))
+            carried = self.blocks(self.conv_first(x))
+            found.append(carried)
+        return torch.stack(found, dim=1)
+
+
+def bilinear(frames: Tensor) -> Tensor:
+    """Enlarge, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), float32."""
+    enlarged = F.interpolate(frames.flatten(0, 1).float(), scale_factor=SCALE, mode="bilinear")
+    return enlarged.unflatten(0, frames.shape[:2])
