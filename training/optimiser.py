@@ -16,6 +16,10 @@ NOT_MUON = (
     "frame_fusion.",
     "extraction.conv_first.",
     "reconstruction.conv_last.",
+    "propagation.backwards.conv_first.",
+    "propagation.forwards.conv_first.",
+    "propagation.reconstruction.conv_last.",
+    "propagation.share.",
     "skip_refinement.",
     ALIGNMENT,
 )
