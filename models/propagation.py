@@ -1,9 +1,9 @@
 """Propagation: what the other frames of a window show of a given one, carried through time.
 
-Not in the paper. The ground stands still, the camera drifts: every frame samples it at other places,
-and what one frame leaves open, another has seen. The extraction sees each frame on its own. Here
-features run through all frames from the last to the first, and from the first to the last, warped
-along the flow from one to the next (BasicVSR, Chan et al., CVPR 2021).
+Not in the paper. The ground stands still, the camera drifts: every frame samples it at other
+places, and what one frame leaves open, another has seen. The extraction sees each frame on its
+own. Here features run through all frames from the last to the first, and from the first to the
+last, warped along the flow from one to the next (BasicVSR, Chan et al., CVPR 2021).
 """
 
 import torch

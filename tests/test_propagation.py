@@ -70,13 +70,15 @@ def trained(request):
 
 
 def test_the_start_is_the_mean_of_the_network_and_basicvsr(published, trained):
-    network = with_propagation(trained, published).eval()
-    with torch.no_grad():
-        alone = trained(frames(), *flows())[:, 4, :, ::3, ::3]
-        output = network(frames(), *flows())[:, 4, :, ::3, ::3]
     expected = torch.tensor(np.load(REFERENCE)["output"])
     assert expected.std() > 0.1
-    torch.testing.assert_close(2 * output - alone, expected, atol=5e-5, rtol=1e-4)
+    with torch.no_grad():
+        alone = trained(frames(), *flows())[:, 4, :, ::3, ::3]
+        for share in (0.5, 0.75, 0.999999):
+            network = with_propagation(trained, published, share).eval()
+            output = network(frames(), *flows())[:, 4, :, ::3, ::3]
+            mixed = torch.lerp(alone, expected, share)
+            torch.testing.assert_close(output, mixed, atol=5e-5, rtol=1e-4)
 
 
 def obvious(propagation, alone, frames, features, forward_flow, backward_flow):
@@ -139,7 +141,7 @@ def test_propagation_is_what_it_says(grad):
 
 
 def test_what_one_frame_shows_reaches_the_others_along_the_flow():
-    """A spot moves by (2, 1) a frame; shown in one frame only, it arrives where it is in the others."""
+    """A spot that moves by (2, 1) a frame, shown in the first one only."""
     branch = Branch(2, blocks=1)
     torch.nn.init.zeros_(branch.conv_first.weight)
     with torch.no_grad():
@@ -182,6 +184,7 @@ def test_all_of_it_learns(published, trained):
 def test_the_command_writes_weights_that_enhance(tmp_path, published, trained):
     save_network(tmp_path / "trained.safetensors", trained, {"flow_method": "dis"})
     paths = (tmp_path / "trained.safetensors", tmp_path / "start.safetensors")
+    assert run_here("training.basicvsr", published, *paths, "--share", 1) != 0
     assert run_here("training.basicvsr", published, *paths) == 0
     network, information = load_network(tmp_path / "start.safetensors")
     assert network.options == trained.options | {"propagation_blocks": 30}

@@ -10,9 +10,11 @@ beyond", CVPR 2021; weights under the Apache licence 2.0) enlarges videos. The f
 for 4x, trained on Vimeo-90K; its optical flow is left aside.
 
 The network written here has a `Propagation` that computes BasicVSR's pictures along the flow that
-the network is given. Given frames are the mean of those and of what they were before; everything
-else is as it was.
+the network is given. Given frames are the mean of those and of what they were before, or with
+`--share 0.999999` BasicVSR's alone; everything else is as it was.
 """
+
+import math
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +36,11 @@ class Config:
     source: str  # the .pth of BasicVSR for 4x
     trained: str  # weights of a network of 64 channels without propagation
     target: str  # the .safetensors to write
+    share: float = 0.5  # of BasicVSR's pictures in the given frames, above 0 and below 1
+
+    def __post_init__(self):
+        if not 0 < self.share < 1:
+            raise ValueError(f"share is {self.share}; it must be above 0 and below 1")
 
 
 def read_basicvsr(path: Path) -> dict[str, Tensor]:
@@ -52,12 +59,13 @@ def read_basicvsr(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} has no weights of BasicVSR: {error!r}") from error
 
 
-def with_propagation(network: MSTT, path: Path) -> MSTT:
+def with_propagation(network: MSTT, path: Path, share: float = 0.5) -> MSTT:
     """The same network with a propagation that computes what BasicVSR computes.
 
     Arguments:
         network: of 64 channels, without propagation; a ValueError otherwise.
         path: the .pth file; a ValueError if it is of another network.
+        share: see `Config`.
     """
     weights = read_basicvsr(path)
     if network.propagation is not None or network.options["channels"] != CHANNELS:
@@ -70,6 +78,7 @@ def with_propagation(network: MSTT, path: Path) -> MSTT:
     wider.load_state_dict(network.state_dict() | new)
     try:
         _fill(wider.propagation, weights)
+        nn.init.constant_(wider.propagation.share.bias, math.log(share / (1 - share)))
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{path} is not a BasicVSR for 4x: {error}") from error
     return wider
@@ -104,7 +113,7 @@ def _fill_conv(
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("source", "trained", "target"))
     trained, _ = load_network(config.trained)
-    network = with_propagation(trained, Path(config.source))
+    network = with_propagation(trained, Path(config.source), config.share)
     write_start(config.target, network, f"BasicVSR, {Path(config.source).stem}", "Chan et al. 2021")
 
 
