@@ -15,7 +15,6 @@ the network is given. Given frames are the mean of those and of what they were b
 """
 
 import math
-
 from dataclasses import dataclass
 from pathlib import Path
 
