@@ -34,7 +34,7 @@ NEWER = {
     "enlargement": "direct",
 }
 LARGE = NEWER | {"extraction": "dat", "channels": 64, "front_blocks": 3}
-NEIGHBOURS = NEWER | {"global_skip": "neighbours", "frame_fusion": True}
+NEIGHBOURS = NEWER | {"global_skip": "neighbours", "frame_fusion": True, "propagation_blocks": 1}
 
 
 def random_network(**options):
@@ -43,6 +43,8 @@ def random_network(**options):
     network = MSTT(**(few | options))
     if network.frame_fusion is not None:
         torch.nn.init.normal_(network.frame_fusion.conv_last.weight, std=0.05)
+    if network.propagation is not None:
+        torch.nn.init.normal_(network.propagation.share.weight, std=0.05)
     if network.skip_refinement is not None:
         torch.nn.init.normal_(network.skip_refinement.conv_last.weight, std=0.05)
     if network.global_skip == "neighbours":
