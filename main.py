@@ -69,6 +69,7 @@ class Config:
     global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = "enhanced"  # newer
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
     frame_fusion: bool = False  # newer: neighbours clean each given frame; for --degrade real
+    propagation_blocks: int = 0  # newer: given frames learn from each other; weights may bring it
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
     frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
@@ -113,7 +114,7 @@ class Config:
             if value is not None and not 0 < value <= MOST_STEPS:
                 raise ValueError(f"{name} is {value}; it must be above 0, and at most {MOST_STEPS}")
         shares = ("final_share", "alignment_share")
-        for name in (*shares, "skip_nonfinite", "warmup", "workers", "seed"):
+        for name in (*shares, "propagation_blocks", "skip_nonfinite", "warmup", "workers", "seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**63:
                 raise ValueError(f"{name} is {value}; it must be at least 0, and below 2**63")
@@ -247,6 +248,7 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
             skip_refinement=config.skip_refinement,
             offset_limit=config.offset_limit,
             frame_fusion=config.frame_fusion,
+            propagation_blocks=config.propagation_blocks,
         )
     network, information = load_network(config.weights)
     print(f"starting from {config.weights}: {information['network']}")

@@ -53,6 +53,7 @@ STATE = {
     "versions": dict,
 }
 
+BLOCKS = ("front_blocks", "back_blocks", "propagation_blocks")  # options that count parts
 MOST_DESCRIBED = 2**24  # bytes of a JSON description; ours have some thousands
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -295,7 +296,7 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
     # A file may ask for anything, so nothing is built before it is known to match the weights:
     # first the number of its blocks, then, without memory, its shapes.
     try:
-        blocks = [int(options.get(name, 0)) for name in ("front_blocks", "back_blocks")]
+        blocks = [int(options.get(name, 0)) for name in BLOCKS]
         if not all(0 <= count <= len(weights) for count in blocks):
             raise ValueError(f"{blocks} blocks for {len(weights)} weights")
         if int(options.get("channels", 1)) < 1:

@@ -43,7 +43,7 @@ SIZES = {
         "attention_channels": 64,
         "enlargement": "direct",
     },
-    # The same for a GPU: better features, and given frames that learn from each other.
+    # The same for a GPU: better features in several times the time.
     "large": {
         "channels": 64,
         "groups": 8,
@@ -53,7 +53,6 @@ SIZES = {
         "offset_channels": 32,
         "attention_channels": 64,
         "enlargement": "direct",
-        "propagation_blocks": 30,
     },
 }
 SKIPS = ("none", "bicubic", "enhanced", "neighbours")
@@ -93,7 +92,7 @@ class MSTT(nn.Module):
             footage with noise and coding errors.
         propagation_blocks: of each direction of the `Propagation` that improves the given frames
             with the help of all others; 0: no propagation. It needs the skips "enhanced" or
-            "neighbours".
+            "neighbours", and does nothing to a frame alone.
     """
 
     def __init__(

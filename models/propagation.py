@@ -21,7 +21,8 @@ SMOOTH = 5  # LR pixels; side of the square over which the mean of the flow is t
 class Propagation(nn.Module):
     """A second picture of each given frame, made of all of them, and mixed with the first.
 
-    The share of either picture is found pixel by pixel; it starts at one half.
+    The share of either picture is found pixel by pixel; it starts at one half, and the second
+    picture near the bilinear enlargement.
 
     Arguments:
         channels: C.
@@ -34,6 +35,8 @@ class Propagation(nn.Module):
         self.forwards = Branch(channels, blocks)
         self.fusion = Conv(3 * channels, channels, kernel=1, slope=SLOPE)
         self.reconstruction = Reconstruction(channels, blocks=0)
+        nn.init.normal_(self.reconstruction.conv_last.weight, std=1e-3)
+        nn.init.zeros_(self.reconstruction.conv_last.bias)
         self.share = Conv(channels, SCALE**2)
         nn.init.zeros_(self.share.weight)
         nn.init.zeros_(self.share.bias)
@@ -46,10 +49,10 @@ class Propagation(nn.Module):
         forward_flow: Tensor,
         backward_flow: Tensor,
     ) -> Tensor:
-        """Improve pictures that were made of each given frame on its own.
+        """Improve pictures of given frames.
 
         Arguments:
-            alone: these pictures, (B, N, 3, 4H, 4W). A frame without others stays as it is.
+            alone: pictures made without it, (B, N, 3, 4H, 4W). A frame without others keeps its.
             frames: (B, N, 3, H, W).
             features: what the extraction found in each, (B, N, C, H, W).
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
@@ -67,7 +70,9 @@ class Propagation(nn.Module):
         share = F.pixel_shuffle(frame_by_frame(self.share, x), SCALE).float()
         x = x.unflatten(0, frames.shape[:2])
         together = self.reconstruction(x).float() + bilinear(frames)
-        return torch.lerp(alone, together, torch.sigmoid(share).unflatten(0, frames.shape[:2]))
+        return torch.lerp(
+            alone.float(), together, torch.sigmoid(share).unflatten(0, frames.shape[:2])
+        )
 
 
 class Branch(nn.Module):

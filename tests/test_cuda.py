@@ -16,7 +16,7 @@ from models.checkpoint import load_network, load_torch_file, save_network
 from models.inference import autocast, super_resolve
 from tests.test_dcn import random_case, relative_error
 from tests.test_dcn import run as output_and_gradients
-from tests.test_fast import NEWER, random_inputs, random_network
+from tests.test_fast import NEIGHBOURS, NEWER, random_inputs, random_network
 from tests.trainings import Training, team_of
 
 DEVICE = os.environ.get("MSTT_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "")
@@ -91,7 +91,7 @@ def test_deformable_convolution_under_autocast(chosen):
     assert (low.float() - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-@pytest.mark.parametrize("options", [{}, NEWER])
+@pytest.mark.parametrize("options", [{}, NEWER, NEIGHBOURS])
 @pytest.mark.parametrize("size", [(80, 80), (33, 40)])  # the second pads the attention
 def test_the_network_and_its_gradients_equal_those_of_the_cpu(options, size):
     network, inputs = random_network(**options), random_inputs(size)

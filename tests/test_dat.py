@@ -208,10 +208,11 @@ def test_other_files_are_refused(tmp_path):
             start_from_dat(tmp_path / "a.pth", seed=0)
 
 
-def test_only_its_blocks_are_compiled_three_kinds_of_them(monkeypatch):
+def test_only_blocks_are_compiled_once_of_each_kind(monkeypatch):
     torch.manual_seed(0)
-    network = MSTT(extraction="dat", front_blocks=6, back_blocks=1, enlargement="direct")
-    inputs = random_inputs(32, 32, count=1)
+    few = {"front_blocks": 6, "back_blocks": 1, "enlargement": "direct"}
+    network = MSTT(extraction="dat", global_skip="enhanced", propagation_blocks=2, **few)
+    inputs = random_inputs(32, 32, count=2)
     expected = network(*inputs)
     graphs = []
 
@@ -222,7 +223,7 @@ def test_only_its_blocks_are_compiled_three_kinds_of_them(monkeypatch):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     assert compiled(network, network) is network
     torch.testing.assert_close(network(*inputs), expected)
-    assert len(graphs) == 3
+    assert len(graphs) == 4
     other = MSTT(channels=16, groups=2)
     assert isinstance(compiled(other, other), torch._dynamo.OptimizedModule)
 

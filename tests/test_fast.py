@@ -33,7 +33,7 @@ NEWER = {
     "attention_channels": 16,
     "enlargement": "direct",
 }
-LARGE = NEWER | {"extraction": "dat", "channels": 64, "front_blocks": 3}
+LARGE = NEWER | {"extraction": "dat", "channels": 64, "front_blocks": 3, "propagation_blocks": 1}
 NEIGHBOURS = NEWER | {"global_skip": "neighbours", "frame_fusion": True, "propagation_blocks": 1}
 
 

@@ -27,13 +27,21 @@ NETWORK = {
     "global_skip": "neighbours",
     "offset_limit": 3.0,
     "frame_fusion": True,
+    "propagation_blocks": 1,
 }
 # Nothing of it is a default, nor what TINY has.
 FLAGS = {
     **{"data-root": "septuplets", "list-file": "two.txt", "data-weight": 2, "clips": "more"},
     **{"clips-weight": 3, "stills": "stills", "stills-weight": 5, "blur-min": 0.9, "blur-max": 1.4},
     **{"fast-share": 0.25, "flow-cache": "kept", "coupling": "symmetric"},
-    **{"global-skip": "neighbours", "offset-limit": 3, "steps": 4, "batch": 6, "accumulate": 2},
+    **{
+        "global-skip": "neighbours",
+        "offset-limit": 3,
+        "propagation-blocks": 1,
+        "steps": 4,
+        "batch": 6,
+        "accumulate": 2,
+    },
     **{"optimiser": "adam", "rate": 1e-3, "muon-rate": 2e-3, "moving-weight": 5, "bend": 0.02},
     **{"alignment-share": 0.2, "final-share": 0.5, "warmup": 1, "clip": 0.3, "ema": 0.7},
     **{"precision": "float32", "seed": 7, "run": "r", "workers": 1, "patience": 50},

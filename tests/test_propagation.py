@@ -134,6 +134,7 @@ def test_propagation_is_what_it_says(grad):
     torch.manual_seed(0)
     propagation = Propagation(8, blocks=2)
     torch.nn.init.normal_(propagation.share.weight)
+    torch.nn.init.normal_(propagation.reconstruction.conv_last.weight, std=0.1)
     frames, features = torch.rand(2, 3, 3, 16, 18), torch.randn(2, 3, 8, 16, 18)
     alone = torch.rand(2, 3, 3, 64, 72)
     inputs = [alone, frames, features, *torch.randn(2, 2, 2, 2, 16, 18)]
@@ -200,6 +201,7 @@ def test_the_command_writes_weights_that_enhance(tmp_path, published, trained):
     network, information = load_network(tmp_path / "start.safetensors")
     assert network.options == trained.options | {"propagation_blocks": 30}
     assert "BasicVSR" in information["started_from"]
+    assert information["trained"] == "trained.safetensors"
     pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
     enlarged = list(super_resolve(network, pictures, flow_method="enhanced"))
     assert np.shape(enlarged) == (3, 64, 64, 3)
@@ -216,6 +218,8 @@ def test_other_files_and_networks_are_refused(tmp_path, published, trained):
         {name: value for name, value in weights.items() if "main.2.29." not in name},
         weights | {"upconv1.weight": torch.zeros(128, 64, 3, 3)},
         weights | {"fusion.weight": torch.zeros(64, 64, 1, 1)},
+        weights | {"conv_hr.bias": torch.zeros(1)},
+        weights | {"forward_trunk.main.2.30.conv1.weight": torch.zeros(64, 64, 3, 3)},
     ):
         torch.save({"params": broken}, tmp_path / "a.pth")
         with pytest.raises(ValueError, match="not a BasicVSR for 4x"):

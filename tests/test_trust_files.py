@@ -215,6 +215,7 @@ def test_a_state_of_another_network_is_refused(tmp_path, state):
     [
         {"channels": 10**9},
         {"front_blocks": 10**9},
+        {"propagation_blocks": 10**9, "global_skip": "enhanced"},
         {"channels": -8},
         {"channels": 0},
         {"channels": 10**30},

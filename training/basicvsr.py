@@ -77,8 +77,11 @@ def with_propagation(network: MSTT, path: Path, share: float = 0.5) -> MSTT:
     wider.load_state_dict(network.state_dict() | new)
     try:
         _fill(wider.propagation, weights)
+        others = [name for name in weights if not name.startswith("spynet.")]
+        if others:
+            raise KeyError(f"it has more, {others[0]}")
         nn.init.constant_(wider.propagation.share.bias, math.log(share / (1 - share)))
-    except (KeyError, RuntimeError) as error:
+    except KeyError as error:
         raise ValueError(f"{path} is not a BasicVSR for 4x: {error}") from error
     return wider
 
@@ -104,16 +107,22 @@ def _fill_branch(branch: Branch, weights: dict[str, Tensor], name: str) -> None:
 def _fill_conv(
     conv: nn.Conv2d, weights: dict[str, Tensor], name: str, inputs: slice | list[int] = slice(None)
 ) -> None:
+    weight, bias = weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")
+    if weight.shape != conv.weight[:, inputs].shape or bias.shape != conv.bias.shape:
+        raise KeyError(f"{name} has the shape {tuple(weight.shape)}")
     conv.weight.zero_()
-    conv.weight[:, inputs] = weights[f"{name}.weight"]
-    conv.bias.copy_(weights[f"{name}.bias"])
+    conv.weight[:, inputs] = weight
+    conv.bias.copy_(bias)
 
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("source", "trained", "target"))
-    trained, _ = load_network(config.trained)
+    trained, information = load_network(config.trained)
     network = with_propagation(trained, Path(config.source), config.share)
-    write_start(config.target, network, f"BasicVSR, {Path(config.source).stem}", "Chan et al. 2021")
+    before = {"trained": information.get("started_from") or Path(config.trained).name}
+    before |= {name: information[name] for name in ("imagery",) if name in information}
+    weights = f"BasicVSR, {Path(config.source).stem}"
+    write_start(config.target, network, weights, "Chan et al. 2021", before)
 
 
 if __name__ == "__main__":

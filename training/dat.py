@@ -8,8 +8,7 @@ DAT (Chen et al., "Dual aggregation transformer for image super-resolution", ICC
 under the Apache licence 2.0) enlarges single photographs; DAT-light is its small network.
 
 The network written here gives exactly DAT-light's pictures for the given frames, and the mean of
-both, warped, between them; the other stages start as the identity and are to be trained. What of
-"large" looks at several frames, `training.basicvsr` adds to the trained weights.
+both, warped, between them; the other stages start as the identity and are to be trained.
 """
 
 import re
@@ -97,7 +96,7 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
     """
     weights = read_dat(path)
     torch.manual_seed(seed)
-    network = build_network("large", **NETWORK, offset_limit=OFFSET_LIMIT, propagation_blocks=0)
+    network = build_network("large", **NETWORK, offset_limit=OFFSET_LIMIT)
     wider = {
         "conv_first": network.extraction.conv_first,
         "conv_body.2": network.extraction.conv_body[2],

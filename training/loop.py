@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.blocks import ResidualBlock
 from models.dual_aggregation import DualAggregationBlock
 from utils.metrics import BT601_GREY, MOVING_LEVELS, PEAK
 
@@ -75,14 +76,15 @@ def compiled(model: nn.Module, network: nn.Module) -> nn.Module:
 
     Arguments:
         model: what is called in training: the network, or what wraps it.
-        network: where its extraction is of many equal blocks, only these are compiled: all of
-            them take as long as one of each kind.
+        network: where its extraction is of many equal blocks, only these are compiled, and those
+            of its propagation: all of them take as long as one of each kind.
     """
     print("compiling the network; the first steps take minutes", flush=True)
     blocks = [part for part in network.modules() if isinstance(part, DualAggregationBlock)]
     if not blocks:
         return torch.compile(model)
-    for block in blocks:
+    carrying = network.propagation.modules() if network.propagation is not None else ()
+    for block in blocks + [part for part in carrying if isinstance(part, ResidualBlock)]:
         block.compile()
     return model
 

@@ -29,7 +29,7 @@ MAY_CHANGE = {"resume", "run", "device", "workers", "patience", "accumulate", "c
 MAY_CHANGE |= {"skip_nonfinite", "validate_every", "log_every", "save_minutes", "steps", "minutes"}
 
 NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement")
-NETWORK += ("offset_limit", "frame_fusion")
+NETWORK += ("offset_limit", "frame_fusion", "propagation_blocks")
 
 
 def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device, Data]:
@@ -136,7 +136,10 @@ def check_maps(config: Any, part: int) -> None:
     direct = options.get("enlargement") == "direct"
     # At full resolution there are all channels, or just the colours of the frames.
     width = max(3, options["channels"] / SCALE**2) if direct else options["channels"]
-    sample = int((2 * config.given_frames - 1) * width * (SCALE * config.patch) ** 2)
+    numbers = (2 * config.given_frames - 1) * width
+    if config.propagation_blocks:  # of which given frames have all channels
+        numbers = max(numbers, config.given_frames * options["channels"])
+    sample = int(numbers * (SCALE * config.patch) ** 2)
     if part * sample > LARGEST_MAP:
         most = max(LARGEST_MAP // sample, 1)
         raise ValueError(

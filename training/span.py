@@ -15,6 +15,7 @@ warped, between them; the other stages start as the identity and are to be train
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,10 +157,13 @@ def widen(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
     conv.bias[:outputs] = bias
 
 
-def write_start(target: str, network: MSTT, weights: str, paper: str) -> None:
-    """Write a network that starts from published weights."""
+def write_start(
+    target: str, network: MSTT, weights: str, paper: str, before: dict[str, Any] | None = None
+) -> None:
+    """Write a network that starts from published weights, and from what it was `before`."""
     origin = f"{weights} ({paper}, Apache licence 2.0)"
-    save_network(target, network, {"flow_method": "dis2x", "started_from": origin})
+    information = {"flow_method": "dis2x", "started_from": origin} | (before or {})
+    save_network(target, network, information)
     print(f"wrote {target}")
 
 
