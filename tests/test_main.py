@@ -87,7 +87,9 @@ def test_too_large_a_map_is_refused(run_main):
         run_main(*flags)
     assert not list(Path("r").glob("*.pt"))
     most = int(str(refusal.value).split()[-1])
-    config = SimpleNamespace(weights=None, size="small", given_frames=2, patch=16)
+    config = SimpleNamespace(
+        weights=None, size="small", given_frames=2, patch=16, propagation_blocks=0
+    )
     check_maps(config, most)
     with pytest.raises(ValueError, match="raise --accumulate"):
         check_maps(config, most + 1)
@@ -102,6 +104,16 @@ def test_parts_are_smaller_the_more_there_are():
         check_maps(chosen, 16 // parts)
     with pytest.raises(ValueError, match="raise --accumulate"):
         check_maps(replace(config, size="mstt", patch=320), 16)
+
+
+def test_propagation_has_given_frames_at_full_width_and_resolution():
+    config = main.Config(data_root="none", stills="none", patch=80, size="large")
+    check_maps(config, 500)
+    config = replace(config, propagation_blocks=30)
+    numbers = 4 * 64 * 320**2
+    check_maps(config, 2**31 // numbers)
+    with pytest.raises(ValueError, match="at most 81"):
+        check_maps(config, 2**31 // numbers + 1)
 
 
 def test_a_compiled_network_trains_alike(run_main, monkeypatch):
