@@ -237,9 +237,13 @@ def with_frame_fusion(network: MSTT) -> MSTT:
     """The same network with a `FrameFusion` that has learned nothing yet, or the one it has."""
     if network.frame_fusion is not None:
         return network
-    wider = MSTT(**(network.options | {"frame_fusion": True}))
-    new = wider.frame_fusion.state_dict(prefix="frame_fusion.")
-    wider.load_state_dict(network.state_dict() | new)
+    return widened(network, frame_fusion=True)
+
+
+def widened(network: MSTT, **options) -> MSTT:
+    """The same network with more parts, by options of `MSTT`; these have their initial weights."""
+    wider = MSTT(**(network.options | options))
+    wider.load_state_dict(wider.state_dict() | network.state_dict())
     return wider
 
 
@@ -264,4 +268,4 @@ def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -
             raise ValueError(f"{name} is {tuple(flow.shape)}; these frames need {expected}")
 
 
-__all__ = ["MSTT", "SCALE", "SIZES", "build_network", "with_frame_fusion"]
+__all__ = ["MSTT", "SCALE", "SIZES", "build_network", "widened", "with_frame_fusion"]

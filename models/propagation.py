@@ -97,12 +97,9 @@ class Branch(nn.Module):
 
         Returns: (B, N, C, H, W).
         """
-        count, carried = seen.shape[1], None
-        found = []
-        for index in range(count):
-            if carried is None:
-                carried = torch.zeros_like(seen[:, 0, 3:])
-            else:
+        carried, found = torch.zeros_like(seen[:, 0, 3:]), []
+        for index in range(seen.shape[1]):
+            if index > 0:
                 carried = flow_warp(carried, flow[:, index - 1])
             x = channels_last(torch.cat((seen[:, index], carried), dim=1))
             carried = self.blocks(self.conv_first(x))

@@ -174,8 +174,8 @@ def test_a_frame_alone_stays_as_it_is(published, trained):
     inputs = random_inputs(24, 20, count=1)
     with torch.no_grad():
         assert torch.equal(network(*inputs), trained(*inputs))
-        given = torch.cat([network.extract(inputs[0])], dim=1)
-        assert torch.equal(network(*inputs, given), trained(*inputs))
+        features = network.extract(inputs[0])
+        assert torch.equal(network(*inputs, features), trained(*inputs))
 
 
 def test_known_features_change_nothing(published, trained):

