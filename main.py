@@ -30,14 +30,14 @@ from flow import FLOW_METHODS
 from models import MSTT, build_network
 from models.checkpoint import load_network, network_from
 from models.inference import autocast
-from models.mstt import with_frame_fusion
+from models.mstt import widened
 from training.diagnosis import blame, largest_offset
 from training.distributed import Team, join_team
 from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
 from training.optimiser import Optimiser
 from training.recorder import Recorder
 from training.run import MOST_STEPS, Progress, open_run, restore
-from training.settings import resolve
+from training.settings import ADDED, resolve
 from training.sources import Data
 from utils.config import describe_config, parse_config, run_script
 
@@ -70,6 +70,7 @@ class Config:
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
     frame_fusion: bool = False  # newer: neighbours clean each given frame; for --degrade real
     propagation_blocks: int = 0  # newer: given frames learn from each other; weights may bring it
+    propagation_enlargement: Literal["released", "direct"] = "released"  # direct: for few blocks
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
     frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
@@ -249,10 +250,11 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
             offset_limit=config.offset_limit,
             frame_fusion=config.frame_fusion,
             propagation_blocks=config.propagation_blocks,
+            propagation_enlargement=config.propagation_enlargement,
         )
     network, information = load_network(config.weights)
     print(f"starting from {config.weights}: {information['network']}")
-    return with_frame_fusion(network) if config.frame_fusion else network
+    return widened(network, **{name: getattr(config, name) for name in ADDED})
 
 
 def freeze(network: MSTT, stage: str | None) -> None:

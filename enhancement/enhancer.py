@@ -219,7 +219,7 @@ class Enhancer:
             # Networks are at a loss outside of black and white: the values beyond pass beside them.
             beyond = unit - np.clip(unit, 0, 1)
             unit -= beyond
-            flow = None
+            flow = flow_between = None
             if flows:
                 flow = [torch.from_numpy(both[None, ..., rows, columns]) for both in flows]
                 flow = [both.to(self.device) for both in flow]
@@ -235,10 +235,11 @@ class Enhancer:
                     if flow is None:  # of the first group: all bands move alike
                         larger = alone("enlarged", self.flow.enlarge, single, features)
                         flow = self.flow.between_enlarged(torch.cat(larger, dim=1))
+                        flow_between = self.flow.between_finished()
                         del larger
                     known = joined(features)
                     del features
-                    output = self.network(inputs, *flow, known)[0].float()
+                    output = self.network(inputs, *flow, known, flow_between)[0].float()
                 if not torch.isfinite(output).all():
                     raise ValueError(NOT_FINITE)
                 if len(set(group)) == 1:

@@ -2,6 +2,8 @@
 
 Vehicles of one low-resolution pixel and waves have an outline in enhanced frames, which bicubic
 enlargement does not show: flow between them follows such things more closely than "dis4x".
+Frames between the given ones are made along flow between the finished given frames, if these have
+learned from each other since.
 """
 
 import numpy as np
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from flow import flow_between_enlarged
 from models.blocks import SCALE
 from models.ensemble import Ensemble
-from models.mstt import MSTT
+from models.mstt import MSTT, FlowBetween
 from utils.images import to_uint8
 
 PERCENTILES = (0.5, 99.5)  # of a clip, that its 8 bits for the flow reach from and to
@@ -40,7 +42,8 @@ class EnhancedFlow(nn.Module):
     def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
         """As `MSTT.forward`, the given flows left aside."""
         features = self.network.extract(frames)
-        return self.network(frames, *self.between(frames, features), features)
+        flows = self.between(frames, features)
+        return self.network(frames, *flows, features, self.between_finished())
 
     def between(self, frames: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The flows between frames (B, N, 3, H, W), each (B, N - 1, 2, H, W), LR pixels.
@@ -64,3 +67,19 @@ class EnhancedFlow(nn.Module):
             for side in zip(*flows, strict=True)
         )
         return forward_flow, backward_flow
+
+    def between_finished(self) -> FlowBetween | None:
+        """For one window: the flow between its finished given frames, the first that it is shown.
+
+        None for a network that makes the same of a given frame alone and beside others.
+        """
+        if not self.options.get("propagation_blocks"):
+            return None
+        found = []
+
+        def flow_between(given: Tensor) -> tuple[Tensor, Tensor]:
+            if not found:
+                found.append(self.between_enlarged(given))
+            return found[0]
+
+        return flow_between

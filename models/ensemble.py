@@ -9,7 +9,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from models.mstt import MSTT
+from models.mstt import MSTT, FlowBetween
 
 
 class Ensemble(nn.Module):
@@ -28,13 +28,26 @@ class Ensemble(nn.Module):
         """Nothing: every view has features of its own."""
 
     def forward(
-        self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor, features: None = None
+        self,
+        frames: Tensor,
+        forward_flow: Tensor,
+        backward_flow: Tensor,
+        features: None = None,
+        flow_between: FlowBetween | None = None,
     ) -> Tensor:
         """As `MSTT.forward`."""
         total = 0
         for view in itertools.product((False, True), repeat=3):
+
+            def turned(given: Tensor, view: tuple[bool, ...] = view) -> tuple[Tensor, Tensor]:
+                flows = flow_between(turn_back(given, *view))
+                return turn_flow(flows[0], *view), turn_flow(flows[1], *view)
+
             seen = self.network(
-                turn(frames, *view), turn_flow(forward_flow, *view), turn_flow(backward_flow, *view)
+                turn(frames, *view),
+                turn_flow(forward_flow, *view),
+                turn_flow(backward_flow, *view),
+                flow_between=flow_between and turned,
             )
             total = total + turn_back(seen.float(), *view)
         return total / 8

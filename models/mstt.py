@@ -14,7 +14,7 @@ Conventions, here and in the whole project:
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
@@ -24,7 +24,7 @@ from models.extraction import FeatureExtraction, SpanExtraction
 from models.fusion import FrameFusion
 from models.interpolation import FeatureInterpolation
 from models.propagation import Propagation
-from models.reconstruction import DirectReconstruction, Reconstruction
+from models.reconstruction import ENLARGEMENTS
 from models.refinement import SkipRefinement
 from models.transformer import SpatialTemporalTransformer
 from utils.resize import SMALLEST_SIDE
@@ -57,7 +57,10 @@ SIZES = {
 }
 SKIPS = ("none", "bicubic", "enhanced", "neighbours")
 EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction, "dat": DatExtraction}
-ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}
+
+
+# Makes flows as above of enhanced given frames, (B, N, 3, sH, sW).
+FlowBetween = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 class MSTT(nn.Module):
@@ -93,6 +96,7 @@ class MSTT(nn.Module):
         propagation_blocks: of each direction of the `Propagation` that improves the given frames
             with the help of all others; 0: no propagation. It needs the skips "enhanced" or
             "neighbours", and does nothing to a frame alone.
+        propagation_enlargement: the same choice for the propagation, see there.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class MSTT(nn.Module):
         enlargement: str = "released",
         frame_fusion: bool = False,
         propagation_blocks: int = 0,
+        propagation_enlargement: str = "released",
     ):
         if isinstance(global_skip, bool):
             global_skip = SKIPS[global_skip]
@@ -121,6 +126,7 @@ class MSTT(nn.Module):
         _check_choice("global_skip", global_skip, SKIPS)
         _check_choice("extraction", extraction, EXTRACTIONS)
         _check_choice("enlargement", enlargement, ENLARGEMENTS)
+        _check_choice("propagation_enlargement", propagation_enlargement, ENLARGEMENTS)
         if skip_refinement and global_skip not in ("enhanced", "neighbours"):
             raise ValueError(
                 f"skip_refinement needs global_skip enhanced or neighbours, not {global_skip}"
@@ -142,7 +148,9 @@ class MSTT(nn.Module):
         self.skip_refinement = None
         if skip_refinement:
             self.skip_refinement = SkipRefinement(channels, residual=global_skip == "neighbours")
-        self.propagation = Propagation(channels, propagation_blocks) if propagation_blocks else None
+        self.propagation = None
+        if propagation_blocks:
+            self.propagation = Propagation(channels, propagation_blocks, propagation_enlargement)
         if global_skip in ("bicubic", "enhanced"):
             nn.init.normal_(self.reconstruction.conv_last.weight, std=1e-3)
             nn.init.zeros_(self.reconstruction.conv_last.bias)
@@ -160,6 +168,7 @@ class MSTT(nn.Module):
         forward_flow: Tensor,
         backward_flow: Tensor,
         features: Tensor | None = None,
+        flow_between: FlowBetween | None = None,
     ) -> Tensor:
         """Super-resolve a window of frames in space and time.
 
@@ -168,6 +177,8 @@ class MSTT(nn.Module):
                 enlarged; between two or more, frames are interpolated.
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
             features: what `extract` makes of the frames, if it is there already.
+            flow_between: makes the flows that enhanced given frames are warped along; None: the
+                same flows as everywhere.
 
         Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped.
 
@@ -187,7 +198,7 @@ class MSTT(nn.Module):
         if self.global_skip == "neighbours":
             given = self.reconstruction(features[:, ::2]).float()  #           (B, N, 3, sH, sW)
             given = self._propagated(given, frames, extracted, *flows)
-            between = self._warped(given, features, *flows)
+            between = self._warped(given, features, flows, flow_between)
             return interleave(given, between)
         output = self.reconstruction(features)  #                              (B, T, 3, sH, sW)
         if self.global_skip == "bicubic":
@@ -195,7 +206,7 @@ class MSTT(nn.Module):
         elif self.global_skip == "enhanced":
             given = output[:, ::2] + bicubic(frames)  #                        (B, N, 3, sH, sW)
             given = self._propagated(given, frames, extracted, *flows)
-            warped = self._warped(given, features, *flows)
+            warped = self._warped(given, features, flows, flow_between)
             residual = output[:, 1::2]  #                                      (B, N-1, 3, sH, sW)
             output = interleave(given, warped + residual)
         return output
@@ -205,7 +216,11 @@ class MSTT(nn.Module):
         return given if self.propagation is None else self.propagation(given, *seen)
 
     def _warped(
-        self, given: Tensor, features: Tensor, forward_flow: Tensor, backward_flow: Tensor
+        self,
+        given: Tensor,
+        features: Tensor,
+        flows: tuple[Tensor, Tensor],
+        flow_between: FlowBetween | None,
     ) -> Tensor:
         """Frames between enhanced given ones: (B, N, 3, sH, sW) -> (B, N - 1, 3, sH, sW).
 
@@ -213,10 +228,12 @@ class MSTT(nn.Module):
         """
         if given.shape[1] == 1:
             return given[:, :0]
+        if flow_between is not None:
+            flows = flow_between(given)
         if self.skip_refinement is None:
-            return mean_of_neighbours(given, forward_flow, backward_flow, mode="bicubic")
+            return mean_of_neighbours(given, *flows, mode="bicubic")
         features = features[:, 1::2]  #                                        (B, N-1, C, H, W)
-        return self.skip_refinement(features, given, forward_flow, backward_flow)
+        return self.skip_refinement(features, given, *flows)
 
 
 OPTIONS = tuple(inspect.signature(MSTT).parameters)  # in this order
@@ -231,13 +248,6 @@ def build_network(size: str = "mstt", **options) -> MSTT:
     if size not in SIZES:
         raise ValueError(f"network size is {size!r}; choose one of {', '.join(SIZES)}")
     return MSTT(**(SIZES[size] | options))
-
-
-def with_frame_fusion(network: MSTT) -> MSTT:
-    """The same network with a `FrameFusion` that has learned nothing yet, or the one it has."""
-    if network.frame_fusion is not None:
-        return network
-    return widened(network, frame_fusion=True)
 
 
 def widened(network: MSTT, **options) -> MSTT:
@@ -268,4 +278,4 @@ def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -
             raise ValueError(f"{name} is {tuple(flow.shape)}; these frames need {expected}")
 
 
-__all__ = ["MSTT", "SCALE", "SIZES", "build_network", "widened", "with_frame_fusion"]
+__all__ = ["MSTT", "SCALE", "SIZES", "build_network", "widened"]

@@ -55,3 +55,6 @@ class DirectReconstruction(Reconstruction):
 
     def enlarge(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.conv_last(x), SCALE)
+
+
+ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}

@@ -10,7 +10,7 @@ import torch
 import flow
 from flow import estimate_flow, flow_between_enlarged
 from models import MSTT, super_resolve
-from models.blocks import bicubic
+from models.blocks import bicubic, mean_of_neighbours
 from models.enhanced_flow import EnhancedFlow
 from utils.images import to_tensor, to_uint8
 
@@ -57,7 +57,7 @@ class Enlarger(torch.nn.Module):
     def extract(self, frames):
         return None
 
-    def forward(self, frames, forward_flow, backward_flow, features=None):
+    def forward(self, frames, forward_flow, backward_flow, features=None, flow_between=None):
         if frames.shape[1] == 1:
             return bicubic(frames)
         self.flows = (forward_flow, backward_flow)
@@ -78,6 +78,34 @@ def test_the_network_gets_the_flow_between_its_own_frames(contrast):
         for ours, theirs in zip(network.flows, expected, strict=True):
             assert np.abs(ours[number].numpy() - theirs).mean() < 0.05
     assert network.flows[0][0, :, 0].median() > 1 > -0.5 > network.flows[0][1, :, 0].median()
+
+
+def test_finished_frames_are_warped_along_the_flow_between_them():
+    """The propagation sees the flow between frames enlarged alone."""
+    torch.manual_seed(0)
+    options = {"propagation_blocks": 1, "propagation_enlargement": "direct"}
+    network = MSTT(8, 2, 1, 1, midpoint_flow=True, global_skip="enhanced", **options).eval()
+    torch.nn.init.normal_(network.propagation.reconstruction.conv_last.weight, std=0.3)
+    frames, none = to_tensor(moving_texture())[None], torch.zeros(1, 2, 2, 48, 56)
+    with torch.no_grad():
+        alone = [network(frame, none[:, :0], none[:, :0]) for frame in frames.split(1, dim=1)]
+        first = flow_between(torch.cat(alone, dim=1)[0])
+        output = network(frames, *first)
+        given = output[:, ::2]
+        second = flow_between(given[0])
+        residual = output[:, 1::2] - mean_of_neighbours(given, *first, mode="bicubic")
+        between = mean_of_neighbours(given, *second, mode="bicubic") + residual
+        found = EnhancedFlow(network)(frames, none, none)
+    assert torch.equal(found[:, ::2], given)
+    torch.testing.assert_close(found[:, 1::2], between, atol=1e-5, rtol=0)
+    assert (first[0] - second[0]).abs().mean() > 0.05
+
+
+def flow_between(enlarged):
+    """Forward and backward, of pictures (N, 3, 4H, 4W), each (1, N - 1, 2, H, W)."""
+    low, high = np.percentile(enlarged[..., ::8, ::8].numpy(), (0.5, 99.5))
+    flows = flow_between_enlarged(to_uint8((enlarged - low) / (high - low)), 4)
+    return [torch.from_numpy(flow)[None] for flow in flows]
 
 
 def test_frames_without_any_contrast_do_not_move():

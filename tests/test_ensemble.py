@@ -51,3 +51,27 @@ def test_the_ensemble_is_the_mean_and_sees_all_directions_alike():
         turned = Ensemble(network)(turn(frames, *view), *(turn_flow(f, *view) for f in flows))
     torch.testing.assert_close(turn_back(turned, *view), output, atol=1e-5, rtol=0)
     assert Ensemble(network).options is network.options
+
+
+def test_every_view_warps_along_the_flow_between_finished_frames():
+    torch.manual_seed(0)
+    network = MSTT(8, 2, 1, 1, global_skip="enhanced").eval()
+    frames, *flows = random_inputs()
+    others = [flow.flip(-1) + 1 for flow in flows]
+
+    def flow_between(given):
+        shown.append(given)
+        return others
+
+    shown = []
+    with torch.no_grad():
+        output = Ensemble(network)(frames, *flows, flow_between=flow_between)
+        views = []
+        for v in VIEWS:
+            turned = [[turn_flow(flow, *v) for flow in both] for both in (flows, others)]
+            seen = network(turn(frames, *v), *turned[0], flow_between=lambda _, f=turned[1]: f)
+            views.append(turn_back(seen, *v))
+        torch.testing.assert_close(output, torch.stack(views).mean(0), atol=1e-6, rtol=1e-5)
+        assert (output - Ensemble(network)(frames, *flows))[:, 1::2].abs().max() > 1e-3
+    for given, view in zip(shown, views, strict=True):
+        torch.testing.assert_close(given, view[:, ::2])

@@ -11,7 +11,7 @@ from models.blocks import flow_warp
 from models.checkpoint import save_network
 from models.fusion import FrameFusion
 from models.inference import super_resolve
-from models.mstt import with_frame_fusion
+from models.mstt import widened
 
 TINY = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1}
 
@@ -80,14 +80,15 @@ def test_a_frame_alone_stays_as_it_is(fusion):
 def test_it_can_be_added_to_any_network_and_starts_at_nothing(tmp_path):
     torch.manual_seed(0)
     network = MSTT(**TINY).eval()
-    wider = with_frame_fusion(network).eval()
+    wider = widened(network, frame_fusion=True).eval()
     inputs = some_inputs(3)
     with torch.no_grad():
         assert torch.equal(network(*inputs), wider(*inputs))
         torch.nn.init.normal_(wider.frame_fusion.conv_last.weight, std=0.3)
         changed = wider(*inputs)
     assert not torch.allclose(network(*inputs), changed, atol=1e-3)
-    assert with_frame_fusion(wider) is wider
+    again = widened(wider, frame_fusion=True)
+    assert torch.equal(again.frame_fusion.conv_last.weight, wider.frame_fusion.conv_last.weight)
     save_network(tmp_path / "wider.safetensors", wider, {"flow_method": "dis"})
     loaded, _ = load_network(tmp_path / "wider.safetensors")
     with torch.no_grad():
@@ -113,12 +114,18 @@ def test_it_learns_that_the_mean_of_a_still_scene_has_less_noise():
         assert error().sqrt() < 0.7 * 0.03  # a third each would give 0.58
 
 
-def test_enhancing_across_windows_is_what_super_resolve_gives(tmp_path):
-    """What the network makes of a frame alone is shared by two windows; fused frames are not."""
+FUSED = {"global_skip": "bicubic", "frame_fusion": True}
+PROPAGATED = {"propagation_blocks": 1, "propagation_enlargement": "direct"}
+
+
+@pytest.mark.parametrize("options", [FUSED, PROPAGATED | {"global_skip": "enhanced"}])
+def test_enhancing_across_windows_is_what_super_resolve_gives(tmp_path, options):
+    """What the network makes of a frame alone is shared by two windows; all else is not."""
     torch.manual_seed(0)
-    network = MSTT(**TINY, global_skip="bicubic", frame_fusion=True).eval()
-    torch.nn.init.normal_(network.frame_fusion.conv_last.weight, std=0.3)
-    path = tmp_path / "fused.safetensors"
+    network = MSTT(**TINY, **options).eval()
+    changed = network.frame_fusion or network.propagation.reconstruction
+    torch.nn.init.normal_(changed.conv_last.weight, std=0.3)
+    path = tmp_path / "network.safetensors"
     save_network(path, network, {})
     frames = make_frames(6)
     given = write_frames(tmp_path / "in", frames)
