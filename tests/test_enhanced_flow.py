@@ -101,6 +101,16 @@ def test_finished_frames_are_warped_along_the_flow_between_them():
     assert (first[0] - second[0]).abs().mean() > 0.05
 
 
+def test_all_bands_of_a_window_move_alike():
+    options = {"propagation_blocks": 1, "global_skip": "enhanced"}
+    network = EnhancedFlow(MSTT(8, 2, 1, 1, **options).eval())
+    shared = network.between_finished()
+    first = shared(torch.rand(1, 2, 3, 64, 64))
+    assert shared(torch.rand(1, 2, 3, 64, 64)) is first
+    assert network.between_finished()(torch.rand(1, 2, 3, 64, 64)) is not first
+    assert EnhancedFlow(MSTT(8, 2, 1, 1)).between_finished() is None
+
+
 def flow_between(enlarged):
     """Forward and backward, of pictures (N, 3, 4H, 4W), each (1, N - 1, 2, H, W)."""
     low, high = np.percentile(enlarged[..., ::8, ::8].numpy(), (0.5, 99.5))

@@ -68,7 +68,13 @@ def test_network_equals_the_obvious_formulation(options, layout):
 
 
 @pytest.mark.parametrize(
-    "options", [{"channels": 8, "coupling": "symmetric", "midpoint_flow": True}, NEWER, NEIGHBOURS, PROPAGATED]
+    "options",
+    [
+        {"channels": 8, "coupling": "symmetric", "midpoint_flow": True},
+        NEWER,
+        NEIGHBOURS,
+        PROPAGATED,
+    ],
 )
 def test_gradients_equal_those_of_the_obvious_formulation(options):
     network = random_network(**options).double()
