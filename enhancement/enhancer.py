@@ -5,11 +5,11 @@ before; no more than these three are ever held, and of frames too large for that
 network makes of a frame alone is made once, though two windows see the frame.
 """
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -21,7 +21,7 @@ from enhancement import tiling
 from enhancement.job import Job, WindowBuffer
 from enhancement.levels import Levels, band_groups, fill_missing, missing_pixels, view_rgb
 from enhancement.shares import Cut, Share, missing_windows
-from media.frames import Sink, Source
+from media.frames import Sink, Source, remove
 from models import MSTT
 from models.blocks import SCALE
 from models.enhanced_flow import EnhancedFlow
@@ -117,15 +117,14 @@ class Enhancer:
                 start = 2 * window.start + window.first_new
                 masks = output_masks([frame.mask for frame in window.frames])[window.first_new :]
                 sink.write(start, map(with_mask, buffer, masks))
+                remove(buffer.folder)
                 finished += len(masks)
                 self.progress.set_postfix_str(f"frame {finished}/{total}")
                 self.say("progress", step=title, finished=finished, total=total)
 
             writing = None
-            for number, window in enumerate(reading if is_large else one_ahead(reading)):
-                # One folder is filled while the other is written from.
-                folder = self.job.folder / f"window{2 * self.team.rank + number % 2}"
-                buffer = self.window(source, window, folder, levels, dtype)
+            for window in reading if is_large else one_ahead(reading):
+                buffer = self.window(source, window, levels, dtype)
                 if writing:
                     writing.result()
                 writing = writer.submit(write, window, buffer)
@@ -155,13 +154,12 @@ class Enhancer:
             yield Window(start, first_new, list(frames.values()), flows)
 
     def window(
-        self, source: Source, window: Window, folder: Path, levels: Levels, dtype: np.dtype
+        self, source: Source, window: Window, levels: Levels, dtype: np.dtype
     ) -> WindowBuffer:
         """Enhance one window; when memory runs out, with the next smaller tile.
 
         Arguments:
             source: of its N given frames.
-            folder: for the result.
             levels, dtype: of the result.
 
         Returns: the new ones of 2N - 1 frames, (SCALE * H, SCALE * W, bands).
@@ -172,11 +170,14 @@ class Enhancer:
         while True:
             tile = self.pick_tile(source)
             new = 2 * len(frames) - 1 - first_new
+            name = f"window{self.team.rank}-{window.start}-{digest(window, tile, levels, dtype)}"
+            folder = self.job.folder / name
             buffer = WindowBuffer(folder, new, SCALE * source.width, source.bands, dtype)
             try:
-                for strip in self.strips(source, frames, flows, tile, first_new):
+                for strip in self.strips(source, frames, flows, tile, first_new, buffer.carried):
                     buffer.append(strip[first_new:], levels)
                     del strip  # or it would be held while the next one is made
+                    buffer.keep()
                 for frame in frames:
                     frame.uses -= 1
                 return buffer
@@ -184,6 +185,7 @@ class Enhancer:
                 if not tiling.is_out_of_memory(error):
                     raise
             # Outside of the handler nothing holds the tensors of the failed attempt any more.
+            remove(folder)
             self.shrink_tile(source, tile)
             self.progress.n = before
             for frame in frames:
@@ -196,6 +198,7 @@ class Enhancer:
         flows: Flows | None,
         tile: int,
         first_new: int,
+        carried: tiling.Carried,
     ) -> Iterator[np.ndarray]:
         """Rows of the result from the top down, see `tiling.blend_tiles`; black 0 and white 1."""
         groups = band_groups(source.bands, source.colour, source.alpha)
@@ -253,7 +256,9 @@ class Enhancer:
             self.progress.update(min(share, self.progress.total - self.progress.n))
             return result
 
-        yield from tiling.blend_tiles(predict, *axes, tile, self.overlap)
+        done = tiling.tile_count(*axes, tile, self.overlap, carried.finished)
+        self.progress.update(min(share * done, self.progress.total - self.progress.n))
+        yield from tiling.blend_tiles(predict, *axes, tile, self.overlap, carried)
 
     def pick_tile(self, source: Source) -> int:
         """The tile of this run: the user's, that of the run which is resumed, or what fits."""
@@ -285,6 +290,14 @@ class Enhancer:
             )
         self.progress.write(f"out of memory with tiles of {tile}, going on with {smaller}")
         self.job.note("tile", smaller)
+
+
+def digest(window: Window, tile: int, levels: Levels, dtype: np.dtype) -> str:
+    """A name for all that decides what a run makes of a window."""
+    found = hashlib.blake2b(repr((window.first_new, tile, levels, dtype)).encode(), digest_size=8)
+    for frame in window.frames:
+        found.update(np.ascontiguousarray(frame.pixels).data)
+    return found.hexdigest()
 
 
 def joined(features: list[torch.Tensor | None]) -> torch.Tensor | None:

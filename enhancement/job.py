@@ -3,15 +3,16 @@
     OUTPUT.partial/job.json     the settings of the run; --resume checks them
     OUTPUT.partial/frames/      finished frames, or finished pieces of the video; all readable
     OUTPUT.partial/pass1/       LR frames between the given ones, for --times 4 and more
-    OUTPUT.partial/window0/     the window in work, and in window1/ the one that is being written,
-                                or the other way round; of other processes window2/ and so on
+    OUTPUT.partial/window.../   the window in work, and the one that is being written
 
-Everything in it appears under its name only when it is complete, so what is there counts.
+Everything in it appears under its name only when it is complete, so what is there counts; of a
+window that is cut into tiles, every row of tiles.
 """
 
 import contextlib
 import json
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from enhancement.levels import Levels
-from enhancement.tiling import is_out_of_memory
+from enhancement.tiling import Carried, is_out_of_memory
 from media.frames import free_of, remove
 
 ROWS = 64  # of a frame that are converted at once
+CARRIED = "carried.npz"  # of a window in tiles, what it takes to go on
 
 
 def work_folder(output: Path) -> Path:
@@ -102,8 +104,9 @@ class Job:
                     "resume with the same settings, or start again with --overwrite"
                 )
         self.notes = content["notes"]
-        for leftover in self.folder.glob("window*"):  # there may be fewer processes now
-            remove(leftover)
+        for leftover in self.folder.glob("window*"):
+            if not (leftover / CARRIED).exists():
+                remove(leftover)
 
     def note(self, name: str, value: Any) -> None:
         """Remember something for a resumed run."""
@@ -144,16 +147,39 @@ class WindowBuffer:
     Seven frames of 48000x20000 pixels do not fit in memory; one does.
 
     Arguments:
-        folder: for one file per frame.
+        folder: for one file per frame; what is in it was made of the same window.
         frames: number of frames, whose rows have `width`, `bands` and `dtype`.
     """
 
     def __init__(self, folder: Path, frames: int, width: int, bands: int, dtype: np.dtype):
         folder.mkdir(exist_ok=True)
-        self.paths = [folder / f"{index}.raw" for index in range(frames)]
-        for path in self.paths:
-            path.write_bytes(b"")
+        self.folder, self.paths = folder, [folder / f"{index}.raw" for index in range(frames)]
         self.row, self.dtype = (-1, width, bands), dtype
+        self.carried, size = self._left_over()
+        for path in self.paths:
+            with path.open("ab") as file:
+                file.truncate(size)
+
+    def _left_over(self) -> tuple[Carried, int]:
+        """How far an interrupted run came, and the size of its files then."""
+        try:
+            with np.load(self.folder / CARRIED) as state:
+                carried, size = Carried(int(state["finished"]), state["rows"]), int(state["size"])
+            if all(path.stat().st_size >= size for path in self.paths):
+                return carried, size
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass  # there is none, or the machine stopped while it was written
+        return Carried(), 0
+
+    def keep(self) -> None:
+        """Note that all rows of `carried.finished` have been added."""
+        if self.carried.rows is None or self.carried.rows.shape[1] == 0:
+            return  # not in tiles, or complete
+        partial = self.folder / "carried.partial"
+        size = self.paths[0].stat().st_size
+        with partial.open("wb") as file:
+            np.savez(file, finished=self.carried.finished, rows=self.carried.rows, size=size)
+        os.replace(partial, self.folder / CARRIED)
 
     def append(self, strip: np.ndarray, levels: Levels) -> None:
         """Add rows, (frames, rows, width, bands) float32, black 0 and white 1, to every frame."""

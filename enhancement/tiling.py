@@ -11,9 +11,9 @@ Lengths are in LR pixels unless they are called HR.
 
 import contextlib
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -66,10 +66,11 @@ def tile_length(length: int, tile: int, overlap: int) -> int:
     return min(lengths, key=lambda side: side * len(tile_starts(length, side, overlap)))
 
 
-def tile_count(height: int, width: int, tile: int, overlap: int) -> int:
-    """How many tiles `blend_tiles` asks for."""
+def tile_count(height: int, width: int, tile: int, overlap: int, rows: int | None = None) -> int:
+    """How many tiles `blend_tiles` asks for, in all or in its first `rows` rows of tiles."""
     axes = [(length, tile_length(length, tile, overlap)) for length in (height, width)]
-    return math.prod(len(tile_starts(*axis, overlap)) for axis in axes)
+    down, across = (len(tile_starts(*axis, overlap)) for axis in axes)
+    return (down if rows is None else rows) * across
 
 
 def feather_weights(length: int, tile: int, overlap: int) -> list[np.ndarray]:
@@ -96,12 +97,21 @@ def feather_weights(length: int, tile: int, overlap: int) -> list[np.ndarray]:
     ]
 
 
+@dataclass
+class Carried:
+    """How far blending has come, and what it takes to go on from there."""
+
+    finished: int = 0  # rows of tiles
+    rows: np.ndarray | None = None  # what the next row of tiles adds to
+
+
 def blend_tiles(
     predict: Callable[[slice, slice], np.ndarray],
     height: int,
     width: int,
     tile: int,
     overlap: int,
+    carried: Carried | None = None,
 ) -> Iterator[np.ndarray]:
     """Run a network tile by tile and blend the results.
 
@@ -111,6 +121,7 @@ def blend_tiles(
         height, width: of the LR frames.
         tile: longest side of a tile; shorter ones are taken where fewer pixels overlap then.
         overlap: of neighbouring tiles; see `check_tile`.
+        carried: where to go on; changed with every yield to what there is to go on from.
 
     Yields: the rows of the result from the top down, (T, some rows, SCALE * width, bands) float32,
         each row once. They are as large as all else together: who keeps the last ones while asking
@@ -120,10 +131,9 @@ def blend_tiles(
     tops, lefts = (tile_starts(*axis, overlap) for axis in axes)
     row_weights, column_weights = (feather_weights(*axis, overlap) for axis in axes)
     rows, columns = (min(axis) for axis in axes)
-    carried = None  # the rows that the next row of tiles adds to
-    for (top, below), row_weight in zip(
-        itertools.pairwise([*tops, height]), row_weights, strict=True
-    ):
+    carried = carried or Carried()
+    gaps = zip(itertools.pairwise([*tops, height]), row_weights, strict=True)
+    for (top, below), row_weight in itertools.islice(gaps, carried.finished, None):
         strip = None
         for left, column_weight in zip(lefts, column_weights, strict=True):
             part = predict(slice(top, top + rows), slice(left, left + columns))
@@ -133,15 +143,15 @@ def blend_tiles(
             if strip is None:
                 frames, bands = part.shape[0], part.shape[3]
                 strip = np.zeros((frames, SCALE * rows, SCALE * width, bands), np.float32)
-                if carried is not None:
-                    strip[:, : carried.shape[1]] = carried
-                    carried = None
+                if carried.rows is not None:
+                    strip[:, : carried.rows.shape[1]] = carried.rows
+                    carried.rows = None
             part *= row_weight[:, None, None] * column_weight[:, None]
             strip[:, :, SCALE * left : SCALE * (left + columns)] += part
             del part  # before the network makes the next one
         finished = SCALE * (below - top)
+        carried.finished, carried.rows = carried.finished + 1, strip[:, finished:].copy()
         yield strip[:, :finished]
-        carried = strip[:, finished:].copy()
 
 
 def check_tile(tile: int, overlap: int) -> None:

@@ -19,7 +19,7 @@ from enhancing import (
 
 import enhance
 from enhancement import tiling
-from media.folder import ImageSink
+from media.folder import ImageSink, write_image_file
 from media.open import open_source
 from models import MSTT
 from models.checkpoint import load_network, shipped_weights, trained_flow
@@ -121,6 +121,50 @@ def test_what_two_windows_share_is_made_once_and_changes_nothing(tmp_path, check
     cut = read_all(run(checkpoint, given, tmp_path / "cut", "--resume", *flags))
     np.testing.assert_array_equal(cut, whole)
     assert sum(seen) > 2 * 9
+
+
+@pytest.fixture
+def in_tiles(tmp_path, checkpoint, monkeypatch):
+    """A window in four rows of two tiles, whole, and one interrupted in its sixth tile."""
+    given = write_frames(tmp_path / "in", make_frames(2, 200, 100))
+    flags = ("--tile", "80", "--overlap", "32")
+    whole = read_all(run(checkpoint, given, tmp_path / "whole", *flags))
+    forward, seen = MSTT.forward, []
+
+    def counted(self, *arguments):
+        seen.append(arguments)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(MSTT, "forward", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, given, tmp_path / "cut", *flags)
+    flags = (*flags, "--resume")
+    return given, lambda: read_all(run(checkpoint, given, tmp_path / "cut", *flags)), whole, seen
+
+
+def test_a_window_in_tiles_goes_on_with_the_row_it_was_at(tmp_path, in_tiles, capfd):
+    _, resume, whole, seen = in_tiles
+    np.testing.assert_array_equal(resume(), whole)
+    assert len(seen) == 6 + 4  # two rows of tiles were finished
+    assert not (tmp_path / "cut.partial").exists()
+    assert "3/3" in capfd.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("damage", ["carried.npz", "0.raw", "changed frame"])
+def test_a_window_in_tiles_begins_again_where_its_files_are_damaged(tmp_path, in_tiles, damage):
+    given, resume, whole, seen = in_tiles
+    if damage == "changed frame":
+        frame = make_frames(2, 200, 100)[1]
+        frame[:8] = 0
+        write_image_file(given / "1.png", frame)
+    else:
+        (path,) = (tmp_path / "cut.partial").glob(f"window*/{damage}")
+        path.write_bytes(path.read_bytes()[:-100])
+    result = resume()
+    assert len(seen) == 6 + 8
+    assert (result == whole).all() == (damage != "changed frame")
 
 
 def test_a_full_disk_while_the_next_window_is_in_work(tmp_path, checkpoint, monkeypatch):
@@ -246,10 +290,10 @@ def test_out_of_memory_tries_the_next_smaller_tile(tmp_path, checkpoint, monkeyp
     expected = read_all(run(checkpoint, given, tmp_path / "small", "--tile", 80))
     forward, most = enhance.Enhancer.strips, [80]
 
-    def small_memory(self, source, frames, flows, tile, first_new):
+    def small_memory(self, source, frames, flows, tile, *others):
         if tile > most[0]:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, source, frames, flows, tile, first_new)
+        return forward(self, source, frames, flows, tile, *others)
 
     monkeypatch.setattr(enhance.Enhancer, "strips", small_memory)
     np.testing.assert_array_equal(read_all(run(checkpoint, given, tmp_path / "out")), expected)
