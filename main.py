@@ -37,7 +37,7 @@ from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move
 from training.optimiser import Optimiser
 from training.recorder import Recorder
 from training.run import MOST_STEPS, Progress, open_run, restore
-from training.settings import ADDED, resolve
+from training.settings import resolve
 from training.sources import Data
 from utils.config import describe_config, parse_config, run_script
 
@@ -70,7 +70,6 @@ class Config:
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
     frame_fusion: bool = False  # newer: neighbours clean each given frame; for --degrade real
     propagation_blocks: int = 0  # newer: given frames learn from each other; weights may bring it
-    propagation_enlargement: Literal["released", "direct"] = "released"  # direct: for few blocks
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
     frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
@@ -250,11 +249,10 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
             offset_limit=config.offset_limit,
             frame_fusion=config.frame_fusion,
             propagation_blocks=config.propagation_blocks,
-            propagation_enlargement=config.propagation_enlargement,
         )
     network, information = load_network(config.weights)
     print(f"starting from {config.weights}: {information['network']}")
-    return widened(network, **{name: getattr(config, name) for name in ADDED})
+    return widened(network, frame_fusion=config.frame_fusion)
 
 
 def freeze(network: MSTT, stage: str | None) -> None:

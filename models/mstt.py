@@ -24,7 +24,7 @@ from models.extraction import FeatureExtraction, SpanExtraction
 from models.fusion import FrameFusion
 from models.interpolation import FeatureInterpolation
 from models.propagation import Propagation
-from models.reconstruction import ENLARGEMENTS
+from models.reconstruction import DirectReconstruction, Reconstruction
 from models.refinement import SkipRefinement
 from models.transformer import SpatialTemporalTransformer
 from utils.resize import SMALLEST_SIDE
@@ -57,6 +57,7 @@ SIZES = {
 }
 SKIPS = ("none", "bicubic", "enhanced", "neighbours")
 EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction, "dat": DatExtraction}
+ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}
 
 
 # Makes flows as above of enhanced given frames, (B, N, 3, sH, sW).
@@ -96,7 +97,6 @@ class MSTT(nn.Module):
         propagation_blocks: of each direction of the `Propagation` that improves the given frames
             with the help of all others; 0: no propagation. It needs the skips "enhanced" or
             "neighbours", and does nothing to a frame alone.
-        propagation_enlargement: the same choice for the propagation, see there.
     """
 
     def __init__(
@@ -116,7 +116,6 @@ class MSTT(nn.Module):
         enlargement: str = "released",
         frame_fusion: bool = False,
         propagation_blocks: int = 0,
-        propagation_enlargement: str = "released",
     ):
         if isinstance(global_skip, bool):
             global_skip = SKIPS[global_skip]
@@ -126,7 +125,6 @@ class MSTT(nn.Module):
         _check_choice("global_skip", global_skip, SKIPS)
         _check_choice("extraction", extraction, EXTRACTIONS)
         _check_choice("enlargement", enlargement, ENLARGEMENTS)
-        _check_choice("propagation_enlargement", propagation_enlargement, ENLARGEMENTS)
         if skip_refinement and global_skip not in ("enhanced", "neighbours"):
             raise ValueError(
                 f"skip_refinement needs global_skip enhanced or neighbours, not {global_skip}"
@@ -148,9 +146,7 @@ class MSTT(nn.Module):
         self.skip_refinement = None
         if skip_refinement:
             self.skip_refinement = SkipRefinement(channels, residual=global_skip == "neighbours")
-        self.propagation = None
-        if propagation_blocks:
-            self.propagation = Propagation(channels, propagation_blocks, propagation_enlargement)
+        self.propagation = Propagation(channels, propagation_blocks) if propagation_blocks else None
         if global_skip in ("bicubic", "enhanced"):
             nn.init.normal_(self.reconstruction.conv_last.weight, std=1e-3)
             nn.init.zeros_(self.reconstruction.conv_last.bias)

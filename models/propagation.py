@@ -12,36 +12,34 @@ from torch import Tensor, nn
 
 from models.blocks import SCALE, channels_last, flow_warp, frame_by_frame, residual_blocks
 from models.layers import Conv
-from models.reconstruction import ENLARGEMENTS
+from models.reconstruction import Reconstruction
 
 SLOPE = 0.1  # of the leaky ReLUs
 SMOOTH = 5  # LR pixels; side of the square over which the mean of the flow is taken
 
 
 class Propagation(nn.Module):
-    """Better pictures of given frames, with what all of them show.
+    """A second picture of each given frame, made of all of them, and mixed with the first.
+
+    The share of either picture is found pixel by pixel; it starts at one half, and the second
+    picture near the bilinear enlargement.
 
     Arguments:
         channels: C.
         blocks: residual blocks for each direction (BasicVSR: 30).
-        enlargement: "released": as in BasicVSR a second picture, mixed with the first. The share
-            of either is found pixel by pixel; it starts at one half, and the second picture near
-            the bilinear enlargement. "direct": a correction of the first, which starts near zero.
     """
 
-    def __init__(self, channels: int, blocks: int, enlargement: str = "released"):
+    def __init__(self, channels: int, blocks: int):
         super().__init__()
         self.backwards = Branch(channels, blocks)
         self.forwards = Branch(channels, blocks)
         self.fusion = Conv(3 * channels, channels, kernel=1, slope=SLOPE)
-        self.reconstruction = ENLARGEMENTS[enlargement](channels, blocks=0)
+        self.reconstruction = Reconstruction(channels, blocks=0)
         nn.init.normal_(self.reconstruction.conv_last.weight, std=1e-3)
         nn.init.zeros_(self.reconstruction.conv_last.bias)
-        self.share = None
-        if enlargement == "released":
-            self.share = Conv(channels, SCALE**2)
-            nn.init.zeros_(self.share.weight)
-            nn.init.zeros_(self.share.bias)
+        self.share = Conv(channels, SCALE**2)
+        nn.init.zeros_(self.share.weight)
+        nn.init.zeros_(self.share.bias)
 
     def forward(
         self,
@@ -69,12 +67,12 @@ class Propagation(nn.Module):
         earlier = self.forwards(seen, backward_flow)  #                      (B, N, C, H, W)
         x = torch.cat((later, earlier, features), dim=2)  #                  (B, N, 3C, H, W)
         x = frame_by_frame(self.fusion, channels_last(x.flatten(0, 1)))
-        alone, enlarged = alone.float(), self.reconstruction(x.unflatten(0, frames.shape[:2]))
-        if self.share is None:
-            return alone + enlarged.float()
         share = F.pixel_shuffle(frame_by_frame(self.share, x), SCALE).float()
-        share = torch.sigmoid(share).unflatten(0, frames.shape[:2])
-        return torch.lerp(alone, enlarged.float() + bilinear(frames), share)
+        x = x.unflatten(0, frames.shape[:2])
+        together = self.reconstruction(x).float() + bilinear(frames)
+        return torch.lerp(
+            alone.float(), together, torch.sigmoid(share).unflatten(0, frames.shape[:2])
+        )
 
 
 class Branch(nn.Module):

@@ -55,6 +55,3 @@ class DirectReconstruction(Reconstruction):
 
     def enlarge(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(self.conv_last(x), SCALE)
-
-
-ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}

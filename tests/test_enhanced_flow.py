@@ -83,8 +83,8 @@ def test_the_network_gets_the_flow_between_its_own_frames(contrast):
 def test_finished_frames_are_warped_along_the_flow_between_them():
     """The propagation sees the flow between frames enlarged alone."""
     torch.manual_seed(0)
-    options = {"propagation_blocks": 1, "propagation_enlargement": "direct"}
-    network = MSTT(8, 2, 1, 1, midpoint_flow=True, global_skip="enhanced", **options).eval()
+    options = {"global_skip": "enhanced", "propagation_blocks": 1}
+    network = MSTT(8, 2, 1, 1, midpoint_flow=True, **options).eval()
     torch.nn.init.normal_(network.propagation.reconstruction.conv_last.weight, std=0.3)
     frames, none = to_tensor(moving_texture())[None], torch.zeros(1, 2, 2, 48, 56)
     with torch.no_grad():

@@ -28,7 +28,6 @@ NETWORK = {
     "offset_limit": 3.0,
     "frame_fusion": True,
     "propagation_blocks": 1,
-    "propagation_enlargement": "direct",
 }
 # Nothing of it is a default, nor what TINY has.
 FLAGS = {
@@ -39,7 +38,6 @@ FLAGS = {
         "global-skip": "neighbours",
         "offset-limit": 3,
         "propagation-blocks": 1,
-        "propagation-enlargement": "direct",
         "steps": 4,
         "batch": 6,
         "accumulate": 2,

@@ -114,7 +114,6 @@ def test_propagation_has_given_frames_at_full_width_and_resolution():
     check_maps(config, 2**31 // numbers)
     with pytest.raises(ValueError, match="at most 81"):
         check_maps(config, 2**31 // numbers + 1)
-    check_maps(replace(config, propagation_enlargement="direct"), 500)
 
 
 def test_a_compiled_network_trains_alike(run_main, monkeypatch):

@@ -16,7 +16,6 @@ from trainings import run_here
 from models import MSTT, super_resolve
 from models.blocks import flow_warp
 from models.checkpoint import load_network, save_network
-from models.mstt import widened
 from models.propagation import Branch, Propagation
 from tests.test_mstt import random_inputs
 from training.basicvsr import with_propagation
@@ -121,10 +120,6 @@ def obvious(propagation, alone, frames, features, forward_flow, backward_flow):
     results = []
     for i in range(count):
         x = conv(torch.cat((later[i], earlier[i], features[:, i]), dim=1), "fusion", 0.1)
-        if propagation.share is None:
-            correction = F.pixel_shuffle(conv(x, "reconstruction.conv_last"), 4)
-            results.append(alone[:, i] + correction)
-            continue
         share = torch.sigmoid(F.pixel_shuffle(conv(x, "share"), 4))
         for name in ("upconv1", "upconv2"):
             x = F.leaky_relu(F.pixel_shuffle(conv(x, f"reconstruction.{name}"), 2), 0.1)
@@ -134,13 +129,11 @@ def obvious(propagation, alone, frames, features, forward_flow, backward_flow):
     return torch.stack(results, dim=1)
 
 
-@pytest.mark.parametrize("enlargement", ["released", "direct"])
 @pytest.mark.parametrize("grad", [True, False])
-def test_propagation_is_what_it_says(enlargement, grad):
+def test_propagation_is_what_it_says(grad):
     torch.manual_seed(0)
-    propagation = Propagation(8, 2, enlargement)
-    if propagation.share is not None:
-        torch.nn.init.normal_(propagation.share.weight)
+    propagation = Propagation(8, blocks=2)
+    torch.nn.init.normal_(propagation.share.weight)
     torch.nn.init.normal_(propagation.reconstruction.conv_last.weight, std=0.1)
     frames, features = torch.rand(2, 3, 3, 16, 18), torch.randn(2, 3, 8, 16, 18)
     alone = torch.rand(2, 3, 3, 64, 72)
@@ -174,15 +167,6 @@ def test_what_one_frame_shows_reaches_the_others_along_the_flow():
     found = branch(seen, back)[0, :, 0]
     for index in range(3):
         assert found[index].nonzero().tolist() == [[4 + index, 5 + 2 * index]]
-
-
-def test_a_correction_starts_near_nothing(trained):
-    options = {"propagation_blocks": 1, "propagation_enlargement": "direct"}
-    torch.manual_seed(0)
-    network = widened(trained, **options).eval()
-    with torch.no_grad():
-        before, after = trained(frames(), *flows()), network(frames(), *flows())
-    assert 0 < (after - before).abs().max() < 0.02
 
 
 def test_a_frame_alone_stays_as_it_is(published, trained):

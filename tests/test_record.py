@@ -101,22 +101,6 @@ def test_fusion_and_degraded_frames_are_added_to_weights(run_main, begun):
     assert load_torch_file("c/last.pt")["network_options"]["frame_fusion"]
 
 
-def test_propagation_is_added_to_weights(run_main, begun):
-    added = ("--propagation-blocks", "2", "--propagation-enlargement", "direct")
-    start = ("--steps", "1", "--weights")
-    assert run_main(*start, "a/best.pt", "--run", "b", *added) == 0
-    state = load_torch_file("b/last.pt")
-    assert state["network_options"]["propagation_blocks"] == 2
-    assert state["network_options"]["propagation_enlargement"] == "direct"
-    assert "propagation.forwards.blocks.1.conv2.weight" in state["network"]
-    assert run_main("--resume", "--run", "b", "--steps", "2") == 0
-    # Weights that have it keep it without being asked, and have no other.
-    assert run_main(*start, "b/best.pt", "--run", "c") == 0
-    assert load_torch_file("c/last.pt")["config"]["propagation_blocks"] == 2
-    with pytest.raises(ValueError, match="propagation_blocks is 3, in the weights 2"):
-        run_main(*start, "b/best.pt", "--run", "d", "--propagation-blocks", "3")
-
-
 def test_a_run_is_saved_from_time_to_time(run_main, monkeypatch):
     saved = []
 

@@ -29,8 +29,7 @@ MAY_CHANGE = {"resume", "run", "device", "workers", "patience", "accumulate", "c
 MAY_CHANGE |= {"skip_nonfinite", "validate_every", "log_every", "save_minutes", "steps", "minutes"}
 
 NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement")
-ADDED = ("frame_fusion", "propagation_blocks", "propagation_enlargement")  # to weights without
-NETWORK += ("offset_limit", *ADDED)
+NETWORK += ("offset_limit", "frame_fusion", "propagation_blocks")
 
 
 def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device, Data]:
@@ -113,9 +112,8 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     sizes = [name for name, size in SIZES.items() if size.items() <= options.items()]
     # Weights of no named size keep "auto".
     found = options | {"size": sizes[0] if sizes else "auto"}
+    # It can be added to any weights, since it starts at doing nothing.
     found["frame_fusion"] |= config.frame_fusion
-    if not found["propagation_blocks"]:
-        found |= {name: getattr(config, name) for name in ADDED if name.startswith("propagation")}
     wrong = [
         f"{name} is {getattr(config, name)}, in the weights {found[name]}"
         for name in NETWORK
@@ -139,8 +137,7 @@ def check_maps(config: Any, part: int) -> None:
     # At full resolution there are all channels, or just the colours of the frames.
     width = max(3, options["channels"] / SCALE**2) if direct else options["channels"]
     numbers = (2 * config.given_frames - 1) * width
-    if config.propagation_blocks and config.propagation_enlargement == "released":
-        # Given frames have all channels there.
+    if config.propagation_blocks:  # of which given frames have all channels
         numbers = max(numbers, config.given_frames * options["channels"])
     sample = int(numbers * (SCALE * config.patch) ** 2)
     if part * sample > LARGEST_MAP:
