@@ -58,8 +58,6 @@ SIZES = {
 SKIPS = ("none", "bicubic", "enhanced", "neighbours")
 EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction, "dat": DatExtraction}
 ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}
-
-
 # Makes flows as above of enhanced given frames, (B, N, 3, sH, sW).
 FlowBetween = Callable[[Tensor], tuple[Tensor, Tensor]]
 
