@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import cv2
@@ -18,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from enhancement import tiling
-from enhancement.job import Job, WindowBuffer
+from enhancement.job import Job, WindowBuffer, window_name
 from enhancement.levels import Levels, band_groups, fill_missing, missing_pixels, view_rgb
 from enhancement.shares import Cut, Share, missing_windows
 from media.frames import Sink, Source, remove
@@ -86,6 +87,7 @@ class Enhancer:
         dtype: np.dtype,
         title: str,
         share: Share | None = None,
+        shot: int = 0,
     ) -> None:
         """Enhance frames of a source, window by window.
 
@@ -94,10 +96,12 @@ class Enhancer:
             levels, dtype: of the result.
             title: of the progress bar.
             share: what this process makes of it; None: all that the sink does not have already.
+            shot: the number of the source, if there are several.
         """
         share = share or Share(missing_windows(source, sink))
         total = 2 * source.count - 1 - share.elsewhere
         finished = total - share.frames
+        self.place = title, shot
         self.megapixels = SCALE**2 * source.height * source.width / 1e6
         with (
             tqdm(
@@ -170,10 +174,9 @@ class Enhancer:
         while True:
             tile = self.pick_tile(source)
             new = 2 * len(frames) - 1 - first_new
-            name = f"window{self.team.rank}-{window.start}-{digest(window, tile, levels, dtype)}"
-            folder = self.job.folder / name
-            buffer = WindowBuffer(folder, new, SCALE * source.width, source.bands, dtype)
+            folder = self.fresh_folder(window, (tile, self.precision, levels, dtype))
             try:
+                buffer = WindowBuffer(folder, new, SCALE * source.width, source.bands, dtype)
                 for strip in self.strips(source, frames, flows, tile, first_new, buffer.carried):
                     buffer.append(strip[first_new:], levels)
                     del strip  # or it would be held while the next one is made
@@ -190,6 +193,18 @@ class Enhancer:
             self.progress.n = before
             for frame in frames:
                 frame.made.clear()
+
+    def fresh_folder(self, window: Window, settings: Any) -> Path:
+        """The folder for a window made with such settings; those for others of its place go."""
+        found = hashlib.blake2b(repr((window.first_new, settings)).encode(), digest_size=8)
+        for frame in window.frames:
+            found.update(np.ascontiguousarray(frame.pixels).data)
+        name = window_name(*self.place, window.start)
+        folder = self.job.folder / f"{name}{found.hexdigest()}"
+        for other in self.job.folder.glob(f"{name}*"):
+            if other != folder:
+                remove(other)
+        return folder
 
     def strips(
         self,
@@ -256,8 +271,9 @@ class Enhancer:
             self.progress.update(min(share, self.progress.total - self.progress.n))
             return result
 
-        done = tiling.tile_count(*axes, tile, self.overlap, carried.finished)
-        self.progress.update(min(share * done, self.progress.total - self.progress.n))
+        inherited = share * tiling.tile_count(*axes, tile, self.overlap, carried.finished)
+        self.progress.initial += inherited  # or they would count as fast ones
+        self.progress.update(min(inherited, self.progress.total - self.progress.n))
         yield from tiling.blend_tiles(predict, *axes, tile, self.overlap, carried)
 
     def pick_tile(self, source: Source) -> int:
@@ -290,14 +306,6 @@ class Enhancer:
             )
         self.progress.write(f"out of memory with tiles of {tile}, going on with {smaller}")
         self.job.note("tile", smaller)
-
-
-def digest(window: Window, tile: int, levels: Levels, dtype: np.dtype) -> str:
-    """A name for all that decides what a run makes of a window."""
-    found = hashlib.blake2b(repr((window.first_new, tile, levels, dtype)).encode(), digest_size=8)
-    for frame in window.frames:
-        found.update(np.ascontiguousarray(frame.pixels).data)
-    return found.hexdigest()
 
 
 def joined(features: list[torch.Tensor | None]) -> torch.Tensor | None:

@@ -5,15 +5,16 @@
     OUTPUT.partial/pass1/       LR frames between the given ones, for --times 4 and more
     OUTPUT.partial/window.../   the window in work, and the one that is being written
 
-Everything in it appears under its name only when it is complete, so what is there counts; of a
-window that is cut into tiles, every row of tiles.
+What is in frames/ and pass1/ appears under its name only when it is complete, so what is there
+counts. Of a window that is cut into tiles, finished rows of tiles count.
 """
 
 import contextlib
 import json
 import os
+import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from media.frames import free_of, remove
 
 ROWS = 64  # of a frame that are converted at once
 CARRIED = "carried.npz"  # of a window in tiles, what it takes to go on
+KEEP_SECONDS = 30.0  # of work, at least, that such a file saves a resumed run
 
 
 def work_folder(output: Path) -> Path:
@@ -104,8 +106,14 @@ class Job:
                     "resume with the same settings, or start again with --overwrite"
                 )
         self.notes = content["notes"]
+
+    def clear_windows(self, worth: Collection[str]) -> None:
+        """Remove what interrupted runs have left of windows but those that begin with these names.
+
+        Of these too, where there is not enough to go on from.
+        """
         for leftover in self.folder.glob("window*"):
-            if not (leftover / CARRIED).exists():
+            if not leftover.name.startswith(tuple(worth)) or not (leftover / CARRIED).exists():
                 remove(leftover)
 
     def note(self, name: str, value: Any) -> None:
@@ -141,6 +149,11 @@ class Job:
         remove(self.folder)
 
 
+def window_name(title: str, shot: int, start: int) -> str:
+    """What the folder of a window begins with: the pass, and where its first frame is."""
+    return f"window {title}, {shot}, {start}, "
+
+
 class WindowBuffer:
     """The output frames of one window, filled strip by strip and kept on disk.
 
@@ -155,6 +168,7 @@ class WindowBuffer:
         folder.mkdir(exist_ok=True)
         self.folder, self.paths = folder, [folder / f"{index}.raw" for index in range(frames)]
         self.row, self.dtype = (-1, width, bands), dtype
+        self.kept = time.monotonic()
         self.carried, size = self._left_over()
         for path in self.paths:
             with path.open("ab") as file:
@@ -168,18 +182,23 @@ class WindowBuffer:
             if all(path.stat().st_size >= size for path in self.paths):
                 return carried, size
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # there is none, or the machine stopped while it was written
+            pass  # there is none, or the machine stopped before it was on the disk
         return Carried(), 0
 
     def keep(self) -> None:
-        """Note that all rows of `carried.finished` have been added."""
-        if self.carried.rows is None or self.carried.rows.shape[1] == 0:
-            return  # not in tiles, or complete
+        """Note that the rows before `carried` are there, if that is worth it and there is space."""
+        is_last = self.carried.rows is None or self.carried.rows.shape[1] == 0
+        if is_last or time.monotonic() - self.kept < KEEP_SECONDS:
+            return
         partial = self.folder / "carried.partial"
         size = self.paths[0].stat().st_size
-        with partial.open("wb") as file:
-            np.savez(file, finished=self.carried.finished, rows=self.carried.rows, size=size)
-        os.replace(partial, self.folder / CARRIED)
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, finished=self.carried.finished, rows=self.carried.rows, size=size)
+            os.replace(partial, self.folder / CARRIED)
+        except OSError:
+            partial.unlink(missing_ok=True)
+        self.kept = time.monotonic()
 
     def append(self, strip: np.ndarray, levels: Levels) -> None:
         """Add rows, (frames, rows, width, bands) float32, black 0 and white 1, to every frame."""

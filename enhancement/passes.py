@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from enhancement.enhancer import Enhancer
-from enhancement.job import memory_told
+from enhancement.job import memory_told, window_name
 from enhancement.levels import Levels
 from enhancement.outputs import levels_of_output
 from enhancement.repair import Denser, LowResolutionSink
@@ -68,16 +68,23 @@ def run_pass(
     def missing() -> list[list]:
         return [missing_windows(*pair) for pair in zip(sources, sinks, strict=True)]
 
-    shares = deal(team.together(missing, first_alone=True), team.rank, team.world)
+    def begin() -> list[list]:
+        cuts = missing()
+        job.clear_windows(
+            [window_name(title, shot, cut[0]) for shot, part in enumerate(cuts) for cut in part]
+        )
+        return cuts
+
+    shares = deal(team.together(begin, first_alone=True), team.rank, team.world)
     if team.world > 1:
         enhancer.agree_on_tile(sources[0])
 
     def work() -> None:
         with memory_told(job.output):
-            for source, sink, share in zip(sources, sinks, shares, strict=True):
+            for shot, (*pair, share) in enumerate(zip(sources, sinks, shares, strict=True)):
                 if share.elsewhere and not share.cuts:
                     continue
-                enhancer.run(source, sink, levels, dtype, title, share)
+                enhancer.run(*pair, levels, dtype, title, share, shot)
                 if team.has_failed:
                     break
 

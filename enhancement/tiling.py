@@ -121,7 +121,7 @@ def blend_tiles(
         height, width: of the LR frames.
         tile: longest side of a tile; shorter ones are taken where fewer pixels overlap then.
         overlap: of neighbouring tiles; see `check_tile`.
-        carried: where to go on; changed with every yield to what there is to go on from.
+        carried: where to go on; before a row of tiles leaves, what it takes to go on behind it.
 
     Yields: the rows of the result from the top down, (T, some rows, SCALE * width, bands) float32,
         each row once. They are as large as all else together: who keeps the last ones while asking

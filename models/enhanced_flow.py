@@ -71,7 +71,7 @@ class EnhancedFlow(nn.Module):
     def between_finished(self) -> FlowBetween | None:
         """For one window: the flow between its finished given frames, the first that it is shown.
 
-        None for a network that makes the same of a given frame alone and beside others.
+        None for a network without propagation, whose finished frames show little that is new.
         """
         if not self.options.get("propagation_blocks"):
             return None

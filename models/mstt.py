@@ -245,7 +245,12 @@ def build_network(size: str = "mstt", **options) -> MSTT:
 
 
 def widened(network: MSTT, **options) -> MSTT:
-    """The same network with more parts, by options of `MSTT`; these have their initial weights."""
+    """A network with more parts, by options of `MSTT`, which have their initial weights.
+
+    It is the same one if it has them all.
+    """
+    if options.items() <= network.options.items():
+        return network
     wider = MSTT(**(network.options | options))
     wider.load_state_dict(wider.state_dict() | network.state_dict())
     return wider

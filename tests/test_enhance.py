@@ -18,7 +18,7 @@ from enhancing import (
 )
 
 import enhance
-from enhancement import tiling
+from enhancement import job, tiling
 from media.folder import ImageSink, write_image_file
 from media.open import open_source
 from models import MSTT
@@ -123,46 +123,76 @@ def test_what_two_windows_share_is_made_once_and_changes_nothing(tmp_path, check
     assert sum(seen) > 2 * 9
 
 
-@pytest.fixture
-def in_tiles(tmp_path, checkpoint, monkeypatch):
-    """A window in four rows of two tiles, whole, and one interrupted in its sixth tile."""
-    given = write_frames(tmp_path / "in", make_frames(2, 200, 100))
-    flags = ("--tile", "80", "--overlap", "32")
-    whole = read_all(run(checkpoint, given, tmp_path / "whole", *flags))
+TILES = ("--tile", "80", "--overlap", "32")
+
+
+def interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls):
+    """Frames in four rows of two tiles, whole, and interrupted in some calls of the network."""
+    monkeypatch.setattr(job, "KEEP_SECONDS", 0)
+    given = write_frames(tmp_path / "in", frames)
+    whole = read_all(run(checkpoint, given, tmp_path / "whole", *TILES))
     forward, seen = MSTT.forward, []
 
     def counted(self, *arguments):
         seen.append(arguments)
-        if len(seen) == 6:
+        if len(seen) in calls:
             raise KeyboardInterrupt
         return forward(self, *arguments)
 
     monkeypatch.setattr(MSTT, "forward", counted)
-    with pytest.raises(KeyboardInterrupt):
-        run(checkpoint, given, tmp_path / "cut", *flags)
-    flags = (*flags, "--resume")
-    return given, lambda: read_all(run(checkpoint, given, tmp_path / "cut", *flags)), whole, seen
+    for _ in calls:
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint, given, tmp_path / "cut", *TILES, "--resume")
+    return given, whole, seen
 
 
-def test_a_window_in_tiles_goes_on_with_the_row_it_was_at(tmp_path, in_tiles, capfd):
-    _, resume, whole, seen = in_tiles
-    np.testing.assert_array_equal(resume(), whole)
-    assert len(seen) == 6 + 4  # two rows of tiles were finished
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_window_in_tiles_goes_on_with_the_row_it_was_at(
+    tmp_path, checkpoint, monkeypatch, capfd, first
+):
+    """The first of two windows, or the second one, which has only two new frames."""
+    frames, begun = make_frames(5, 200, 100), 8 * first
+    calls = {begun + 6, begun + 9}  # in the third row, and again in it
+    given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls)
+    assert len(list((tmp_path / "cut.partial").glob("window*"))) == 1
+    result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, "--resume"))
+    np.testing.assert_array_equal(result, whole)
+    # Two rows were finished the first time, and one more the second time.
+    assert len(seen) == 2 * 8 + 2 + 1
     assert not (tmp_path / "cut.partial").exists()
-    assert "3/3" in capfd.readouterr().err.splitlines()[-1]
+    assert "9/9" in capfd.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize("damage", ["carried.npz", "0.raw", "changed frame"])
-def test_a_window_in_tiles_begins_again_where_its_files_are_damaged(tmp_path, in_tiles, damage):
-    given, resume, whole, seen = in_tiles
+def test_rows_that_were_written_but_not_kept_are_made_again(tmp_path, checkpoint, monkeypatch):
+    keep, kept = job.WindowBuffer.keep, []
+
+    def interrupted(self):
+        kept.append(self)
+        if len(kept) == 4 + 2:
+            raise KeyboardInterrupt
+        keep(self)
+
+    monkeypatch.setattr(job.WindowBuffer, "keep", interrupted)
+    frames = make_frames(2, 200, 100)
+    given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {0})
+    result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, "--resume"))
+    np.testing.assert_array_equal(result, whole)
+    assert len(seen) == 4 + 6
+
+
+@pytest.mark.parametrize("damage", ["carried.npz", "0.raw", "changed frame", "full disk"])
+def test_a_window_in_tiles_begins_again(tmp_path, checkpoint, monkeypatch, damage):
+    frames = make_frames(2, 200, 100)
+    if damage == "full disk":
+        monkeypatch.setattr(np, "savez", lambda *_, **__: os.open("/dev/full/no", os.O_RDONLY))
+    given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {6})
     if damage == "changed frame":
-        frame = make_frames(2, 200, 100)[1]
-        frame[:8] = 0
-        write_image_file(given / "1.png", frame)
-    else:
+        frames[1, :8] = 0
+        write_image_file(given / "1.png", frames[1])
+    elif damage != "full disk":
         (path,) = (tmp_path / "cut.partial").glob(f"window*/{damage}")
         path.write_bytes(path.read_bytes()[:-100])
-    result = resume()
+    result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, "--resume"))
     assert len(seen) == 6 + 8
     assert (result == whole).all() == (damage != "changed frame")
 
