@@ -127,7 +127,7 @@ TILES = ("--tile", "80", "--overlap", "32")
 
 
 def interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls):
-    """Frames in four rows of two tiles, whole, and interrupted in some calls of the network."""
+    """Frames in four tiles, one below the other, whole and interrupted in some of the tiles."""
     monkeypatch.setattr(job, "KEEP_SECONDS", 0)
     given = write_frames(tmp_path / "in", frames)
     whole = read_all(run(checkpoint, given, tmp_path / "whole", *TILES))
@@ -146,21 +146,20 @@ def interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls):
     return given, whole, seen
 
 
-@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(("first", "count"), [(0, 2), (1, 5)])
 def test_a_window_in_tiles_goes_on_with_the_row_it_was_at(
-    tmp_path, checkpoint, monkeypatch, capfd, first
+    tmp_path, checkpoint, monkeypatch, capfd, first, count
 ):
-    """The first of two windows, or the second one, which has only two new frames."""
-    frames, begun = make_frames(5, 200, 100), 8 * first
-    calls = {begun + 6, begun + 9}  # in the third row, and again in it
+    """The only window, or the second one, which has two new frames."""
+    frames, begun = make_frames(count, 200, 80), 4 * first
+    calls = {begun + 3, begun + 5}  # in the third tile; once resumed, in the fourth
     given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls)
     assert len(list((tmp_path / "cut.partial").glob("window*"))) == 1
     result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, "--resume"))
     np.testing.assert_array_equal(result, whole)
-    # Two rows were finished the first time, and one more the second time.
-    assert len(seen) == 2 * 8 + 2 + 1
+    assert len(seen) == begun + 4 + 2
     assert not (tmp_path / "cut.partial").exists()
-    assert "9/9" in capfd.readouterr().err.splitlines()[-1]
+    assert f"frame {2 * count - 1}/{2 * count - 1}" in capfd.readouterr().err.splitlines()[-1]
 
 
 def test_rows_that_were_written_but_not_kept_are_made_again(tmp_path, checkpoint, monkeypatch):
@@ -173,19 +172,19 @@ def test_rows_that_were_written_but_not_kept_are_made_again(tmp_path, checkpoint
         keep(self)
 
     monkeypatch.setattr(job.WindowBuffer, "keep", interrupted)
-    frames = make_frames(2, 200, 100)
+    frames = make_frames(2, 200, 80)
     given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {0})
     result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, "--resume"))
     np.testing.assert_array_equal(result, whole)
-    assert len(seen) == 4 + 6
+    assert len(seen) == 2 + 3
 
 
 @pytest.mark.parametrize("damage", ["carried.npz", "0.raw", "changed frame", "full disk"])
 def test_a_window_in_tiles_begins_again(tmp_path, checkpoint, monkeypatch, damage):
-    frames = make_frames(2, 200, 100)
+    frames = make_frames(2, 200, 80)
     if damage == "full disk":
         monkeypatch.setattr(np, "savez", lambda *_, **__: os.open("/dev/full/no", os.O_RDONLY))
-    given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {6})
+    given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {3})
     if damage == "changed frame":
         frames[1, :8] = 0
         write_image_file(given / "1.png", frames[1])
@@ -193,7 +192,7 @@ def test_a_window_in_tiles_begins_again(tmp_path, checkpoint, monkeypatch, damag
         (path,) = (tmp_path / "cut.partial").glob(f"window*/{damage}")
         path.write_bytes(path.read_bytes()[:-100])
     result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, "--resume"))
-    assert len(seen) == 6 + 8
+    assert len(seen) == 3 + 4
     assert (result == whole).all() == (damage != "changed frame")
 
 
