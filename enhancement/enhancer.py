@@ -170,7 +170,7 @@ class Enhancer:
         Raises: ValueError: memory ran out, with a tile that the user chose or with the smallest.
         """
         frames, flows, first_new = window.frames, window.flows, window.first_new
-        before = self.progress.n
+        before = self.progress.n, self.progress.initial
         while True:
             tile = self.pick_tile(source)
             new = 2 * len(frames) - 1 - first_new
@@ -190,7 +190,7 @@ class Enhancer:
             # Outside of the handler nothing holds the tensors of the failed attempt any more.
             remove(folder)
             self.shrink_tile(source, tile)
-            self.progress.n = before
+            self.progress.n, self.progress.initial = before
             for frame in frames:
                 frame.made.clear()
 

@@ -107,13 +107,18 @@ class Job:
                 )
         self.notes = content["notes"]
 
-    def clear_windows(self, worth: Collection[str]) -> None:
-        """Remove what interrupted runs have left of windows but those that begin with these names.
+    def clear_windows(self, title: str, missing: Collection[tuple[int, int]]) -> None:
+        """Remove what interrupted runs have left of windows that no run can go on with.
 
-        Of these too, where there is not enough to go on from.
+        Arguments:
+            title: of a pass.
+            missing: shot and start of the windows that it has to make.
         """
+        worth = tuple(window_name(title, *window) for window in missing)
         for leftover in self.folder.glob("window*"):
-            if not leftover.name.startswith(tuple(worth)) or not (leftover / CARRIED).exists():
+            is_made = leftover.name.startswith(f"window {title}, ")
+            is_made = is_made and not leftover.name.startswith(worth)
+            if is_made or not (leftover / CARRIED).exists():
                 remove(leftover)
 
     def note(self, name: str, value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from enhancement.enhancer import Enhancer
-from enhancement.job import memory_told, window_name
+from enhancement.job import memory_told
 from enhancement.levels import Levels
 from enhancement.outputs import levels_of_output
 from enhancement.repair import Denser, LowResolutionSink
@@ -70,9 +70,8 @@ def run_pass(
 
     def begin() -> list[list]:
         cuts = missing()
-        job.clear_windows(
-            [window_name(title, shot, cut[0]) for shot, part in enumerate(cuts) for cut in part]
-        )
+        starts = [(shot, cut[0]) for shot, part in enumerate(cuts) for cut in part]
+        job.clear_windows(title, starts)
         return cuts
 
     shares = deal(team.together(begin, first_alone=True), team.rank, team.world)

@@ -126,11 +126,11 @@ def test_what_two_windows_share_is_made_once_and_changes_nothing(tmp_path, check
 TILES = ("--tile", "80", "--overlap", "32")
 
 
-def interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls):
+def interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls, *flags):
     """Frames in four tiles, one below the other, whole and interrupted in some of the tiles."""
     monkeypatch.setattr(job, "KEEP_SECONDS", 0)
     given = write_frames(tmp_path / "in", frames)
-    whole = read_all(run(checkpoint, given, tmp_path / "whole", *TILES))
+    whole = read_all(run(checkpoint, given, tmp_path / "whole", *TILES, *flags))
     forward, seen = MSTT.forward, []
 
     def counted(self, *arguments):
@@ -142,7 +142,7 @@ def interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls):
     monkeypatch.setattr(MSTT, "forward", counted)
     for _ in calls:
         with pytest.raises(KeyboardInterrupt):
-            run(checkpoint, given, tmp_path / "cut", *TILES, "--resume")
+            run(checkpoint, given, tmp_path / "cut", *TILES, *flags, "--resume")
     return given, whole, seen
 
 
@@ -160,6 +160,16 @@ def test_a_window_in_tiles_goes_on_with_the_row_it_was_at(
     assert len(seen) == begun + 4 + 2
     assert not (tmp_path / "cut.partial").exists()
     assert f"frame {2 * count - 1}/{2 * count - 1}" in capfd.readouterr().err.splitlines()[-1]
+
+
+def test_a_second_pass_in_tiles_goes_on_too(tmp_path, checkpoint, monkeypatch):
+    frames, twice = make_frames(2, 200, 80), ("--times", 4)
+    given, whole, seen = interrupted_in_tiles(
+        tmp_path, checkpoint, monkeypatch, frames, {4 + 3}, *twice
+    )
+    result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, *twice, "--resume"))
+    np.testing.assert_array_equal(result, whole)
+    assert len(seen) == 4 + 3 + 2
 
 
 def test_rows_that_were_written_but_not_kept_are_made_again(tmp_path, checkpoint, monkeypatch):
