@@ -174,7 +174,7 @@ class Enhancer:
         while True:
             tile = self.pick_tile(source)
             new = 2 * len(frames) - 1 - first_new
-            folder = self.fresh_folder(window, (tile, self.precision, levels, dtype))
+            folder = self.folder_for(window, (tile, self.precision, levels, dtype))
             try:
                 buffer = WindowBuffer(folder, new, SCALE * source.width, source.bands, dtype)
                 for strip in self.strips(source, frames, flows, tile, first_new, buffer.carried):
@@ -188,13 +188,12 @@ class Enhancer:
                 if not tiling.is_out_of_memory(error):
                     raise
             # Outside of the handler nothing holds the tensors of the failed attempt any more.
-            remove(folder)
             self.shrink_tile(source, tile)
             self.progress.n, self.progress.initial = before
             for frame in frames:
                 frame.made.clear()
 
-    def fresh_folder(self, window: Window, settings: Any) -> Path:
+    def folder_for(self, window: Window, settings: Any) -> Path:
         """The folder for a window made with such settings; those for others of its place go."""
         found = hashlib.blake2b(repr((window.first_new, settings)).encode(), digest_size=8)
         for frame in window.frames:

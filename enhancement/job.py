@@ -23,6 +23,7 @@ import numpy as np
 from enhancement.levels import Levels
 from enhancement.tiling import Carried, is_out_of_memory
 from media.frames import free_of, remove
+from utils.files import write_atomically
 
 ROWS = 64  # of a frame that are converted at once
 CARRIED = "carried.npz"  # of a window in tiles, what it takes to go on
@@ -116,8 +117,8 @@ class Job:
         """
         worth = tuple(window_name(title, *window) for window in missing)
         for leftover in self.folder.glob("window*"):
-            is_made = leftover.name.startswith(f"window {title}, ")
-            is_made = is_made and not leftover.name.startswith(worth)
+            of_pass = leftover.name.startswith(window_name(title))
+            is_made = of_pass and not leftover.name.startswith(worth)
             if is_made or not (leftover / CARRIED).exists():
                 remove(leftover)
 
@@ -154,9 +155,9 @@ class Job:
         remove(self.folder)
 
 
-def window_name(title: str, shot: int, start: int) -> str:
-    """What the folder of a window begins with: the pass, and where its first frame is."""
-    return f"window {title}, {shot}, {start}, "
+def window_name(*place: str | int) -> str:
+    """What the folders of windows begin with: the pass, or the pass, the shot and the start."""
+    return f"window {', '.join(map(str, place))}, "
 
 
 class WindowBuffer:
@@ -195,14 +196,14 @@ class WindowBuffer:
         is_last = self.carried.rows is None or self.carried.rows.shape[1] == 0
         if is_last or time.monotonic() - self.kept < KEEP_SECONDS:
             return
-        partial = self.folder / "carried.partial"
         size = self.paths[0].stat().st_size
-        try:
+
+        def write(partial: Path) -> None:
             with partial.open("wb") as file:
                 np.savez(file, finished=self.carried.finished, rows=self.carried.rows, size=size)
-            os.replace(partial, self.folder / CARRIED)
-        except OSError:
-            partial.unlink(missing_ok=True)
+
+        with contextlib.suppress(OSError):
+            write_atomically(self.folder / CARRIED, write)
         self.kept = time.monotonic()
 
     def append(self, strip: np.ndarray, levels: Levels) -> None:
