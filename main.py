@@ -75,7 +75,7 @@ class Config:
     frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
 
     # Optimisation
-    steps: int | None = None  # optimiser steps; none: the paper's 132,350 on a GPU, 300 on a CPU
+    steps: int | None = None  # optimiser steps; none: the paper's samples on a GPU, else 300
     minutes: float | None = None  # newer: end after so long, the schedule with it; none: no limit
     batch: int | None = None  # samples per step, of all; none: each process 1 (paper), a GPU 16
     accumulate: int = 1  # parts that a process takes its samples in, one by one: less memory
@@ -229,7 +229,7 @@ def leave_out(
     config, progress = recorder.config, recorder.progress
     offsets = partial(offsets_on, recorder.network, config, recorder.device)
     problem = blame(recorder.team, progress.step, norm, losses, parts, offsets)
-    if progress.skipped == config.skip_nonfinite:
+    if progress.skipped >= config.skip_nonfinite:
         raise FloatingPointError(f"{problem}. Lower --rate")
     recorder.bar.write(f"left out: {problem}")
     progress.skipped += 1

@@ -3,6 +3,7 @@
 The names that other projects give these folders are known too; docs/data.md lists the layouts.
 """
 
+import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class Clip:
     name: str  # of its folder
     truth: tuple[Path, ...]  # T HR frames
     given: tuple[Path, ...] | None  # N LR frames at the even times; none: made from the truth
+    size: tuple[int, int]  # (H, W) of the truth
     degradation: Degradation = CLEAN  # of LR frames that are made from the truth
     seed: int = 0  # of its noise
 
@@ -90,7 +92,8 @@ def _is_clip(folder):
 def _folders_of_clip(folder):
     truth = _child(folder, TRUTH_FOLDERS)
     given = truth and _child(folder, GIVEN_FOLDERS)
-    return _Folders(folder.resolve().name, truth or folder, given)
+    # Not resolved: links to folders of the same name have names of their own.
+    return _Folders(Path(os.path.abspath(folder)).name, truth or folder, given)
 
 
 def _check_sequence(folder, paths, root, like=None):
@@ -105,6 +108,9 @@ def _check_sequence(folder, paths, root, like=None):
         frames = Rgb(open_source(folder), like)
     except (OSError, ValueError) as error:
         return None, [str(error)], None
+    if frames.source.count != len(paths):
+        several = f"{frames.source.count} pages in {len(paths)} files"
+        return None, [f"{folder}: {several}; one frame a file is needed"], None
     if told := frames.told():
         warnings.warn(told, stacklevel=5)
     return (frames.source.height, frames.source.width), [], frames
@@ -153,7 +159,7 @@ def _check_clip(folders, root):
             f"{size[1] // 4 * 4}x{size[0] // 4 * 4} from the top left",
             stacklevel=3,
         )
-    return Clip(folders.name, tuple(truth[:odd]), given and tuple(given)), []
+    return Clip(folders.name, tuple(truth[:odd]), given and tuple(given), size), []
 
 
 def find_clips(root, list_file=None):

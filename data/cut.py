@@ -205,6 +205,10 @@ def cut(config):
     names, counts = [], Counter()
     for start, frames in septuplets(config, counts):
         height, width = (side // 4 * 4 for side in frames[0].shape[:2])
+        if min(height, width) < LEAST_SIDE:
+            raise ValueError(
+                f"{source}: frames of {width}x{height}; training needs {LEAST_SIDE} pixels a side"
+            )
         tiled = max(height, width) > config.crop
         for top in tile_corners(height, config.crop):
             for left in tile_corners(width, config.crop):

@@ -26,7 +26,7 @@ from media.frames import Sink, Source, remove
 from models import MSTT
 from models.blocks import SCALE
 from models.enhanced_flow import EnhancedFlow
-from models.inference import ENHANCED, NOT_FINITE, autocast, given_flow
+from models.inference import ENHANCED, NotFinite, autocast, given_flow
 from utils.team import ALONE, Team
 
 # Pixels; of smaller frames, all pairs are worked on at the same time, and three windows held.
@@ -258,7 +258,7 @@ class Enhancer:
                     del features
                     output = self.network(inputs, *flow, known, flow_between)[0].float()
                 if not torch.isfinite(output).all():
-                    raise ValueError(NOT_FINITE)
+                    raise NotFinite()
                 if len(set(group)) == 1:
                     output, group = output.mean(dim=1, keepdim=True), group[:1]
                 result[..., list(group)] = output.movedim(1, -1).cpu()

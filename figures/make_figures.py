@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from data.clips import Clip, find_clips, read_clip
 from data.scenes.make import make_scenes
+from dcn.deform_conv import bounded
 from flow import estimate_flow
 from models import MSTT
 from models.baselines import bicubic_flow
@@ -81,9 +82,8 @@ def look_inside(network: MSTT, given: np.ndarray, flow_method: str) -> dict[str,
         hook.remove()
     offsets = seen["offsets"][0]
     taps = offsets.shape[1] // 3
-    offsets = (
-        offsets[:, : 2 * taps].unflatten(1, (-1, 2)).mean(dim=1).flip(1)
-    )  # (dy, dx) -> (dx, dy)
+    offsets = bounded(offsets[:, : 2 * taps], network.interpolation.alignment.dcnpack.offset_limit)
+    offsets = offsets.unflatten(1, (-1, 2)).mean(dim=1).flip(1)  # (dy, dx) -> (dx, dy)
     heads = {name: seen[name][0].chunk(4, dim=1)[HEAD].numpy() for name in ("query", "key")}
     return {"forward_flow": flows[0][0].numpy(), "offsets": offsets.numpy(), **heads}
 

@@ -20,7 +20,15 @@ WINDOW = 4  # given frames that the network sees at once
 ENHANCED = "enhanced"  # flow between frames that the network has enlarged, see `EnhancedFlow`
 FLOWS = (*FLOW_METHODS, ENHANCED)
 PRECISIONS = ("auto", "bfloat16", "float32")
-NOT_FINITE = "the network produced NaN or Inf; the checkpoint is corrupt or its training diverged"
+
+
+class NotFinite(ValueError):
+    """The output of a network has NaN or Inf in it."""
+
+    def __init__(self):
+        super().__init__(
+            "the network produced NaN or Inf; the checkpoint is corrupt or its training diverged"
+        )
 
 
 def windows(count: int, length: int = WINDOW) -> list[tuple[int, int, int]]:
@@ -142,7 +150,8 @@ def super_resolve(
         device, precision: where and how the network runs, see `pick_precision`.
 
     Raises:
-        ValueError: the output is not finite, or the frames do not fit `flow.estimate_flow`.
+        NotFinite: the output is not finite.
+        ValueError: the frames do not fit `flow.estimate_flow`.
 
     Yields: 2N - 1 frames (4H, 4W, 3) uint8, in order of time.
     """
@@ -157,5 +166,5 @@ def super_resolve(
         with torch.no_grad(), autocast(device, dtype):
             output = network(*(tensor[None].to(device) for tensor in inputs))
         if not torch.isfinite(output).all():
-            raise ValueError(NOT_FINITE)
+            raise NotFinite()
         yield from to_uint8(output[0, first_new:])

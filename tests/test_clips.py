@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import pytest
+import tifffile
 from rasters import write_plain
 
 from data.clips import find_clips, read_clip
@@ -175,6 +176,23 @@ def test_deep_tiff_frames_keep_one_range(tmp_path):
     np.testing.assert_array_equal(given, truth[::2, ::4, ::4])
     brighter = truth[1].astype(int) - truth[0]
     assert np.abs(np.median(brighter) - 400 * 255 / 8800) < 2
+
+
+def test_several_pages_in_a_file_are_no_clip(tmp_path):
+    (tmp_path / "a").mkdir()
+    for number in range(3):
+        pages = np.full((2, 64, 64, 3), 20 * number, np.uint8)
+        tifffile.imwrite(tmp_path / f"a/{number}.tif", pages, photometric="rgb")
+    with pytest.raises(ValueError, match="6 pages in 3 files"):
+        find_clips(tmp_path)
+
+
+def test_links_have_names_of_their_own(tmp_path):
+    root = tmp_path / "root"
+    for place in ("first", "second"):
+        write_frames(root / ".data" / place / "clip" / "truth", 3)
+        (root / place).symlink_to(root / ".data" / place / "clip")
+    assert [clip.name for clip in find_clips(root)] == ["first", "second"]
 
 
 def test_endings_that_are_not_read_are_the_problem(tmp_path):

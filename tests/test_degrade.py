@@ -190,7 +190,7 @@ def test_conditions_of_test_clips(tmp_path):
 
 
 def test_a_codec_that_is_not_there(monkeypatch):
-    clip = Clip("a", (), None)
+    clip = Clip("a", (), None, (64, 64))
     encoders = media.codec.ENCODERS | {"h264": ("libx999", {})}
     monkeypatch.setattr(media.codec, "ENCODERS", encoders)
     with pytest.raises(ValueError, match=r"cannot encode h264, it has no libx999; .* has hevc"):
@@ -205,7 +205,7 @@ def test_without_pyav_only_video_codecs_are_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "degrade_afresh", afresh)
     found.loader.exec_module(afresh)
     assert afresh.CONDITIONS["crf28"].codec == "h264"
-    clip = Clip("a", (), None)
+    clip = Clip("a", (), None, (64, 64))
     degraded([clip], "noise")
     with pytest.raises(ValueError, match=r"video files need PyAV; .* requirements-video"):
         degraded([clip], "crf28")

@@ -66,6 +66,10 @@ def test_inside_a_network_are_its_flow_offsets_queries_and_keys():
     assert inside["offsets"].shape[1:] == (2, 20, 24)
     assert (inside["offsets"][:, 0] == 2.5).all()
     assert (inside["offsets"][:, 1] == 1.0).all()
+    network.interpolation.alignment.dcnpack.offset_limit = 2.0
+    limited = look_inside(network, given, "dis")["offsets"]
+    np.testing.assert_allclose(limited[:, 0], 2 * np.tanh(2.5 / 2), rtol=1e-5)
+    network.interpolation.alignment.dcnpack.offset_limit = None
     assert inside["query"].shape == inside["key"].shape
     assert inside["query"].shape[::2] == (7, 10)  # of all frames, at half of the resolution
     again = look_inside(network, given[::-1].copy(), "dis")

@@ -14,6 +14,7 @@ from trainings import deliver, run_here, same_training
 import main
 from models.checkpoint import load_network, load_torch_file
 from models.inference import super_resolve
+from models.mstt import SIZES
 from training import recorder
 from training.distributed import Team
 from training.loop import charbonnier, learning_rate
@@ -87,33 +88,31 @@ def test_too_large_a_map_is_refused(run_main):
         run_main(*flags)
     assert not list(Path("r").glob("*.pt"))
     most = int(str(refusal.value).split()[-1])
-    config = SimpleNamespace(
-        weights=None, size="small", given_frames=2, patch=16, propagation_blocks=0
-    )
-    check_maps(config, most)
+    config = SimpleNamespace(given_frames=2, patch=16, propagation_blocks=0)
+    check_maps(config, SIZES["small"], most)
     with pytest.raises(ValueError, match="raise --accumulate"):
-        check_maps(config, most + 1)
+        check_maps(config, SIZES["small"], most + 1)
 
 
 def test_parts_are_smaller_the_more_there_are():
     config = main.Config(data_root="none", stills="none", validation="none", patch=160)
     gpu = torch.device("cuda")
-    for size, parts in (("mstt", 2), ("mstt", 4), ("fast", 1)):
+    for size, parts, batch in (("mstt", 2, 16), ("mstt", 4, 16), ("fast", 1, 16), ("mstt", 3, 18)):
         chosen = fit_machine(replace(config, size=size, accumulate=parts), gpu, Team())
-        assert chosen.batch == 16
-        check_maps(chosen, 16 // parts)
+        assert chosen.batch == batch
+        check_maps(chosen, SIZES[size], batch // parts)
     with pytest.raises(ValueError, match="raise --accumulate"):
-        check_maps(replace(config, size="mstt", patch=320), 16)
+        check_maps(replace(config, patch=320), SIZES["mstt"], 16)
 
 
 def test_propagation_has_given_frames_at_full_width_and_resolution():
     config = main.Config(data_root="none", stills="none", patch=80, size="large")
-    check_maps(config, 500)
+    check_maps(config, SIZES["large"], 500)
     config = replace(config, propagation_blocks=30)
     numbers = 4 * 64 * 320**2
-    check_maps(config, 2**31 // numbers)
+    check_maps(config, SIZES["large"], 2**31 // numbers)
     with pytest.raises(ValueError, match="at most 81"):
-        check_maps(config, 2**31 // numbers + 1)
+        check_maps(config, SIZES["large"], 2**31 // numbers + 1)
 
 
 def test_a_compiled_network_trains_alike(run_main, monkeypatch):
@@ -160,6 +159,20 @@ def test_a_stop_while_validating_is_prompt_and_exact(run_main, whole, monkeypatc
     runs = (folder, "runs/cut")
     scored = [[line["step"] for line in read_log(run) if "psnr" in line] for run in runs]
     assert scored == [[3, 6]] * 2
+
+
+@pytest.mark.parametrize("other_is_tired", [False, True])
+def test_all_processes_validate_at_the_same_steps(other_is_tired):
+    """Their clocks differ by the time in which the first one saves."""
+    team = SimpleNamespace(largest=lambda value: max(value, other_is_tired))
+    one = SimpleNamespace(
+        config=SimpleNamespace(validate_every=None),
+        clock=SimpleNamespace(rested=True),
+        team=team,
+        elapsed=0.15,
+    )
+    assert recorder.Recorder._validation_is_due(one, before=0.05) is not other_is_tired
+    assert not recorder.Recorder._validation_is_due(one, before=0.11)
 
 
 def test_a_finished_run_is_not_trained_again(run_main, begun, capsys):
@@ -227,6 +240,14 @@ def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):
     state = load_torch_file("r/last.pt")  # as it was before the step
     assert (state["step"], state["skipped"]) == (0, 0)
     assert all(torch.isfinite(weight).all() for weight in state["network"].values())
+
+
+def test_a_lower_limit_of_steps_to_leave_out_counts_at_once(run_main, monkeypatch):
+    monkeypatch.setattr(main, "charbonnier", lambda output, *rest: output.sum() * float("nan"))
+    flags = ("--validate-every", "1", "--run", "r")
+    assert run_main("--steps", "2", "--skip-nonfinite", "2", *flags) == 0
+    with pytest.raises(FloatingPointError, match="step 2: the loss is nan"):
+        run_main("--steps", "4", "--skip-nonfinite", "1", "--resume", *flags)
 
 
 def test_a_non_finite_loss_of_one_given_frame_is_told_alike(run_main, monkeypatch):

@@ -46,6 +46,28 @@ def test_automatic_folders_are_recorded_and_their_change_is_refused(run_main):
     assert run_main(*again) == 0
 
 
+def test_a_launcher_repeats_its_command(run_main, monkeypatch):
+    """What the machine decided is kept, also where it could decide otherwise now."""
+    choices = ("--patch", "none", "--batch", "none", "--list-file", "none")
+    command = (*choices, "--precision", "bfloat16", "--run", "r")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.warns(UserWarning, match="no bfloat16 on this cpu"):
+        assert run_main(*command, "--steps", "1") == 0
+    recorded = load_torch_file("r/last.pt")["config"]
+    assert recorded["precision"] == "bfloat16"
+    assert recorded["batch"] == 1
+    assert recorded["patch"] is not None
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert run_main(*command, "--steps", "2", "--resume") == 0
+    assert load_torch_file("r/last.pt")["config"]["precision"] == "bfloat16"
+
+
+def test_clips_alone_are_all_that_is_trained_on(run_main):
+    flags = ("--data-root", "auto", "--clips", "septuplets", "--steps", "1", "--run", "r")
+    assert run_main(*flags) == 0
+    assert load_torch_file("r/last.pt")["config"]["data_root"] is None
+
+
 def test_the_built_in_scenes_are_recorded_by_their_folder(run_main, monkeypatch):
     few = partial(make_scenes, clips=2, test_clips=1, size=(64, 64), test_size=(64, 64))
     monkeypatch.setattr(sources, "make_scenes", few)
@@ -71,6 +93,18 @@ def test_training_goes_on_from_weights(run_main, begun):
     assert run_main("--resume", "--run", "b", "--steps", "2") == 0
     with pytest.raises(ValueError, match=r"weights was a/best\.pt, is b/best\.pt"):
         run_main("--resume", "--run", "b", "--weights", "b/best.pt")
+
+
+def test_resume_does_without_the_weights_it_began_with(run_main, begun):
+    """Of a network that no size has; the command line of a test would name the size."""
+    assert run_main("--steps", "1", "--run", "b", "--weights", "a/best.pt") == 0
+    state = load_torch_file("b/last.pt")
+    state["config"]["size"] = "auto"
+    save_torch_file("b/last.pt", state)
+    shutil.rmtree("a")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["main.py", "--resume", "--run", "b", "--steps", "2"])
+        assert main.main() == 0
 
 
 def test_the_network_of_the_weights_is_on_record(run_main, begun):

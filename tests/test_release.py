@@ -52,7 +52,8 @@ def released(tmp_path, monkeypatch):
     write_run(tmp_path / "A", 10, {5: 21.0, 10: 22.0})
     average = write_run(tmp_path / "B", 4, {4: 22.5})
     results = {
-        "settings": {"flow_method": "dis", "precision": "float32"},
+        "settings": {"flow_method": "dis", "precision": "float32", "degrade": "none"},
+        "checkpoint_sha256": file_sha256(tmp_path / "B" / "last.pt"),
         "methods": {
             "mstt": {
                 "mean": {"psnr_rgb": 30.123456},
@@ -115,6 +116,32 @@ def test_figures_of_every_condition(released):
         "crf28": {"psnr_rgb": 27.0},
     }
     assert metrics["mean"] == {"psnr_rgb": 30.1235}
+
+
+def test_figures_have_to_be_of_these_weights(released):
+    run, _, folder = released
+    results = json.loads((folder / "results.json").read_text())
+    for change, said in (
+        ({"settings": results["settings"] | {"degrade": "crf28"}}, "no figures of clean frames"),
+        ({"checkpoint_sha256": "0" * 64}, "is of other weights"),
+    ):
+        (folder / "results.json").write_text(json.dumps(results | change))
+        with pytest.raises(ValueError, match=said):
+            run()
+
+
+def test_scores_that_are_no_numbers_are_left_out(released):
+    run, _, folder = released
+    log = folder / "B" / "log.jsonl"
+    lines = log.read_text()
+    null = {"step": 5, "psnr": None, "gain_over_bicubic_flow": None}
+    log.write_text(f"{lines}\n{json.dumps(null)}")
+    information = run()[1]
+    assert information["curve"][1]["points"] == [[28, 22.5]]
+    assert information["curve_baseline"] == 20.0
+    log.write_text(json.dumps(null))
+    with pytest.raises(ValueError, match=r"log\.jsonl has no validation"):
+        run()
 
 
 def test_half_precision_halves_the_file(released):

@@ -201,7 +201,7 @@ def test_complete_folder_is_reused_without_writing(made):
 
 
 def test_other_settings_need_overwrite(tmp_path):
-    tiny = {"test_clips": 0, "size": (32, 32), "workers": 1}
+    tiny = {"test_clips": 0, "size": (64, 64), "workers": 1}
     folder = make_scenes(tmp_path / "set", clips=1, **tiny)
     with pytest.raises(ValueError, match="--overwrite"):
         make_scenes(folder, clips=2, **tiny)
@@ -213,7 +213,7 @@ def test_other_settings_need_overwrite(tmp_path):
 def test_a_folder_of_the_user_is_never_replaced(tmp_path):
     (tmp_path / "photo.png").write_text("mine")
     with pytest.raises(ValueError, match="choose another folder"):
-        make_scenes(tmp_path, clips=1, test_clips=0, size=(32, 32), overwrite=True)
+        make_scenes(tmp_path, clips=1, test_clips=0, size=(64, 64), overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
 
 
@@ -223,7 +223,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr("data.lists.write_image", fail)
     with pytest.raises(OSError, match="disk full"):
-        make_scenes(tmp_path / "set", clips=2, test_clips=0, size=(32, 32))
+        make_scenes(tmp_path / "set", clips=2, test_clips=0, size=(64, 64))
     assert not list(tmp_path.iterdir())
 
 

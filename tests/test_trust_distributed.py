@@ -1,5 +1,6 @@
 """Several processes: the same result as one, and an end with a message where one of them dies."""
 
+import math
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from trainings import (
 
 import main
 from models.checkpoint import load_torch_file
+from models.inference import NotFinite
 from training import validation
 from training.distributed import Team, _read_environment
 from training.validation import mean_psnr
@@ -222,6 +224,21 @@ def test_different_clips_never_give_a_mean(monkeypatch):
 
     with pytest.raises(ValueError, match="see different validation clips"):
         mean_psnr(list("abc"), list, Rank(world=2))
+
+
+def test_a_score_that_is_not_finite_keeps_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(validation, "read_clip", lambda clip: ([0], [clip]))
+    monkeypatch.setattr(validation, "psnr", lambda ours, truth: truth)
+
+    def method(given):
+        if not gathered:
+            raise NotFinite
+        return given
+
+    gathered = [1]
+    assert mean_psnr([30.0, math.inf], method) == (30 + 100) / 2  # identical pictures count 100 dB
+    gathered.clear()
+    assert math.isnan(mean_psnr([30.0, 40.0], method))
 
 
 def test_more_processes_than_clips_count_every_clip_once(monkeypatch):

@@ -9,7 +9,7 @@ from utils.text import one_line
 
 
 class Meter:
-    """Mean loss and speed since it was made, left-out steps apart."""
+    """Mean loss and speed since it was made; a loss of NaN or Inf does not count."""
 
     def __init__(self):
         self.losses: list[float] = []

@@ -45,7 +45,7 @@ class Recorder:
     ema: Ema
     optimiser: Optimiser
     progress: Progress  # where the run begins; kept up to date
-    clock: Clock  # of its time, which began with the process
+    clock: Clock  # of its time
     data: Data  # what it learns from and is judged on
     elapsed: float = 0.0  # share of its time that is used
 
@@ -62,13 +62,13 @@ class Recorder:
         bar = partial(tqdm, unit="step", smoothing=0.05, dynamic_ncols=True)
         steps = None if self.config.minutes else self.config.steps
         with (
+            contextlib.closing(self.log),
             bar(total=steps, initial=self.progress.step, disable=not self.team.first) as self.bar,
             self.stop,
             self.stop.saving(partial(self.save, "last.pt")),
             self.team.contact(),
         ):
             yield
-        self.log.close()
 
     def catch_up(self) -> bool:
         """Do the validation that a resumed run still owes; whether its minutes are used up."""
@@ -108,11 +108,7 @@ class Recorder:
         self.bar.update()
         if step % config.log_every == 0 or is_last:
             self._write_log(norm, share * config.rate)
-        if config.validate_every:
-            is_due = step % config.validate_every == 0
-        else:  # ten times in the run's time, but never most of it
-            is_due = int(10 * self.elapsed) > int(10 * before) and self.clock.rested
-        self.progress.unvalidated = is_due or is_last
+        self.progress.unvalidated = is_last or self._validation_is_due(before)
         if self.progress.unvalidated:
             self.validate()
             self.meter = Meter()
@@ -157,6 +153,15 @@ class Recorder:
                 "training has diverged. Lower the rates and start from "
                 f"{self.run / 'best.pt'} (--weights)"
             )
+
+    def _validation_is_due(self, before: float) -> bool:
+        """Whether it is, in all processes alike; `before`: `elapsed` one step ago."""
+        if self.config.validate_every:
+            return self.progress.step % self.config.validate_every == 0
+        # Ten times in the run's time, but never most of it; only the first process has rested less
+        # by the time of its saves.
+        is_next = int(10 * self.elapsed) > int(10 * before)
+        return is_next and not self.team.largest(not self.clock.rested)
 
     def _look_at_the_clock(self) -> None:
         # The slowest process counts for all, so that all of them end at the same step.

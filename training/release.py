@@ -12,7 +12,6 @@ curve, and the figures of every test clip (and of every condition of --degrade a
 
 import dataclasses
 import json
-import math
 import platform
 import re
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import torch
 from models import MSTT
 from models.checkpoint import load_network, load_torch_file, save_network
 from utils.config import parse_config, run_script
+from utils.files import file_sha256
 
 # Settings of a run that say nothing about the weights; which weights it started from, the order of
 # the stages says.
@@ -79,9 +79,13 @@ def read_stage(run: Path, samples_before: int) -> dict[str, Any]:
     points = [
         [samples_before + step * config["batch"], round(line["psnr"], 3)]
         for step, line in sorted(scores.items())
-        if math.isfinite(line["psnr"])
+        if line["psnr"] is not None  # null is NaN or Inf
     ]
-    last = scores[max(scores)]
+    if not points:
+        raise ValueError(f"{run / 'log.jsonl'} has no validation; name runs that had one")
+    last = next(
+        line for _, line in sorted(scores.items(), reverse=True) if line["psnr"] is not None
+    )
     return {
         "name": run.name,
         "samples": samples,
@@ -118,6 +122,10 @@ def main() -> None:
     for run in config.stages.split(","):
         stages.append(read_stage(Path(run), sum(stage["samples"] for stage in stages)))
     results = json.loads(Path(config.results).read_text())
+    if results["checkpoint_sha256"] != file_sha256(Path(config.checkpoint)):
+        raise ValueError(f"{config.results} is of other weights than {config.checkpoint}")
+    if results["settings"]["degrade"] not in ("none", "all"):
+        raise ValueError(f"{config.results} has no figures of clean frames; see test.py --degrade")
     conditions = results.get("conditions", {})  # of test.py --degrade all, which begins with clean
     figures = next(iter(conditions.values()), results.get("methods"))["mstt"]
     description = {

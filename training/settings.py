@@ -28,6 +28,8 @@ PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 MAY_CHANGE = {"resume", "run", "device", "workers", "patience", "accumulate", "compile"}
 MAY_CHANGE |= {"skip_nonfinite", "validate_every", "log_every", "save_minutes", "steps", "minutes"}
 
+DECIDED = {"list_file", "patch", "batch"}  # of the others, those that "none" leaves to the machine
+
 NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement")
 NETWORK += ("offset_limit", "frame_fusion", "propagation_blocks")
 
@@ -56,15 +58,21 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     config = team.from_first(partial(fit_machine, config, device, team))
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)
-    check_maps(config, config.batch // (team.world * config.accumulate))
+    if state:
+        options = state["network_options"]
+    elif config.size in SIZES:
+        options = SIZES[config.size]
+    else:  # weights of a size without a name
+        options = load_network(config.weights)[0].options
+    check_maps(config, options, config.batch // (team.world * config.accumulate))
     return config, device, data
 
 
 def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
     """The constants of a run, and those that its continuation may have others of.
 
-    "auto" on the command line stands for what it meant when the run began: a launcher that
-    restarts a run repeats its command.
+    What the command line leaves to the machine stands for what it meant when the run began: a
+    launcher that restarts a run repeats its command.
 
     Arguments:
         config: of the continuation.
@@ -78,7 +86,9 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
     kept = {
         name: recorded[name]
         for name in now.keys() & recorded.keys()
-        if name not in given or (now[name] == "auto" and name not in MAY_CHANGE)
+        if name not in given
+        or (now[name] == "auto" and name not in MAY_CHANGE)
+        or (now[name] is None and name in DECIDED)
     }
     config = dataclasses.replace(config, **kept)
     check_unchanged(config, recorded)
@@ -124,15 +134,14 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     return dataclasses.replace(config, **{name: found[name] for name in NETWORK})
 
 
-def check_maps(config: Any, part: int) -> None:
+def check_maps(config: Any, options: dict[str, Any], part: int) -> None:
     """Refuse, by a ValueError, parts of a batch whose largest map has too many numbers.
 
-    `part` is how many samples a process takes at once.
+    Arguments:
+        config: of the training.
+        options: of its network.
+        part: how many samples a process takes at once.
     """
-    if config.size in SIZES:
-        options = SIZES[config.size]
-    else:  # weights of a size without a name
-        options = load_network(config.weights)[0].options
     direct = options.get("enlargement") == "direct"
     # At full resolution there are all channels, or just the colours of the frames.
     width = max(3, options["channels"] / SCALE**2) if direct else options["channels"]
@@ -160,7 +169,8 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
         team: all processes; a ValueError for a batch that they cannot share.
     """
     gpu = device.type == "cuda"
-    batch = config.batch or max(GPU_BATCH if gpu else 1, config.accumulate) * team.world
+    parts = math.ceil((GPU_BATCH if gpu else 1) / config.accumulate)
+    batch = config.batch or parts * config.accumulate * team.world
     if batch % (team.world * config.accumulate):
         raise ValueError(
             f"batch is {batch}; it must be a multiple of {team.world * config.accumulate}, for "
@@ -181,7 +191,10 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     if workers is None:
         cores = torch.multiprocessing.cpu_count() // team.local_world
         workers = min(max(cores, 1), 16) if gpu else 1
-    native = pick_precision(device, config.precision) == torch.bfloat16
+    precision = config.precision
+    if precision == "auto":
+        native = pick_precision(device, precision) == torch.bfloat16
+        precision = "bfloat16" if native else "float32"
     return dataclasses.replace(
         config,
         size=size,
@@ -192,5 +205,5 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
         steps=steps,
         validate_every=every,
         workers=workers,
-        precision="bfloat16" if native else "float32",
+        precision=precision,
     )

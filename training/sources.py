@@ -29,6 +29,8 @@ def find_data_root(config: Any) -> str | None:
         return None
     if SEPTUPLETS.is_dir():
         return str(SEPTUPLETS)
+    if config.clips:
+        return None
     print(
         f"NO TRAINING DATA in {SEPTUPLETS}: training on the built-in scenes, which are drawn, not "
         "filmed.\nThe result shows that everything works; it is of no use for real video. Give "
@@ -141,7 +143,9 @@ def fingerprint(sources: list[tuple[Dataset, float]], validation: list[Clip]) ->
         else:
             names, sizes = dataset.names, dataset.sizes
         found[f"source {number}"] = _describe(zip(names, sizes, strict=True))
-    found["validation"] = _describe((clip.name, len(clip.truth)) for clip in validation)
+    found["validation"] = _describe(
+        (clip.name, (len(clip.truth), *clip.size, clip.given is not None)) for clip in validation
+    )
     return found
 
 

@@ -1,5 +1,6 @@
 """The score of a network on validation clips, shared out over the processes of a training."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -8,9 +9,10 @@ from torch import Tensor, nn
 
 from data.clips import Clip, read_clip
 from models.blocks import interleave, mean_of_neighbours
+from models.inference import NotFinite
 from training.distributed import Team
 from training.signals import Stopped, StopSignals
-from utils.metrics import psnr
+from utils.metrics import PSNR_CAP, psnr
 
 Method = Callable[[np.ndarray], Iterable[np.ndarray]]
 
@@ -20,7 +22,8 @@ def mean_psnr(
 ) -> float:
     """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips.
 
-    Every clip counts once, whatever the number of processes.
+    Every clip counts once, whatever the number of processes. NaN where the method's network gives
+    NaN or Inf.
 
     Arguments:
         clips: the validation clips, the same in every process.
@@ -36,8 +39,12 @@ def mean_psnr(
         if stop and stop.received:
             break
         given, truth = read_clip(clips[number])
-        frames = zip(method(given), truth, strict=True)
-        scores[number] = float(np.mean([psnr(ours, true) for ours, true in frames]))
+        try:
+            frames = zip(method(given), truth, strict=True)
+            values = [min(psnr(ours, true), PSNR_CAP) for ours, true in frames]
+        except NotFinite:  # the other processes wait for a score
+            values = [math.nan]
+        scores[number] = float(np.mean(values))
     if stop and (number := int(team.largest(stop.received or 0))):
         raise Stopped(number)
     scores = {number: score for part in team.gather(scores) for number, score in part.items()}

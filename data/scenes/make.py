@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.lists import FRAMES, write_clip, write_list
+from data.lists import FRAMES, LEAST_SIDE, write_clip, write_list
 from data.scenes.canvas import DENSITY
 from data.scenes.layouts import KINDS, paint_scene
 from data.scenes.traffic import blend_movers
@@ -93,8 +93,10 @@ def _check(settings: dict, workers: int) -> None:
         if settings[name] < 0:
             raise ValueError(f"{name} must be 0 or more, not {settings[name]}")
     for name in ("size", "test_size"):
-        if any(side < 32 or side % 4 for side in settings[name]):
-            raise ValueError(f"{name} must be multiples of 4 of at least 32, not {settings[name]}")
+        if any(side < LEAST_SIDE or side % 4 for side in settings[name]):
+            raise ValueError(
+                f"{name} must be multiples of 4 of at least {LEAST_SIDE}, not {settings[name]}"
+            )
     if settings["seed"] < 0 or workers < 0:
         raise ValueError(f"seed and workers must be 0 or more: {settings['seed']}, {workers}")
 
@@ -113,8 +115,10 @@ def _reusable(out: Path, settings: dict, overwrite: bool) -> bool:
     if found == settings:
         return True
     if not overwrite:
-        what = f"{out} was made with other settings ({found})"
-        raise ValueError(f"{what}: choose another folder, or replace it with --overwrite")
+        raise ValueError(
+            f"{out} was made with other settings ({found}): choose another folder, or replace "
+            f"it by python -m data.scenes {out} --overwrite"
+        )
     return False
 
 
