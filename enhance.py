@@ -55,7 +55,7 @@ import torch
 from enhancement import tiling
 from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
-from enhancement.job import Job, memory_told, work_folder
+from enhancement.job import Job, locked, memory_told, work_folder
 from enhancement.levels import Levels, survey
 from enhancement.outputs import FPS, LONGEST, check_outputs, check_sound_wanted, open_sink
 from enhancement.passes import run_passes
@@ -70,7 +70,7 @@ from models.checkpoint import SHIPPED, load_network, shipped_weights, trained_fl
 from models.ensemble import Ensemble
 from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
 from utils.config import parse_config, run_script
-from utils.files import file_sha256
+from utils.files import content_sha256, file_sha256
 from utils.team import PATIENCE, Team, join, read_environment
 
 TOLD = 10  # cuts that are named
@@ -135,6 +135,8 @@ class Config:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
         tiling.check_tile(self.tile or tiling.PATCH, self.overlap)
         suffix = Path(self.output).suffix.lower()
+        if Path(self.output).name in ("", ".."):
+            raise ValueError(f"{self.output} has no name of its own; name a file or a folder")
         if suffix in IMAGE_SUFFIXES and suffix not in TIFF_SUFFIXES:
             raise ValueError(f"{self.output} is one image; name a folder, a video or a .tif")
         kind = mimetypes.guess_type(f"a{suffix}")[0] or ""
@@ -162,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
         with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
             try:
                 with team.contact(), memory_told(Path(config.output)):
-                    work(config, Path(config.output), say, team)
+                    work(config, Path(config.output), say, team, stack)
             except KeyboardInterrupt:
                 say("interrupted", status=130)
                 if not team.first:
@@ -202,12 +204,17 @@ def pick_weights(model: str, given: Source, device: torch.device) -> Path:
         return real
     if clean is None:
         raise FileNotFoundError("no weights in checkpoints/; give a checkpoint with --model FILE")
-    print(f"{given.path} is no lossy format: weights {clean.stem} (--model real: against noise)")
+    hint = " (--model real: against noise)" if real else ""
+    kind = "compressed with loss" if given.lossy else "no lossy format"
+    print(f"{given.path} is {kind}: weights {clean.stem}{hint}")
     return clean
 
 
-def work(config: Config, output: Path, say: Say, team: Team) -> None:
-    """Do what the config says: check it as far as possible, enhance, compare."""
+def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.ExitStack) -> None:
+    """Do what the config says: check it as far as possible, enhance, compare.
+
+    The first process has the output for itself until the stack is closed.
+    """
     config, given, extras, device, precision, checkpoint, network = team.together(
         lambda: prepare(config, output, team)
     )
@@ -227,12 +234,17 @@ def work(config: Config, output: Path, say: Say, team: Team) -> None:
         "frames": given.count,
         "model": file_sha256(checkpoint),
         "device": device.type,
+        "precision": str(precision),
+        "content": content_sha256(given.files),
     }
-    team.together(lambda: check_alike(team, settings | {"precision": str(precision)}))
+    team.together(lambda: check_alike(team, settings))
     sink = team.together(lambda: open_sink(config, given, work_folder(output) / "frames"))
-    job = team.together(
-        lambda: Job(output, settings, config.resume, config.overwrite), first_alone=True
-    )
+
+    def open_job() -> Job:
+        stack.enter_context(locked(output))
+        return Job(output, settings, config.resume, config.overwrite)
+
+    job = team.together(open_job, first_alone=True)
     job.saves = team.first
     team.together(lambda: wait_to_see(job.record.exists, job.folder, team))
     kind = (precision, config.flow_method, config.tile, config.overlap)
@@ -309,13 +321,15 @@ def patience(config: Config, frames: int, width: int, height: int) -> timedelta:
 
 
 def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str], list[Cut]]:
-    """Read all frames once; say what is found: levels, damaged frames, cuts between shots."""
+    """Read all frames; say what is found: levels, damaged frames, cuts between shots."""
     levels, damaged = survey(given, config.black, config.white)
     if levels.told:
         print(levels.told, file=sys.stderr)
     check_damaged(damaged, config)
     for index in sorted(getattr(given, "shared", ())):
         print(f"{given.name(index)}: another frame of this time is left out", file=sys.stderr)
+    if getattr(given, "clear", False):
+        print(f"{config.input}: clear pixels of this video become opaque", file=sys.stderr)
     return levels, damaged, cuts_of(given, levels, damaged, config)
 
 

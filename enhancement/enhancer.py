@@ -5,7 +5,6 @@ before; no more than these three are ever held, and of frames too large for that
 network makes of a frame alone is made once, though two windows see the frame.
 """
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from models import MSTT
 from models.blocks import SCALE
 from models.enhanced_flow import EnhancedFlow
 from models.inference import ENHANCED, NotFinite, autocast, given_flow
+from utils.memory import return_freed_memory
 from utils.team import ALONE, Team
 
 # Pixels; of smaller frames, all pairs are worked on at the same time, and three windows held.
@@ -131,6 +131,8 @@ class Enhancer:
                 buffer = self.window(source, window, levels, dtype)
                 if writing:
                     writing.result()
+                if is_large:  # the system keeps what of the frames is in the memory, if it can
+                    return_freed_memory()
                 writing = writer.submit(write, window, buffer)
                 if is_large:
                     writing.result()
@@ -174,7 +176,7 @@ class Enhancer:
         while True:
             tile = self.pick_tile(source)
             new = 2 * len(frames) - 1 - first_new
-            folder = self.folder_for(window, (tile, self.precision, levels, dtype))
+            folder = self.folder_for(window, tile)
             try:
                 buffer = WindowBuffer(folder, new, SCALE * source.width, source.bands, dtype)
                 for strip in self.strips(source, frames, flows, tile, first_new, buffer.carried):
@@ -184,7 +186,7 @@ class Enhancer:
                 for frame in frames:
                     frame.uses -= 1
                 return buffer
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:  # OpenCV has one of its own
                 if not tiling.is_out_of_memory(error):
                     raise
             # Outside of the handler nothing holds the tensors of the failed attempt any more.
@@ -193,13 +195,10 @@ class Enhancer:
             for frame in frames:
                 frame.made.clear()
 
-    def folder_for(self, window: Window, settings: Any) -> Path:
-        """The folder for a window made with such settings; those for others of its place go."""
-        found = hashlib.blake2b(repr((window.first_new, settings)).encode(), digest_size=8)
-        for frame in window.frames:
-            found.update(np.ascontiguousarray(frame.pixels).data)
+    def folder_for(self, window: Window, tile: int) -> Path:
+        """The folder for a window made of such tiles; those of other tiles go."""
         name = window_name(*self.place, window.start)
-        folder = self.job.folder / f"{name}{found.hexdigest()}"
+        folder = self.job.folder / f"{name}tile {tile}"
         for other in self.job.folder.glob(f"{name}*"):
             if other != folder:
                 remove(other)
@@ -365,4 +364,7 @@ def with_mask(pixels: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
     """A frame of the result, masked where its LR mask (H, W, bands) says so."""
     if mask is None:
         return pixels
-    return np.ma.array(pixels, mask=mask.repeat(SCALE, axis=0).repeat(SCALE, axis=1))
+    if (mask == mask[..., :1]).all():  # one band of it will do
+        mask = mask[..., :1]
+    mask = mask.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+    return np.ma.array(pixels, mask=np.broadcast_to(mask, pixels.shape))

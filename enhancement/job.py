@@ -11,7 +11,7 @@ counts. Of a window that is cut into tiles, finished rows of tiles count.
 
 import contextlib
 import json
-import os
+import shutil
 import time
 import zipfile
 from collections.abc import Collection, Iterator
@@ -23,7 +23,8 @@ import numpy as np
 from enhancement.levels import Levels
 from enhancement.tiling import Carried, is_out_of_memory
 from media.frames import free_of, remove
-from utils.files import write_atomically
+from utils.files import LOCK, lock_folder, write_atomically
+from utils.text import one_line
 
 ROWS = 64  # of a frame that are converted at once
 CARRIED = "carried.npz"  # of a window in tiles, what it takes to go on
@@ -58,13 +59,13 @@ class Job:
         overwrite: replace the output and earlier unfinished work.
 
     Raises: ValueError: the output exists; there is unfinished work and neither resume nor overwrite
-        says what to do with it; it was made with other settings; or its folder is none of ours.
+        says what to do with it; it was made with other settings, or its record is damaged.
     """
 
     def __init__(self, output: Path, settings: dict[str, Any], resume: bool, overwrite: bool):
         self.output = output
         self.folder = work_folder(output)
-        self.record, self.partial = self.folder / "job.json", self.folder / "job.partial"
+        self.record = self.folder / "job.json"
         # What the run found out itself and a resumed one has to keep to, such as the tile.
         self.notes: dict[str, Any] = {}
         self.saves = True  # not in other processes, which have a copy
@@ -79,34 +80,28 @@ class Job:
                     f"{self.folder} holds unfinished work; "
                     "--resume goes on, --overwrite starts again"
                 )
-        else:
-            self._check_foreign()
-        remove(self.folder)
-        self.folder.mkdir(parents=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.iterdir():
+            if leftover.name != LOCK:
+                remove(leftover)
         self._save()
 
-    def _check_foreign(self) -> None:
-        """Refuse to replace what has the name of our folder, but was not made by us."""
-        if self.folder.is_dir():
-            is_foreign = any(path != self.partial for path in self.folder.iterdir())
-        else:
-            is_foreign = self.folder.exists() or self.folder.is_symlink()
-        if is_foreign:
-            raise ValueError(
-                f"{self.folder} is not unfinished work (it has no job.json) and is left alone; "
-                "move it away, or choose another OUTPUT"
-            )
-
     def _resume(self) -> None:
-        content = json.loads(self.record.read_text())
+        try:
+            content = json.loads(self.record.read_text())
+            earlier, notes = content["settings"], content["notes"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.record} is damaged ({one_line(str(error))}); start again with --overwrite"
+            ) from error
         for name, value in self.settings.items():
-            before = content["settings"].get(name)
+            before = earlier.get(name)
             if before != value:
                 raise ValueError(
                     f"{self.folder} was made with {name} {before!r}, now it is {value!r}; "
                     "resume with the same settings, or start again with --overwrite"
                 )
-        self.notes = content["notes"]
+        self.notes = notes
 
     def clear_windows(self, title: str, missing: Collection[tuple[int, int]]) -> None:
         """Remove what interrupted runs have left of windows that no run can go on with.
@@ -130,8 +125,7 @@ class Job:
 
     def _save(self) -> None:
         text = json.dumps({"settings": self.settings, "notes": self.notes}, indent=2)
-        self.partial.write_text(text + "\n")
-        os.replace(self.partial, self.record)
+        write_atomically(self.record, lambda partial: partial.write_text(text + "\n"))
 
     def finish(self, results: dict[Path, Path]) -> None:
         """Put the results in their places and remove the unfinished work.
@@ -151,8 +145,40 @@ class Job:
                 ) from error
         for target, result in results.items():
             remove(target)
-            os.replace(result, target)
-        remove(self.folder)
+            result.replace(target)
+        shutil.rmtree(self.folder, ignore_errors=True)  # Windows keeps the open file of the lock
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """A block in which no other process works on an output; a ValueError where one does already.
+
+    Raises: ValueError: what has the name of our folder was not made by us.
+    """
+    folder = work_folder(output)
+    if folder.is_dir():
+        names = {path.name for path in folder.iterdir()}
+        is_foreign = "job.json" not in names and not all(map(_before_record, names))
+    else:
+        is_foreign = folder.exists() or folder.is_symlink()
+    if is_foreign:
+        raise ValueError(
+            f"{folder} is not unfinished work (it has no job.json) and is left alone; "
+            "move it away, or choose another OUTPUT"
+        )
+    folder.mkdir(exist_ok=True)
+    with lock_folder(folder, "wait for it, or choose another OUTPUT"):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if [path.name for path in folder.iterdir()] == [LOCK]:
+                    remove(folder)
+
+
+def _before_record(name: str) -> bool:
+    """Whether a file of this name may be there before the first job.json is."""
+    return name == LOCK or name.startswith(".job.json.")
 
 
 def window_name(*place: str | int) -> str:
@@ -217,6 +243,6 @@ class WindowBuffer:
                     file.write(np.ascontiguousarray(values).data)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """The frames, one at a time, each (height, width, bands)."""
+        """The frames, each (height, width, bands), read from the disk as they are used."""
         for path in self.paths:
-            yield np.fromfile(path, self.dtype).reshape(self.row)
+            yield np.memmap(path, self.dtype, "r").reshape(self.row)

@@ -1,6 +1,6 @@
 """A video's levels as the network sees them: black and white, gaps filled, three bands.
 
-A survey reads every frame once, before the long work starts: damaged frames are named at once,
+A survey reads every frame, before the long work starts: damaged frames are named at once,
 and the values of the whole sequence decide what becomes black and white, so that neither the
 enhancement nor the flow flickers. Next to the network that costs nothing.
 
@@ -49,7 +49,7 @@ class Levels:
 
     def to_unit(self, pixels: np.ndarray) -> np.ndarray:
         """File values (..., bands) -> float32, black 0 and white 1."""
-        kind = _exact(pixels.dtype)
+        kind = exact_type(pixels.dtype)
         unit = pixels.astype(kind)
         unit -= self.black.astype(kind)
         unit /= (self.white - self.black).astype(kind)
@@ -57,7 +57,7 @@ class Levels:
 
     def from_unit(self, pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """The inverse of `to_unit`, clipped to `lowest` and `highest`, integers rounded."""
-        kind = _exact(dtype)
+        kind = exact_type(dtype)
         values = pixels * (self.white - self.black).astype(kind) + self.black.astype(kind)
         if np.issubdtype(dtype, np.integer):
             np.rint(values, out=values)
@@ -66,7 +66,7 @@ class Levels:
 
     def view(self, pixels: np.ndarray) -> np.ndarray:
         """File values -> uint8, the contrast that flow and human eyes need."""
-        kind, span = _exact(pixels.dtype), self.view_white - self.view_black
+        kind, span = exact_type(pixels.dtype), self.view_white - self.view_black
         if pixels.dtype == np.uint8 and (span == 255).all():
             return pixels
         scale = (255 / np.where(span == 0, 1, span)).astype(kind)
@@ -82,7 +82,7 @@ class Levels:
         return replace(full, **moved)
 
 
-def _exact(dtype: np.dtype) -> type:
+def exact_type(dtype: np.dtype) -> type:
     """The shortest floating type that holds all values of a type that levels are for."""
     return np.float32 if np.can_cast(dtype, np.float32) else np.float64
 

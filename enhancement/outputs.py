@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from enhancement.job import work_folder
 from enhancement.levels import Levels
 from enhancement.repair import denser_times
 from media.decoder import import_av
@@ -19,6 +20,7 @@ from media.video_sink import VideoSink
 from models.blocks import SCALE
 
 LONGEST = 1001  # seconds between given frames
+LARGEST_JPEG = 65500  # pixels, of a side
 FPS = 25.0  # given frames per second, where neither the file nor the user says
 
 
@@ -30,9 +32,11 @@ def check_outputs(config: Any, output: Path) -> list[Path]:
     ends = (".mp4", ".png", ".html") if config.compare else ()
     extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
     given = Path(config.input).resolve()
-    for path in (output, *extras):
+    for path in (output, work_folder(output), *extras):
         if given in (path.resolve(), *path.resolve().parents):
             raise ValueError(f"{path} is in the input {config.input}; choose another OUTPUT")
+        if path.resolve() in given.parents:
+            raise ValueError(f"the input {config.input} is in {path}; choose another OUTPUT")
     if output.is_symlink() and output.is_dir():
         raise ValueError(f"{output} is a link to a folder; name the folder itself")
     if not output.resolve().parent.is_dir():
@@ -50,7 +54,8 @@ def check_sound_wanted(config: Any, given: Source) -> None:
     is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
     if not config.keep_audio:
         if has_sound:
-            hint = "--keep-audio copies it" if is_video else "only a video holds it"
+            keeps = is_video and not config.slow_motion and not config.fps
+            hint = "--keep-audio copies it" if keeps else "only a video of its times holds it"
             print(f"{config.input}: its sound is left out; {hint}", file=sys.stderr)
         return
     if not has_sound:
@@ -72,8 +77,9 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
     suffix = Path(config.output).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         if given.bands != 1 and (given.colour is None or given.bands > 3):
+            what = "of which none is named red" if given.bands == 3 else "a video has one or three"
             raise ValueError(
-                f"{config.input} has {given.bands} bands, a video one or three; "
+                f"{config.input} has {given.bands} bands, {what}; "
                 "give a folder or a .tif file as OUTPUT"
             )
         rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
@@ -98,7 +104,14 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
     if single:
         return TiffStackSink(folder)
     as_png = config.lossless and given.suffix in JPEG_SUFFIXES
-    return ImageSink(folder, ".png" if as_png else given.suffix)
+    suffix = ".png" if as_png else given.suffix
+    sides = SCALE * given.width, SCALE * given.height
+    if suffix in JPEG_SUFFIXES and max(sides) > LARGEST_JPEG:
+        raise ValueError(
+            f"JPEG cannot hold {sides[0]}x{sides[1]} pixels; add --lossless, or give an OUTPUT "
+            "that ends in .tif"
+        )
+    return ImageSink(folder, suffix)
 
 
 def levels_of_output(config: Any, given: Source, levels: Levels) -> tuple[Levels, np.dtype]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 
-from enhancement.levels import Levels, fill_missing, missing_pixels, view_rgb
+from enhancement.levels import Levels, exact_type, fill_missing, missing_pixels, view_rgb
 from enhancement.shots import Cut, last_before
 from flow import estimate_flow
 from media.folder import ImageSink
@@ -68,7 +69,8 @@ class Bridged(Source):
         blended = (1 - share) * _warp(filled[0], share * backward[0])
         blended += share * _warp(filled[1], (1 - share) * forward[0])
         if np.issubdtype(self.dtype, np.integer):
-            blended = np.rint(blended)
+            limits = np.iinfo(self.dtype)
+            blended = np.clip(np.rint(blended), limits.min, limits.max)
         blended = blended.astype(self.dtype)
         return _masked_like(blended, pair)
 
@@ -80,12 +82,12 @@ def _masked_like(pixels: np.ndarray, neighbours: Sequence[np.ndarray]) -> np.nda
 
 
 def _warp(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Backward warping of (H, W, bands) along (2, H, W), float32; the border is repeated."""
+    """Backward warping of (H, W, bands) along (2, H, W); the border is repeated."""
     height, width = pixels.shape[:2]
     x = np.arange(width, dtype=np.float32) + flow[0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[1]
     how = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    bands = np.ascontiguousarray(np.moveaxis(pixels, 2, 0), np.float32)
+    bands = np.ascontiguousarray(np.moveaxis(pixels, 2, 0), exact_type(pixels.dtype))
     return np.stack([cv2.remap(band, x, y, **how) for band in bands], axis=2)
 
 
@@ -111,7 +113,7 @@ class LowResolutionSink(ImageSink):
 
 
 def reduce_frame(pixels: np.ndarray) -> np.ndarray:
-    """`imresize` by 1/4 of (H, W, bands), H a multiple of SCALE, in float32.
+    """`imresize` by 1/4 of (H, W, bands), H a multiple of SCALE, unrounded.
 
     In parts: the frame may fill most of the memory.
     """
@@ -121,8 +123,10 @@ def reduce_frame(pixels: np.ndarray) -> np.ndarray:
         bottom = min(top + REDUCED_ROWS, height)
         # The kernel reaches less than two rows of the result, 8 of the frame, beyond its own.
         first, last = max(top - 2, 0), min(bottom + 2, height)
-        part = imresize(pixels[SCALE * first : SCALE * last].astype(np.float32), 1 / SCALE)
-        reduced.append(part[top - first : bottom - first])
+        part = pixels[SCALE * first : SCALE * last].astype(exact_type(pixels.dtype))
+        # Of a tensor it keeps the type.
+        part = imresize(torch.from_numpy(np.moveaxis(part, -1, 0)), 1 / SCALE).movedim(0, -1)
+        reduced.append(part[top - first : bottom - first].numpy())
     return np.concatenate(reduced)
 
 

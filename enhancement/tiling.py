@@ -253,7 +253,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on a GPU or a CPU."""
     if isinstance(error, cv2.error):
         return error.code == cv2.Error.StsNoMem
-    texts = ("out of memory", "can't allocate memory")
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
     )

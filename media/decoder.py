@@ -8,6 +8,7 @@ import bisect
 import contextlib
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -102,8 +103,9 @@ class Decoder:
 
     def _open(self):
         try:
-            # Comments may be in any encoding.
-            container = self.av.open(str(self.path), metadata_errors="replace")
+            # Comments may be in any encoding. In a relative path FFmpeg takes a colon for the end
+            # of a protocol's name.
+            container = self.av.open(os.path.abspath(self.path), metadata_errors="replace")
         except self.av.error.FFmpegError as error:
             raise self._unreadable(error) from error
         if not container.streams.video:

@@ -50,9 +50,15 @@ class ImageFolder(Source):
 
     def __init__(self, path: Path, files: list[Path]):
         self.path, self.files, self.count = path, files, len(files)
-        self.suffix = files[0].suffix.lower()
-        self.lossy = any(file.suffix.lower() in JPEG_SUFFIXES for file in files)
-        self.adopt(first_readable(read_image_file, files))
+        suffixes = {file.suffix.lower() for file in files}
+        self.lossy = any(map(_is_jpeg, files))
+        # Of several kinds, some lose nothing.
+        is_one = len(suffixes) == 1 or suffixes <= set(JPEG_SUFFIXES)
+        self.suffix = files[0].suffix.lower() if is_one else ".png"
+        self._adopt_first()
+
+    def _adopt_first(self) -> None:
+        self.adopt(first_readable(read_image_file, self.files))
         self.alpha = 3 if self.bands == 4 else None
 
     def read(self, index: int) -> np.ndarray:
@@ -60,9 +66,16 @@ class ImageFolder(Source):
 
     def keep_only(self, part: slice) -> None:
         self.files = self.files[part]
+        self._adopt_first()
 
     def name(self, index: int) -> str:
         return str(self.files[index])
+
+
+def _is_jpeg(path: Path) -> bool:
+    """By its content: endings may be wrong."""
+    with path.open("rb") as file:
+        return file.read(len(JPEG_MAGIC)) == JPEG_MAGIC
 
 
 class ImageSink(Sink):
@@ -127,7 +140,7 @@ def read_image_file(path: Path) -> np.ndarray:
         return read_tiff(path)
     content = path.read_bytes()
     is_png, is_bmp = content.startswith(PNG_MAGIC), content.startswith(b"BM")
-    is_jpeg = path.suffix.lower() in JPEG_SUFFIXES and not is_bmp
+    is_jpeg = content.startswith(JPEG_MAGIC)
     _check_header(path, content)
     if is_animation(content):
         raise FrameError(f"{path} is an animation; give it alone as INPUT, with the ending .apng")

@@ -16,10 +16,9 @@ Damaged frames are noticed where the format allows it: PNG, compressed TIFF and 
 their data; a JPEG that ends too early is noticed, one that is overwritten in the middle is not.
 """
 
-import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
@@ -61,6 +60,7 @@ class Source(ABC):
     """Frames of one size and type, read by index."""
 
     path: Path  # where they come from
+    files: Sequence[Path] = ()  # that the frames are in
     count: int
     height: int  # pixels
     width: int
@@ -189,7 +189,9 @@ def free_of(path: Path, overwrite: bool) -> None:
     if not overwrite:
         raise ValueError(f"{path} exists; choose another OUTPUT or add --overwrite")
     if path.is_dir():
-        strange = [file.name for file in path.iterdir() if not re.match(r"\d{8}\.\w+$", file.name)]
+        names = {file.name for file in path.iterdir()}
+        suffix = Path(min(names)).suffix
+        strange = sorted(names - {f"{index:08d}{suffix}" for index in range(len(names))})
         if strange:
             raise ValueError(
                 f"{path} holds files that are not frames of an earlier result ({strange[0]}, ...); "

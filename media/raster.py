@@ -147,6 +147,7 @@ class TiffSource(Source):
 
     def keep_only(self, part: slice) -> None:
         self.pages = self.pages[part]
+        first_readable(self._adopt, range(len(self.pages)))
 
     def name(self, index: int) -> str:
         return self.pages[index].name

@@ -45,6 +45,13 @@ def display_matrix(frame: Any) -> tuple[int, int, int, int]:
     return tuple(map(int, values[[0, 1, 3, 4]]))
 
 
+def is_clear(frame: Any) -> bool:
+    """Whether a frame has pixels that are not opaque."""
+    if not any(component.is_alpha for component in frame.format.components):
+        return False
+    return bool((frame.reformat(format="rgba").to_ndarray()[..., 3] < 255).any())
+
+
 def is_sideways(a: int, b: int, c: int, d: int) -> bool:
     """Whether a display matrix makes rows of columns."""
     return abs(b) > abs(a)
@@ -66,7 +73,8 @@ class VideoSource(Source):
     """
 
     def __init__(self, path: Path):
-        self.path, self.suffix = path, ".png"
+        self.path, self.files, self.suffix = path, [path], ".png"
+        self.clear = False  # whether a frame read so far has pixels that are not opaque
         self.decoder = Decoder(path)
         self.ticks, self.aspect = self.decoder.ticks, self.decoder.aspect
         self.count = len(self.ticks)
@@ -167,6 +175,7 @@ class VideoSource(Source):
             raise FrameError(
                 f"{self.path}: a frame cannot be converted to RGB ({error})"
             ) from error
+        self.clear = self.clear or is_clear(frame)
         rgb = rgb[..., :1] if self.grey else rgb
         return np.ascontiguousarray(upright(rgb, *display_matrix(frame)))
 

@@ -28,6 +28,8 @@ from media.video import BT709, FULL, LIMITED, RGB, SWSCALE_MATRIX, UNSPECIFIED, 
 
 CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no loss is visible
 LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1": 65535}
+SLOWEST_RATE = Fraction(1, 1001)  # of a piece, whose frames get their times when it is joined
+FINEST = Fraction(1, 10**6)  # seconds, of times that containers can count
 # FFmpeg's names of the containers that are written.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 
@@ -119,7 +121,7 @@ class VideoSink(Sink):
     def _writing(self, path: Path) -> Iterator[Any]:
         """A container to write to; what FFmpeg fails with becomes an OSError that names it."""
         try:
-            with self.av.open(str(path), "w") as container:
+            with self.av.open(os.path.abspath(path), "w") as container:
                 yield container
         except self.av.error.FFmpegError as error:
             raise OSError(
@@ -128,7 +130,7 @@ class VideoSink(Sink):
 
     def _add_stream(self, container):
         seconds = (self.times[-1] - self.times[0]) / (len(self.times) - 1)
-        rate = (1 / seconds).limit_denominator(1001)
+        rate = max((1 / seconds).limit_denominator(1001), SLOWEST_RATE)
         stream = container.add_stream(self.codec, rate=rate, options=self.options)
         stream.width, stream.height, stream.pix_fmt = self.width, self.height, self.pixel_format
         context = stream.codec_context
@@ -165,13 +167,13 @@ class VideoSink(Sink):
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
         with contextlib.ExitStack() as files:
             container = files.enter_context(self._writing(partial))
-            with self.av.open(str(self._pieces()[0])) as piece:
+            with self.av.open(os.path.abspath(self._pieces()[0])) as piece:
                 stream = container.add_stream_from_template(piece.streams.video[0])
             stream.time_base = self.step
             packets = self._video_packets(stream)
             if self.sound:
                 given = files.enter_context(
-                    self.av.open(str(self.sound), metadata_errors="replace")
+                    self.av.open(os.path.abspath(self.sound), metadata_errors="replace")
                 )
                 copies = {
                     s.index: container.add_stream_from_template(s) for s in given.streams.audio
@@ -189,7 +191,7 @@ class VideoSink(Sink):
         ticks = [int(time / self.step) for time in times]
         index = 0
         for piece in self._pieces():
-            with self.av.open(str(piece)) as source:
+            with self.av.open(os.path.abspath(piece)) as source:
                 for packet in source.demux(source.streams.video[0]):
                     if not packet.size:
                         continue
@@ -222,7 +224,7 @@ def _seconds(packet) -> Fraction:
 def check_sound(path: Path, suffix: str) -> None:
     """Refuse, by a ValueError that says what it is, sound that a container cannot hold."""
     av = import_av()
-    with av.open(str(path), metadata_errors="replace") as given:
+    with av.open(os.path.abspath(path), metadata_errors="replace") as given:
         for stream in given.streams.audio:
             try:
                 with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as container:
@@ -258,6 +260,10 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
 
 
 def _common_step(gaps: list[Fraction]) -> Fraction:
-    """The longest time of which all gaps are multiples: the time base that keeps them exact."""
+    """The longest time of which all gaps are multiples: the time base that keeps them exact.
+
+    FINEST, where that is one that FFmpeg cannot count in.
+    """
     denominator = math.lcm(*(gap.denominator for gap in gaps))
-    return Fraction(math.gcd(*(int(gap * denominator) for gap in gaps)), denominator)
+    step = Fraction(math.gcd(*(int(gap * denominator) for gap in gaps)), denominator)
+    return step if max(step.as_integer_ratio()) < 2**31 else FINEST

@@ -1,5 +1,6 @@
 """enhance.py: what it refuses before or instead of work, and what of other people's it keeps."""
 
+import multiprocessing
 import os
 
 import cv2
@@ -18,6 +19,8 @@ from enhancing import (
 )
 
 import enhance
+from enhancement.job import locked
+from media.folder import write_image_file
 from models.checkpoint import save_network
 
 
@@ -32,6 +35,62 @@ def test_unfinished_work_is_not_lost_by_accident(tmp_path, checkpoint, monkeypat
     with pytest.raises(ValueError, match="was made with overlap 32, now it is 24"):
         run(checkpoint, given, tmp_path / "out", "--resume", "--overlap", 24)
     run(checkpoint, given, tmp_path / "out", "--overwrite")
+
+
+def test_unfinished_work_of_other_frames_is_refused(tmp_path, checkpoint, monkeypatch):
+    given = write_frames(tmp_path / "in", make_frames(5))
+    interrupt_at(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, given, tmp_path / "out")
+    write_image_file(given / "4.png", make_frames(6)[5])
+    with pytest.raises(ValueError, match=r"was made with content '\w+', now it is '"):
+        run(checkpoint, given, tmp_path / "out", "--resume")
+
+
+def test_a_damaged_record_is_named(tmp_path, checkpoint):
+    given = write_frames(tmp_path / "in", make_frames(2))
+    (tmp_path / "out.partial").mkdir()
+    for content in ("", "{}", "[]", '{"settings": {}}'):
+        (tmp_path / "out.partial" / "job.json").write_text(content)
+        with pytest.raises(ValueError, match=r"job\.json is damaged .* with --overwrite"):
+            run(checkpoint, given, tmp_path / "out", "--resume")
+    run(checkpoint, given, tmp_path / "out", "--overwrite")
+
+
+def test_two_processes_do_not_share_an_output(tmp_path, checkpoint):
+    given = write_frames(tmp_path / "in", make_frames(2))
+    begun, end = multiprocessing.Event(), multiprocessing.Event()
+
+    def hold():
+        with locked(tmp_path / "out"):
+            begun.set()
+            end.wait(60)
+
+    other = multiprocessing.get_context("fork").Process(target=hold)
+    other.start()
+    assert begun.wait(60)
+    for flags in ((), ("--resume",), ("--overwrite",)):
+        with pytest.raises(ValueError, match=rf"out.partial is in use by process {other.pid} on"):
+            run(checkpoint, given, tmp_path / "out", *flags)
+    end.set()
+    other.join()
+    assert not (tmp_path / "out.partial").exists()  # in which nothing was made
+    run(checkpoint, given, tmp_path / "out", "--resume")
+
+
+def test_what_only_looks_like_a_result_is_not_overwritten(tmp_path, checkpoint):
+    scenes = write_frames(tmp_path / "scenes", make_frames(1))
+    (scenes / "0.png").rename(scenes / "20240101.png")
+    given = write_frames(scenes / "20240102", make_frames(2))
+    for output in (scenes, tmp_path):
+        with pytest.raises(ValueError, match=r"the input .*20240102 is in"):
+            run(checkpoint, given, output, "--overwrite")
+    given = given.rename(tmp_path / "in")
+    with pytest.raises(ValueError, match=r"files that are not frames .* \(20240101\.png"):
+        run(checkpoint, given, scenes, "--overwrite")
+    for name in (".", ".."):
+        with pytest.raises(ValueError, match="has no name of its own"):
+            run(checkpoint, given, name)
 
 
 def test_outputs_are_never_overwritten(tmp_path, checkpoint):
@@ -158,5 +217,5 @@ def test_one_image_and_a_video_of_four_bands_are_no_outputs(tmp_path, checkpoint
     given = write_frames(tmp_path / "in", alpha)
     with pytest.raises(ValueError, match=r"out\.png is one image; name a folder, a video or a"):
         run(checkpoint, given, tmp_path / "out.png")
-    with pytest.raises(ValueError, match="has 4 bands, a video one or three"):
+    with pytest.raises(ValueError, match="has 4 bands, a video has one or three"):
         run(checkpoint, given, tmp_path / "out.mp4")

@@ -1,5 +1,6 @@
 """Weights by the kind of footage: what is taken for compressed, and which weights that gets."""
 
+import numpy as np
 import pytest
 import torch
 from enhancing import make_frames, save_small_network, write_frames
@@ -7,6 +8,7 @@ from rasters import write_plain
 
 import enhance
 import models.checkpoint
+from media.folder import write_image_file
 from media.open import open_source
 
 CPU = torch.device("cpu")
@@ -44,6 +46,20 @@ def test_video_is_lossy_as_its_codec_is(tmp_path, codec, pixels, suffix, lossy):
 @pytest.mark.parametrize(("suffix", "lossy"), [(".png", False), (".jpg", True), (".tif", False)])
 def test_folders_are_lossy_where_a_file_is_jpeg(tmp_path, suffix, lossy):
     assert open_source(write_frames(tmp_path / "in", make_frames(2), suffix)).lossy == lossy
+
+
+def test_endings_may_be_wrong_and_of_several_kinds(tmp_path):
+    given = write_frames(tmp_path / "in", make_frames(2), ".jpg")
+    whole = open_source(given).read(0)
+    for index in range(2):
+        (given / f"{index}.jpg").rename(given / f"{index}.png")
+    source = open_source(given)
+    assert source.lossy
+    np.testing.assert_array_equal(source.read(0), whole)
+    write_image_file(given / "2.jpg", whole)
+    mixed = open_source(given)
+    assert mixed.suffix == ".png"  # some of them may have lost nothing yet
+    assert mixed.lossy
 
 
 def test_lossy_footage_gets_the_real_weights_and_is_told(tmp_path, shipped, capsys):

@@ -15,7 +15,7 @@ KEEPING = """
 import os
 from pathlib import Path
 import numpy as np
-from utils.memory import keep_freed_memory
+from utils.memory import keep_freed_memory, return_freed_memory
 
 SIZE = 64 * 2**20  # which glibc by itself gives back at once
 
@@ -31,8 +31,11 @@ def left():
 
 assert keep_freed_memory(False)
 assert left() < SIZE // 4
+start = resident()
 assert keep_freed_memory()
 assert left() > SIZE // 2
+return_freed_memory()
+assert resident() < start + SIZE // 4
 assert keep_freed_memory(False)
 assert left() < SIZE // 4
 """

@@ -139,6 +139,18 @@ def test_cache_folder_that_cannot_be_made(machine):
     assert len(list(private.iterdir())) == 1
 
 
+def test_a_full_disk_of_the_cache(machine, monkeypatch):
+    monkeypatch.setenv("CXX", f"{sys.executable} {machine / 'full.py'}")
+    (machine / "full.py").write_text(
+        "import subprocess, sys\n"
+        f"if any(word.startswith({str(machine / 'cache')!r}) for word in sys.argv):\n"
+        "    sys.exit('No space left on device')\n"
+        "sys.exit(subprocess.run(['c++', *sys.argv[1:]]).returncode)\n"
+    )
+    assert load(machine).answer() == 42
+    assert list((machine / "temporary").glob("*/answer-*"))
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")
 def test_read_only_cache_folder(machine):
     (machine / "cache").mkdir(mode=0o500)

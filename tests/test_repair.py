@@ -1,5 +1,6 @@
 """Damaged frames are made along the motion between their neighbours, at their own time."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import cv2
@@ -8,7 +9,7 @@ import pytest
 from enhancing import Frames
 
 from enhancement.levels import full_scale
-from enhancement.repair import Bridged
+from enhancement.repair import Bridged, reduce_frame
 
 LEVELS = full_scale(np.dtype(np.uint8))
 
@@ -53,6 +54,15 @@ def test_at_an_end_the_nearest_frame_is_repeated(damaged, index, shown):
     frames = drifting(4, step=4)
     bridged = Bridged(Frames(frames), LEVELS, damaged, "dis")
     np.testing.assert_array_equal(bridged.read(index), frames[shown])
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(np.uint32, 2**32 - 1), (np.int32, 1_000_000_007)])
+def test_large_integers_stay_exact(dtype, value):
+    frames = np.full((3, 32, 40, 1), value, dtype)
+    levels = replace(LEVELS, view_white=np.full(1, float(value)))
+    assert (Bridged(Frames(frames), levels, {1}, "dis").read(1) == value).all()
+    enlarged = np.full((64, 80, 1), value, dtype)
+    np.testing.assert_allclose(reduce_frame(enlarged), value, rtol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])

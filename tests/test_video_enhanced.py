@@ -1,9 +1,11 @@
 """Videos through enhance.py: times, depth, damage and sound of the results."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 av = pytest.importorskip("av")
 
@@ -12,6 +14,7 @@ from videos import numbered_frames, write_video  # noqa: E402
 
 from media.frames import FrameError  # noqa: E402
 from media.open import open_source  # noqa: E402
+from media.video_sink import VideoSink  # noqa: E402
 
 
 def test_variable_frame_rate(tmp_path, checkpoint):
@@ -114,6 +117,33 @@ def test_two_frames_of_one_time_are_told(tmp_path, checkpoint, capsys):
     told = capsys.readouterr().err
     assert told.count("another frame of this time is left out") == 2
     assert "at 0.080 s" in told
+
+
+def test_clear_pixels_of_a_video_are_told(tmp_path, checkpoint, capsys):
+    frames = [np.dstack([pixels, pixels[..., 0] // 2 + 60]) for pixels in make_frames(2)]
+    for name, alpha in (("clear", True), ("opaque", False)):
+        for pixels in frames if not alpha else ():
+            pixels[..., 3] = 255
+        first, *others = map(Image.fromarray, frames)
+        path = tmp_path / f"{name}.apng"
+        first.save(path, format="PNG", save_all=True, append_images=others, duration=40)
+        run(checkpoint, path, tmp_path / name)
+        told = "clear pixels of this video become opaque" in capsys.readouterr().err
+        assert told == alpha
+
+
+def test_a_colon_is_part_of_a_name(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = write_video(Path("at 12:00.mp4"), make_frames(2))
+    assert open_source(run(checkpoint, given, "then:4x.mp4")).count == 3
+
+
+@pytest.mark.parametrize("times", [[0, 1e4], [0, Fraction(1, 25) + Fraction(1, 10**9 + 7)]])
+def test_very_slow_and_very_fine_times(tmp_path, times):
+    sink = VideoSink(tmp_path / "pieces", 48, 64, [Fraction(time) for time in times])
+    sink.write(0, make_frames(2, 48, 64))
+    sink.join(tmp_path / "out.mkv")
+    assert open_source(tmp_path / "out.mkv").count == 2
 
 
 def test_a_frame_rate_of_ones_own(tmp_path, checkpoint, capsys):

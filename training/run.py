@@ -4,13 +4,11 @@ import contextlib
 import dataclasses
 import itertools
 import math
-import os
 import platform
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +18,9 @@ from models.checkpoint import FLOATS, FORMAT, check_state, load_torch_file
 from training.loop import Ema
 from training.muon import Muon
 from training.optimiser import Optimiser
-from utils.files import PARTIAL
+from utils.files import LOCK, PARTIAL, lock_folder
 from utils.text import one_line
 
-LOCK = ".lock"
 MOST_STEPS = 10**9  # of a run; beyond it is a mistake
 
 
@@ -46,7 +43,7 @@ def open_run(
             f"nothing to resume: no checkpoint at {Path(name) / 'last.pt'}; leave out --resume"
         )
     run = choose_run(name, resume or restarted)
-    stack.enter_context(lock_run(run))
+    stack.enter_context(lock_folder(run, "choose another --run"))
     for leftover in run.glob(f".*{PARTIAL}"):  # of a process that was killed while it saved
         leftover.unlink()
     if resume or (restarted and (run / "last.pt").is_file()):
@@ -88,43 +85,6 @@ def _new_folder(path: Path) -> Path:
         except FileExistsError:
             continue
         return folder
-
-
-@contextlib.contextmanager
-def lock_run(run: Path) -> Iterator[None]:
-    """Keep other trainings out of a run's folder for the time of the block.
-
-    The lock is the operating system's: it ends with the process however that ends, so that none
-    is ever left behind. The file .lock only says who holds it.
-
-    Raises: ValueError: another training holds it.
-    """
-    with open(run / LOCK, "a+", encoding="utf-8") as file:
-        try:
-            _lock(file)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            owner = file.read().strip() or "another training"
-            raise ValueError(f"{run} is in use by {owner}; choose another --run") from None
-        except OSError as error:  # a file system without locks
-            print(f"{run} cannot be locked ({error}): start no second training there", flush=True)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()} since {time.asctime()}")
-        file.flush()
-        yield
-
-
-def _lock(file: TextIO) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(2**20)  # a locked byte cannot be read, so one far behind the owner's name
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        # Not flock: loader workers would inherit that lock and could outlive this process.
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @dataclass

@@ -1,11 +1,17 @@
-"""Files written whole or not at all, and their hash."""
+"""Files written whole or not at all, folders for one process alone, and hashes."""
 
+import contextlib
 import hashlib
 import os
+import platform
 import secrets
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 PARTIAL = ".partial"  # ending of a file that is being written
+LOCK = ".lock"  # in a folder that one process at a time works in
 
 
 def write_atomically(path: Path, write) -> None:
@@ -25,12 +31,59 @@ def write_atomically(path: Path, write) -> None:
     if hasattr(os, "O_DIRECTORY"):  # the new name itself reaches the disk with its folder
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
+            with contextlib.suppress(OSError):  # file systems of networks may not know that
+                os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
+    """Keep other processes that lock it out of a folder for the time of the block.
+
+    The lock is the operating system's: it ends with the process however that ends, so that none
+    is ever left behind. The file .lock only says who holds it.
+
+    Arguments:
+        folder: which has to be there.
+        otherwise: what to do where it is in use.
+
+    Raises: ValueError: another process holds it.
+    """
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise ValueError(f"{folder} is in use by {owner}; {otherwise}") from None
+        except OSError as error:  # a file system without locks
+            print(f"{folder} cannot be locked ({error}): start nothing else there", flush=True)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.asctime()}")
+        file.flush()
+        yield
+
+
+def _lock(file: TextIO) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(2**20)  # a locked byte cannot be read, so one far behind the owner's name
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        # Not flock: loader workers would inherit that lock and could outlive this process.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_sha256(paths: Sequence[Path]) -> str:
+    """SHA-256 of the contents of several files in their order."""
+    return hashlib.sha256("".join(map(file_sha256, paths)).encode()).hexdigest()

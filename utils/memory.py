@@ -24,13 +24,25 @@ def keep_freed_memory(keep: bool = True) -> bool:
 
     Returns: whether this C library can be told.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
+    library = _glibc()
+    if library is None:
         return False
     options = {MMAP_MAX: 0, TRIM_THRESHOLD: LARGEST} if keep else GLIBC
     done = all(library.mallopt(name, value) for name, value in options.items())
     if not keep:
         library.malloc_trim(0)
     return done
+
+
+def return_freed_memory() -> None:
+    """Give back to the system what is free now, before something else needs memory."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None

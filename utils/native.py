@@ -72,15 +72,16 @@ def _load(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     parts = (code, version.encode(), options.encode(), _cpu().encode())
     digest = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts))
     name = f"{source.stem}-{digest.hexdigest()[:20]}{SUFFIX}"
-    problems = []
+    problems: list[Exception] = []
     for folder in (_user_cache, _temporary_cache):
         try:
             return _load_from(folder() / name, source, compiler, flags)
-        except NativeBuildError:
-            raise
-        except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder
-            problems.append(str(error))
-    raise NativeBuildError(f"no usable folder for {name}: {'; '.join(problems)}")
+        # RuntimeError: there is no home folder, or the compiler fails, perhaps on a full disk.
+        except (OSError, RuntimeError) as error:
+            problems.append(error)
+    if isinstance(problems[-1], NativeBuildError):
+        raise problems[-1]
+    raise NativeBuildError(f"no usable folder for {name}: {'; '.join(map(str, problems))}")
 
 
 def _with_headers(source: Path) -> list[bytes]:
