@@ -31,12 +31,13 @@ import numpy as np
 import torch
 
 import enhance
+from benchmarks.inference import network_of
 from benchmarks.timing import Stopwatch
 from enhancement import enhancer, tiling
 from flow import estimate_flow
 from media.folder import ImageSink, write_image_file
 from media.open import open_source
-from models import SIZES, build_network
+from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network, save_network
 from models.enhanced_flow import EnhancedFlow
@@ -74,13 +75,12 @@ def main() -> None:
 
 
 def checkpoints(config: Config, folder: Path) -> dict[str, Path]:
-    """The networks to measure: the user's, or random ones of both sizes."""
+    """The networks to measure: the user's, or random ones of all sizes."""
     if config.model != "none":
         return {Path(config.model).stem: Path(config.model)}
-    torch.manual_seed(0)
     paths = {size: folder / f"{size}.safetensors" for size in SIZES}
     for size, path in paths.items():
-        save_network(path, build_network(size, global_skip=True), {})
+        save_network(path, network_of(size), {})
     return paths
 
 
@@ -124,14 +124,14 @@ def memory(config: Config, folder: Path) -> None:
     sides = [int(side) for side in config.sides.split(",")]
     clips = {side: write_clip(folder / f"clip{side}", 4, side, side) for side in sides}
     for name, model in checkpoints(config, folder).items():
-        channels = load_network(model)[0].options["channels"]
+        options = load_network(model)[0].options
         least = None
         for side, clip in clips.items():
             flags = ("--tile", 100_000)
             *_, peak = measure(clip, folder / f"{name}{side}", model, config, *flags)
             least = least or peak
             growth = (peak - least) * 2**30 / max(side**2 - sides[0] ** 2, 1)
-            planned = tiling.network_bytes(side, channels)
+            planned = tiling.network_bytes(side, options)
             planned += tiling.blending_bytes(side, side, side, 32)
             print(
                 f"{name:8}  {side:4}  {peak * 1024:8.0f}  {growth:34.0f}  {planned / 2**20:11.0f}",

@@ -10,6 +10,7 @@ the flow alone, or of the network and its flow. One process, one thread.
 
 import time
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import cv2
 import numpy as np
@@ -35,6 +36,12 @@ class Config:
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("data",))
+    with patch("flow._usable_cores", return_value=1):
+        compare(config)
+
+
+def compare(config: Config) -> None:
+    """The table."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     methods, network = METHODS, bicubic_flow_baseline
@@ -50,7 +57,7 @@ def main() -> None:
             output = np.stack(list(super_resolve(network, given, method)))
             if not config.checkpoint:
                 start = time.perf_counter()
-                estimate_flow(given, method, threads=1)
+                estimate_flow(given, method)
             seconds[method].append(time.perf_counter() - start)
             figures[method].append(clip_metrics(output, truth))
     print(f"{'flow':<10}{'all':>8}{'interpolated':>14}{'moving':>8}{'time':>8}")

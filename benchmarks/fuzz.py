@@ -264,7 +264,7 @@ def make_footage_readers(folder: Path) -> Iterator[Reader]:
     files = [(folder / name).read_bytes() for name in ("pages.tif", "geo.tif")]
 
     def read_frames(path: Path) -> object:
-        other = path.parent / "frames"
+        other = path.parent / f"frames{path.suffix}"  # of one kind
         other.mkdir(exist_ok=True)
         for number in range(2):
             shutil.copy(path, other / f"{number}{path.suffix}")

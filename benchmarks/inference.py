@@ -45,6 +45,8 @@ SHIPPED_OPTIONS = {
     "small": {"midpoint_flow": True, "global_skip": "bicubic"},
     "fast": {"midpoint_flow": True, "global_skip": "neighbours", "skip_refinement": True},
 }
+SHIPPED_OPTIONS["large"] = SHIPPED_OPTIONS["fast"] | {"offset_limit": 10.0}
+SHIPPED_OPTIONS["large"] |= {"propagation_blocks": 30}
 OTHERS = tuple(size for size in SIZES if size != "mstt")  # beside the paper's
 OBVIOUS = "obvious, float32"  # the variant that the others are compared with
 

@@ -36,7 +36,7 @@ from benchmarks.timing import (
 )
 from dcn import cpu
 from dcn.reference import deform_conv2d_gather, deform_conv2d_grid_sample
-from flow import coarse2fine_flow, dis_flow
+from flow import PYFLOW_PARAMETERS, coarse2fine_flow, dis_flow
 from utils.config import parse_config, run_script
 
 
@@ -127,7 +127,7 @@ def flow_rows(config: Config) -> list[dict[str, str]]:
     rows = []
     for name in ("rgb_80", "rgb_odd", "large_motion", "rgb_160"):
         pair = np.stack([recorded[f"{name}_im1"], recorded[f"{name}_im2"]])
-        u, v, _ = coarse2fine_flow(*(pair / 255))
+        u, v, _ = coarse2fine_flow(*(pair / 255), *PYFLOW_PARAMETERS)
         difference = np.linalg.norm(np.dstack([u, v]) - recorded[f"{name}_flow"], axis=-1).mean()
         row = flow_row(f"1 pair, {name}", [pair], 1, config.repeats)
         rows.append(row | {"difference to PyFlow": f"{difference:.1e} px"})
@@ -141,6 +141,10 @@ def flow_rows(config: Config) -> list[dict[str, str]]:
 
 def flow_row(title: str, pairs: list[np.ndarray], threads: int, repeats: int) -> dict[str, str]:
     """DIS and PyFlow's method on pairs, each (2, H, W, 3) uint8."""
+
+    def pyflow(pair: np.ndarray) -> tuple[np.ndarray, ...]:
+        return coarse2fine_flow(*pair, *PYFLOW_PARAMETERS)
+
     dis = dis_flow()
     cv2.setNumThreads(threads)
     grey = [[cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in pair] for pair in pairs]
@@ -148,7 +152,7 @@ def flow_row(title: str, pairs: list[np.ndarray], threads: int, repeats: int) ->
     with ThreadPoolExecutor(threads) as pool:
         calls = {
             "DIS": lambda: [dis.calc(*pair, None) for pair in grey],
-            "PyFlow method": lambda: list(pool.map(lambda pair: coarse2fine_flow(*pair), colour)),
+            "PyFlow method": lambda: list(pool.map(pyflow, colour)),
         }
         seconds = interleaved_medians(calls, repeats)
     dis_time, time = seconds["DIS"], seconds["PyFlow method"]

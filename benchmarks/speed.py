@@ -97,9 +97,10 @@ def plot() -> None:
 
 
 def draw_growth(axis: Axes, points: list[dict]) -> None:
-    """Time (solid) and memory (dotted) of both networks against the points' value."""
+    """Time (solid) and memory (dotted) of the networks against the points' value."""
     memory_axis = axis.twinx()
-    for index, size in enumerate(SIZES):
+    measured = {p["size"] for p in points}
+    for index, size in enumerate(size for size in SIZES if size in measured):
         chosen = [p for p in points if p["size"] == size]
         values = [p["value"] for p in chosen]
         axis.loglog(values, [p["processor"] for p in chosen], f"C{index}o-", label=size)
@@ -107,7 +108,8 @@ def draw_growth(axis: Axes, points: list[dict]) -> None:
             mebibytes = [p["peak_bytes"] / 2**20 for p in chosen]
             memory_axis.loglog(values, mebibytes, f"C{index}s:", markersize=4)
     axis.set_ylabel("processor seconds (solid)")
-    axis.set_xticks(values, [str(value) for value in values], minor=False)
+    ticks = sorted({p["value"] for p in points})
+    axis.set_xticks(ticks, [str(value) for value in ticks], minor=False)
     axis.minorticks_off()
     memory_axis.set_ylabel("peak memory, MiB (dotted)")
     axis.grid(alpha=0.3)

@@ -67,7 +67,11 @@ def run_python(arguments: list[str], launcher: tuple[str, ...] = ()) -> None:
 
 def largest_difference(first: Any, second: Any) -> float:
     """Over all numbers of two nested states; infinite where their structure differs."""
+    if type(first) is not type(second):
+        return float("inf")
     if isinstance(first, torch.Tensor):
+        if first.shape != second.shape:
+            return float("inf")
         if torch.equal(first, second):
             return 0.0
         difference = (first.double() - second.double()).abs().max().item()
@@ -77,12 +81,17 @@ def largest_difference(first: Any, second: Any) -> float:
             return float("inf")
         return max((largest_difference(first[k], second[k]) for k in first), default=0.0)
     if isinstance(first, list | tuple):
+        if len(first) != len(second):
+            return float("inf")
         pairs = zip(first, second, strict=True)
         return max((largest_difference(a, b) for a, b in pairs), default=0.0)
     if first == second:
         return 0.0
-    numbers = isinstance(first, int | float) and isinstance(second, int | float)
-    return abs(first - second) if numbers and math.isfinite(first - second) else float("inf")
+    return (
+        abs(first - second)
+        if isinstance(first, int | float) and math.isfinite(first - second)
+        else float("inf")
+    )
 
 
 def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:

@@ -281,8 +281,8 @@ class Enhancer:
         if "tile" not in self.job.notes:
             host = tiling.available_memory(torch.device("cpu")) // self.team.local_world
             gpu = tiling.available_memory(self.device) if self.device.type == "cuda" else None
-            channels, sizes = self.network.options["channels"], (source.height, source.width)
-            tile = tiling.choose_tile(*sizes, channels, source.bands, self.overlap, host, gpu)
+            options, sizes = self.network.options, (source.height, source.width)
+            tile = tiling.choose_tile(*sizes, options, source.bands, self.overlap, host, gpu)
             self.job.note("tile", tile)
         return self.job.notes["tile"]
 

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,9 +30,10 @@ MARGIN = 8  # LR pixels next to a cut that get no weight
 LARGEST_WHOLE = 640
 LARGEST_TILE = 400
 
-# Bytes that the network needs for a window of four frames per LR pixel of a tile, for each of its
-# channels and besides; measured with benchmarks/enhance.py.
+# Bytes that the network needs for a window of four frames per LR pixel of a tile: for each of its
+# channels, for each of those of a propagation, and besides; measured with benchmarks/enhance.py.
 BYTES_PER_CHANNEL = 150
+BYTES_OF_PROPAGATION = 60
 BYTES_BESIDES = 8500
 # Share of the free memory that is planned with: the rest is for decoding, flow and others.
 USABLE = 0.6
@@ -162,9 +164,12 @@ def check_tile(tile: int, overlap: int) -> None:
         raise ValueError(f"tile is {tile}; it needs at least twice the overlap, {2 * overlap}")
 
 
-def network_bytes(tile: int, channels: int) -> int:
-    """Bytes that a network of so many channels needs for a window on one tile, on its device."""
-    return tile * tile * (BYTES_PER_CHANNEL * channels + BYTES_BESIDES)
+def network_bytes(tile: int, options: dict[str, Any]) -> int:
+    """Bytes that a network of such options needs for a window on one tile, on its device."""
+    per_channel = BYTES_PER_CHANNEL
+    if options.get("propagation_blocks"):
+        per_channel += BYTES_OF_PROPAGATION
+    return tile * tile * (per_channel * options["channels"] + BYTES_BESIDES)
 
 
 def blending_bytes(
@@ -186,7 +191,7 @@ def blending_bytes(
 def choose_tile(
     height: int,
     width: int,
-    channels: int,
+    options: dict[str, Any],
     bands: int,
     overlap: int,
     host: int,
@@ -196,7 +201,7 @@ def choose_tile(
 
     Arguments:
         height, width, bands: of the frames.
-        channels: of the network.
+        options: of the network.
         overlap: of neighbouring tiles.
         host, gpu: free bytes, see `available_memory`; gpu: None where the network is on the host.
 
@@ -204,7 +209,7 @@ def choose_tile(
     """
 
     def fits(side: int) -> bool:
-        network = network_bytes(side, channels)
+        network = network_bytes(side, options)
         blending = blending_bytes(height, width, side, overlap, bands)
         if gpu is None:
             return network + blending <= USABLE * host

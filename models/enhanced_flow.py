@@ -60,8 +60,9 @@ class EnhancedFlow(nn.Module):
         return self.network(frame, none, none, features)
 
     def between_enlarged(self, enlarged: Tensor) -> tuple[Tensor, Tensor]:
-        """As `between`, of frames (B, N, 3, 4H, 4W)."""
-        flows = [flow_between_enlarged(to_uint8(stretched(clip)), SCALE) for clip in enlarged]
+        """As `between`, of frames (B, N, 3, 4H, 4W); no gradient goes through it."""
+        clips = enlarged.detach()
+        flows = [flow_between_enlarged(to_uint8(stretched(clip)), SCALE) for clip in clips]
         forward_flow, backward_flow = (
             torch.stack([torch.from_numpy(flow) for flow in side]).to(enlarged.device)
             for side in zip(*flows, strict=True)

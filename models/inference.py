@@ -129,8 +129,16 @@ def given_flow(frames: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]
 
 
 def with_flow(network: torch.nn.Module, method: str) -> torch.nn.Module:
-    """The network itself, or with the method "enhanced" one that makes its flow, `EnhancedFlow`."""
-    return EnhancedFlow(network) if method == ENHANCED else network
+    """The network itself, or with the method "enhanced" one that makes its flow, `EnhancedFlow`.
+
+    Raises:
+        ValueError: "enhanced", and no network that could enlarge a frame alone.
+    """
+    if method != ENHANCED:
+        return network
+    if not isinstance(network, torch.nn.Module):
+        raise ValueError("flow between enhanced frames needs a network that makes them")
+    return EnhancedFlow(network)
 
 
 def super_resolve(

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from flow import check_frames
 from models.checkpoint import load_network, trained_flow
-from models.inference import pick_device, super_resolve
+from models.inference import pick_device, pick_precision, super_resolve
 
 
 class Pretrained(nn.Module):
@@ -24,9 +25,16 @@ class Pretrained(nn.Module):
 
     def __init__(self, path: str | Path, device: str = "auto", precision: str = "auto"):
         super().__init__()
-        self.device, self.precision = pick_device(device), precision
-        self.network, self.information = load_network(path, self.device)
+        device = pick_device(device)
+        pick_precision(device, precision)  # says at once what is wrong with it
+        self.precision = precision
+        self.network, self.information = load_network(path, device)
         self.flow_method = trained_flow(self.information)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is now."""
+        return next(self.parameters()).device
 
     def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
         """As `MSTT.forward`."""
@@ -35,7 +43,7 @@ class Pretrained(nn.Module):
     def enhance(self, frames: np.ndarray) -> np.ndarray:
         """Four times sharper, and a new frame between each two.
 
-        Whole frames go through the network, which takes up to 18 KB of memory per pixel of a
+        Whole frames go through the network, which takes up to 22 KB of memory per pixel of a
         given frame; enhance.py cuts large ones into tiles.
 
         Arguments:

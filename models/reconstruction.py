@@ -1,5 +1,6 @@
 """Frame reconstruction (paper section 2.4): residual blocks and the enlargement, frame by frame."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,4 +55,6 @@ class DirectReconstruction(Reconstruction):
         self.conv_last = Conv(channels, 3 * SCALE**2)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.conv_last(x), SCALE)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 has 8 bits of a grey level
+            frames = self.conv_last(x.to(self.conv_last.weight.dtype))
+        return F.pixel_shuffle(frames, SCALE)

@@ -158,7 +158,11 @@ def test_operators(run, monkeypatch, capsys):
     monkeypatch.setattr(benchmarks.operators, "seconds_of_use", lambda cache: 0.0)
     run(benchmarks.operators, "--repeats", 1, "--side", 16, "--tiles", 1)
     cv2.setNumThreads(1)
-    assert "4x64x16x16" in capsys.readouterr().out.replace(" x ", "x")
+    out = capsys.readouterr().out
+    assert "4x64x16x16" in out.replace(" x ", "x")
+    differences = [float(text) for text in re.findall(r"(\S+) px", out)]
+    assert len(differences) == 4
+    assert max(differences) < 1e-3
 
 
 def test_parity(run, capsys):

@@ -10,7 +10,7 @@ import torch
 import flow
 from flow import estimate_flow, flow_between_enlarged
 from models import MSTT, super_resolve
-from models.blocks import bicubic, mean_of_neighbours
+from models.blocks import bicubic, bicubic_flow_baseline, mean_of_neighbours
 from models.enhanced_flow import EnhancedFlow
 from utils.images import to_tensor, to_uint8
 
@@ -136,3 +136,16 @@ def test_super_resolve_takes_it_by_its_name():
     output = np.stack(list(super_resolve(network, frames, "enhanced")))
     np.testing.assert_array_equal(output, to_uint8(expected[0]))
     assert (output != to_uint8(still[0])).mean() > 0.05
+
+
+def test_it_has_no_gradient_and_the_network_has():
+    network = EnhancedFlow(MSTT(8, 2, 1, 1, midpoint_flow=True, global_skip="enhanced"))
+    frames = torch.rand(1, 2, 3, 16, 20)
+    none = torch.zeros(1, 1, 2, 16, 20)
+    network(frames, none, none).sum().backward()
+    assert network.network.reconstruction.conv_last.weight.grad.abs().sum() > 0
+
+
+def test_what_is_no_network_has_no_enhanced_flow():
+    with pytest.raises(ValueError, match="needs a network"):
+        list(super_resolve(bicubic_flow_baseline, moving_texture(), "enhanced"))

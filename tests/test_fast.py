@@ -12,7 +12,7 @@ from models import MSTT
 from models.blocks import channels_last, frame_by_frame
 from models.cpu.convolution import convolve
 from models.cpu.enlargement import paired_convolution, shuffled_convolution
-from models.reconstruction import Reconstruction
+from models.reconstruction import DirectReconstruction, Reconstruction
 from models.transformer import patch_attention
 
 
@@ -209,3 +209,16 @@ def test_the_network_compiles_into_one_graph_and_exports(options):
         expected = network(*inputs)
         for way in ways:
             torch.testing.assert_close(way(*inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_bfloat16_does_not_round_grey_levels():
+    """With the last convolution in it, a picture without a skip had 8 bits of grey, at best."""
+    torch.manual_seed(0)
+    stage = DirectReconstruction(16, 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        features = stage.trunk(torch.rand(1, 1, 16, 16, 16))
+        frames = stage(features)
+    assert features.dtype == torch.bfloat16
+    parameters = stage.conv_last.weight, stage.conv_last.bias
+    expected = F.conv2d(features[0].float(), *parameters, padding=1)
+    torch.testing.assert_close(frames[0], F.pixel_shuffle(expected, 4), atol=1e-5, rtol=1e-5)

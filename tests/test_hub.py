@@ -41,3 +41,16 @@ def test_what_is_no_clip_is_refused(tmp_path):
         network.enhance(make_frames(2).astype(np.float32))
     with pytest.raises(ValueError, match="at least 2 frames, not 1"):
         network.enhance(make_frames(1))
+
+
+def test_a_precision_that_there_is_not_is_told_at_once(tmp_path):
+    save_small_network(tmp_path / "small.safetensors")
+    with pytest.raises(ValueError, match="precision is 'fp16'; choose one of"):
+        Pretrained(tmp_path / "small.safetensors", "cpu", "fp16")
+
+
+def test_inputs_follow_the_network_to_its_device(tmp_path):
+    save_small_network(tmp_path / "small.safetensors")
+    network = Pretrained(tmp_path / "small.safetensors", "cpu", "float32")
+    assert network.device == torch.device("cpu")
+    assert network.to("meta").device == torch.device("meta")

@@ -151,13 +151,15 @@ def test_a_network_in_tiles_shows_no_seam(frames, skip):
 @pytest.mark.parametrize("channels", [32, 64])
 def test_chosen_tiles_fit_and_grow_with_the_memory(channels):
     memory = [gib * 2**30 for gib in (0, 1, 2, 4, 8, 16, 64)]
-    tiles = [tiling.choose_tile(5000, 12000, channels, 3, 32, free) for free in memory]
+    tiles = [
+        tiling.choose_tile(5000, 12000, {"channels": channels}, 3, 32, free) for free in memory
+    ]
     assert tiles == sorted(tiles)
     assert tiles[0] == tiling.PATCH
     assert tiles[-1] == tiling.LARGEST_TILE
     for tile, free in zip(tiles[1:], memory[1:], strict=True):
         assert tile % tiling.PATCH == 0
-        needed = tiling.network_bytes(tile, channels)
+        needed = tiling.network_bytes(tile, {"channels": channels})
         needed += tiling.blending_bytes(5000, 12000, tile, 32)
         assert needed <= tiling.USABLE * free or tile == tiling.PATCH
 
@@ -170,12 +172,12 @@ def test_the_plan_for_a_whole_scene():
     """
 
     def choose(host, gpu=None):
-        return tiling.choose_tile(5000, 12000, 32, 3, 32, host, gpu)
+        return tiling.choose_tile(5000, 12000, {"channels": 32}, 3, 32, host, gpu)
 
     strip = 7 * 960 * 48000 * 3 * 4
     needed = tiling.blending_bytes(5000, 12000, 240, 32)
     assert strip < needed < 1.35 * strip
-    assert tiling.network_bytes(240, 32) < 10**9
+    assert tiling.network_bytes(240, {"channels": 32}) < 10**9
     assert choose(16 * 10**9) == 240
     # The next tile: its row alone is 5.2 GB, and the last row but one carries most of it on.
     assert tiling.blending_bytes(5000, 12000, 320, 32) > 9.4e9
@@ -210,7 +212,7 @@ def test_blending_takes_the_memory_that_is_planned(tmp_path):
 
 
 def test_a_small_frame_is_not_cut():
-    tile = tiling.choose_tile(512, 600, 64, 3, 32, 2**36)
+    tile = tiling.choose_tile(512, 600, {"channels": 64}, 3, 32, 2**36)
     assert tiling.tile_count(512, 600, tile, 32) == 1
 
 

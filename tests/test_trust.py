@@ -7,6 +7,7 @@ import signal
 import sys
 
 import pytest
+import torch
 from trainings import (
     Training,
     at_step,
@@ -22,7 +23,7 @@ from trainings import (
     write_data,
 )
 
-from benchmarks.trust import loss_difference
+from benchmarks.trust import largest_difference, loss_difference
 from models.checkpoint import load_network, load_torch_file
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and limits of Linux")
@@ -201,6 +202,20 @@ def test_the_benchmark_of_repeats_needs_losses_to_compare():
     for other in ("", losses.replace("0.25", "null"), losses.splitlines()[0]):
         assert loss_difference(losses, other) == math.inf
     assert loss_difference("", "") == math.inf
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([1], [1, 2]),
+        ({"a": 1}, None),
+        (torch.zeros(2), torch.zeros(3)),
+        (torch.zeros(2), 0.0),
+        (1, "1"),
+    ],
+)
+def test_other_structures_differ_without_end(first, second):
+    assert largest_difference([first], [second]) == math.inf
 
 
 def test_every_temporary_name_is_no_checkpoint(data, whole, train):
