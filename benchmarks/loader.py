@@ -6,7 +6,7 @@
 STILLS is any folder of stills; the time hardly depends on what they show, only on how many are
 reduced. Wall time suffers when other programs run, processor time hardly does; both are printed,
 and the stages in processor time. Aim: 50 samples per second and core at patch 80 with DIS flow;
-one server core gave 37, a third of its time in the flow and a quarter in the warps.
+one server core gave 36, a third of its time in the flow and a quarter in the warps.
 """
 
 import time
