@@ -22,7 +22,8 @@ from enhancement import job, tiling
 from media.folder import ImageSink, write_image_file
 from media.open import open_source
 from models import MSTT
-from models.checkpoint import load_network, shipped_weights, trained_flow
+from models.checkpoint import load_network, save_network, shipped_weights, trained_flow
+from models.enhanced_flow import EnhancedFlow
 from models.ensemble import Ensemble
 from models.inference import super_resolve
 from utils.files import file_sha256
@@ -43,6 +44,26 @@ def test_a_folder_is_what_super_resolve_gives(tmp_path, checkpoint, network, cou
     np.testing.assert_array_equal(read_all(result), expected)
     assert sorted(os.listdir(result)) == [f"{index:08d}.png" for index in range(2 * count - 1)]
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_frames_between_follow_the_finished_ones(tmp_path):
+    """Which a propagation has changed since the first flow was found."""
+    torch.manual_seed(0)
+    options = {"global_skip": "enhanced", "propagation_blocks": 1}
+    network = MSTT(8, 2, 1, 1, midpoint_flow=True, **options).eval()
+    torch.nn.init.normal_(network.propagation.reconstruction.conv_last.weight, std=0.3)
+    save_network(tmp_path / "net.safetensors", network, {})
+    frames = make_frames(3)
+    given = write_frames(tmp_path / "in", frames)
+    flags = ("--flow-method", "enhanced")
+    result = read_all(run(tmp_path / "net.safetensors", given, tmp_path / "out", *flags))
+    expected = np.stack(list(super_resolve(network, frames, "enhanced")))
+    # The flow sees the contrast of the values here, and there that of a part of the frames.
+    assert (result != expected).mean() < 0.01
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EnhancedFlow, "between_finished", lambda self: None)
+        without = np.stack(list(super_resolve(network, frames, "enhanced")))
+    assert (without != expected).mean() > 0.05
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
