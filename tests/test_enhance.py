@@ -16,6 +16,7 @@ from enhancing import (
     run,
     write_frames,
 )
+from tqdm import tqdm
 
 import enhance
 from enhancement import job, tiling
@@ -191,6 +192,43 @@ def test_a_second_pass_in_tiles_goes_on_too(tmp_path, checkpoint, monkeypatch):
     result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, *twice, "--resume"))
     np.testing.assert_array_equal(result, whole)
     assert len(seen) == 4 + 3 + 2
+
+
+def test_what_is_kept_is_not_counted_as_made_now(tmp_path, checkpoint, monkeypatch):
+    """Or the time that is left would be far too short."""
+    bars = []
+
+    class Bar(tqdm):
+        def __init__(self, *arguments, **keywords):
+            super().__init__(*arguments, **keywords)
+            bars.append(self)
+
+    monkeypatch.setattr("enhancement.enhancer.tqdm", Bar)
+    frames = make_frames(2, 200, 80)
+    given, *_ = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {3})
+    run(checkpoint, given, tmp_path / "cut", *TILES, "--resume")
+    assert bars[-1].n == pytest.approx(bars[-1].total)
+    assert bars[-1].initial == pytest.approx(bars[-1].total * 2 / 4)
+
+
+def test_rows_of_larger_tiles_are_of_no_use(tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(job, "KEEP_SECONDS", 0)
+    given = write_frames(tmp_path / "in", make_frames(2, 300, 80))
+    expected = read_all(run(checkpoint, given, tmp_path / "small", *TILES))
+    forward, large = MSTT.forward, []
+
+    def small_memory(self, frames, *others):
+        is_large = frames.shape[-2] > 80
+        large.extend([frames.shape] if is_large else [])
+        if is_large and len(large) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, frames, *others)
+
+    monkeypatch.setattr(MSTT, "forward", small_memory)
+    monkeypatch.setattr(tiling, "choose_tile", lambda *_: 160)
+    result = read_all(run(checkpoint, given, tmp_path / "out", "--overlap", 32))
+    np.testing.assert_array_equal(result, expected)
+    assert len(large) == 2
 
 
 def test_rows_that_were_written_but_not_kept_are_made_again(tmp_path, checkpoint, monkeypatch):
