@@ -154,10 +154,14 @@ def inference(config: Config, device: torch.device) -> None:
                     with torch.no_grad(), autocast(device, precision):
                         network(*inputs)
 
-                seconds = seconds_of(call, device, 2 if config.rehearse else 10)
+                try:
+                    seconds = seconds_of(call, device, 2 if config.rehearse else 10)
+                    milliseconds = f"{seconds * 1e3:.1f}"
+                except torch.OutOfMemoryError:
+                    milliseconds = "out of memory"
                 row = {"network": size, "frames": f"4 x {side} x {side}"}
                 row |= {"precision": str(precision).removeprefix("torch.")}
-                rows.append(row | {"milliseconds": f"{seconds * 1e3:.1f}"})
+                rows.append(row | {"milliseconds": milliseconds})
                 print(*rows[-1].values(), flush=True)  # should the time not suffice for all
     print_table("4 frames in, 7 frames of 4 times the side out", rows)
 

@@ -14,6 +14,7 @@ from media.open import open_source
 from models import MSTT
 from models.checkpoint import load_network, load_torch_file, save_network
 from models.inference import autocast, super_resolve
+from tests.enhancing import make_frames
 from tests.test_dcn import random_case, relative_error
 from tests.test_dcn import run as output_and_gradients
 from tests.test_fast import NEIGHBOURS, NEWER, random_inputs, random_network
@@ -113,6 +114,18 @@ def test_the_network_and_its_gradients_equal_those_of_the_cpu(options, size):
     with torch.no_grad(), torch.autocast(device_type, torch.bfloat16):
         low = network(*inputs).float().cpu()
     assert (low - expected).abs().mean() < 1e-2 * expected.abs().mean() + 1e-3
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_the_flow_of_enhanced_frames(precision):
+    """Both flows, before the propagation and behind it."""
+    network, frames = random_network(**NEIGHBOURS).eval(), make_frames(3, 40, 48)
+    settings = {"flow_method": "enhanced", "precision": precision}
+    expected, found = (
+        np.stack(list(super_resolve(network.to(device), frames, device=device, **settings)))
+        for device in ("cpu", DEVICE)
+    )
+    assert np.abs(found.astype(int) - expected).mean() < (0.1 if precision == "float32" else 3)
 
 
 def test_a_training_stops_resumes_and_loads_on_a_cpu(data):
