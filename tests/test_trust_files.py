@@ -23,7 +23,8 @@ from media.images import write_image
 from models import MSTT
 from models.checkpoint import load_network, load_torch_file, network_from, save_torch_file
 from training.loop import Ema
-from training.run import lock_run, open_run, read_state, restore
+from training.run import open_run, read_state, restore
+from utils.files import lock_folder
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
 
@@ -268,7 +269,7 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", fail)
-    with lock_run(tmp_path):
+    with lock_folder(tmp_path, "choose another"):
         assert "cannot be locked" in capsys.readouterr().out
 
 
