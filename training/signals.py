@@ -62,7 +62,9 @@ class StopSignals:
             self.stopped = error.args[0] if isinstance(error, Stopped) else self.received
             if not self.stopped:
                 raise
-        except (FloatingPointError, RuntimeError, MemoryError):  # NaN, out of memory, a bug
+        except OSError:  # such as a full disk, on which another save fails too
+            raise
+        except Exception:  # NaN, out of memory, a bug
             if self.sound:
                 save()
             raise
