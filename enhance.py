@@ -35,6 +35,7 @@ of ours. After 2, 130 and any signal, finished frames stay in OUTPUT.partial for
 """
 
 import contextlib
+import hashlib
 import json
 import mimetypes
 import signal
@@ -70,7 +71,7 @@ from models.checkpoint import SHIPPED, load_network, shipped_weights, trained_fl
 from models.ensemble import Ensemble
 from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
 from utils.config import parse_config, run_script
-from utils.files import content_sha256, file_sha256
+from utils.files import file_sha256
 from utils.team import PATIENCE, Team, join, read_environment
 
 TOLD = 10  # cuts that are named
@@ -221,7 +222,9 @@ def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.E
     frames = config.times * (given.count - 1) + 1
     size = {"frames": frames, "width": SCALE * given.width, "height": SCALE * given.height}
     team = team.with_patience(patience(config, **size))
-    levels, damaged, cuts = team.together(lambda: look_through(given, config), first_alone=True)
+    levels, damaged, cuts, content = team.together(
+        lambda: look_through(given, config), first_alone=True
+    )
     source = given
     if damaged:
         # Nothing is enhanced yet.
@@ -234,8 +237,8 @@ def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.E
         "frames": given.count,
         "model": file_sha256(checkpoint),
         "device": device.type,
-        "precision": str(precision),
-        "content": content_sha256(given.files),
+        "precision": str(precision).removeprefix("torch."),
+        "content": content,
     }
     team.together(lambda: check_alike(team, settings))
     sink = team.together(lambda: open_sink(config, given, work_folder(output) / "frames"))
@@ -320,9 +323,16 @@ def patience(config: Config, frames: int, width: int, height: int) -> timedelta:
     return PATIENCE + timedelta(hours=min(hours, MOST_HOURS))
 
 
-def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str], list[Cut]]:
-    """Read all frames; say what is found: levels, damaged frames, cuts between shots."""
-    levels, damaged = survey(given, config.black, config.white)
+def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str], list[Cut], str]:
+    """Read all frames; say what is found: levels, damaged frames, cuts; and their hash."""
+    content = hashlib.blake2b(digest_size=16)
+
+    def add(pixels: np.ndarray) -> None:
+        content.update(np.ascontiguousarray(np.ma.getdata(pixels)).data)
+        content.update(np.ascontiguousarray(np.ma.getmask(pixels)).data)
+
+    levels, damaged = survey(given, config.black, config.white, add)
+    content.update(repr(sorted(damaged)).encode())
     if levels.told:
         print(levels.told, file=sys.stderr)
     check_damaged(damaged, config)
@@ -330,7 +340,7 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
         print(f"{given.name(index)}: another frame of this time is left out", file=sys.stderr)
     if getattr(given, "clear", False):
         print(f"{config.input}: clear pixels of this video become opaque", file=sys.stderr)
-    return levels, damaged, cuts_of(given, levels, damaged, config)
+    return levels, damaged, cuts_of(given, levels, damaged, config), content.hexdigest()
 
 
 def say_precision(device: torch.device, name: str) -> torch.dtype:

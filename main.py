@@ -47,7 +47,7 @@ class Config:
     """The recipe. "none" lets the machine decide, as the comment says."""
 
     # Data: up to three sources, mixed by weight. Each is left out where its folder is "none".
-    data_root: str | None = "auto"  # septuplets; auto: trainset/189_vime7, or the built-in scenes
+    data_root: str | None = "auto"  # septuplets; auto: trainset/189_vime7, or built-in scenes
     list_file: str | None = None  # which septuplets to use; none: the list in the folder, or all
     data_weight: float = 1.0  # share of the septuplets among the samples
     clips: str | None = None  # a second folder of septuplets, such as clips cut from a video

@@ -54,7 +54,7 @@ DEVICE = ("--device", "cpu")
 @dataclass(frozen=True)
 class Config:
     what: Literal["memory", "speed", "pipeline", "length", "tiles", "interrupt"]  # of the above
-    model: str = "none"  # a checkpoint; none: random weights, of both sizes
+    model: str = "none"  # a checkpoint; none: random weights, of all sizes
     sides: str = "80,160,240,320"  # of the frames in `memory`, LR pixels
     size: str = "2000x1200"  # of the frames in `speed`
     clip: str = "25x256x256"  # frames, width and height in `pipeline`

@@ -131,7 +131,7 @@ class Enhancer:
                 buffer = self.window(source, window, levels, dtype)
                 if writing:
                     writing.result()
-                if is_large:  # the system keeps what of the frames is in the memory, if it can
+                if is_large:  # leaves room to cache the frames that were just written
                     return_freed_memory()
                 writing = writer.submit(write, window, buffer)
                 if is_large:

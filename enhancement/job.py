@@ -1,5 +1,6 @@
 """A long run that can be interrupted: its folder for unfinished work, and what it was told.
 
+    OUTPUT.partial/.lock        which process works there
     OUTPUT.partial/job.json     the settings of the run; --resume checks them
     OUTPUT.partial/frames/      finished frames, or finished pieces of the video; all readable
     OUTPUT.partial/pass1/       LR frames between the given ones, for --times 4 and more
@@ -11,7 +12,7 @@ counts. Of a window that is cut into tiles, finished rows of tiles count.
 
 import contextlib
 import json
-import shutil
+import os
 import time
 import zipfile
 from collections.abc import Collection, Iterator
@@ -80,16 +81,19 @@ class Job:
                     f"{self.folder} holds unfinished work; "
                     "--resume goes on, --overwrite starts again"
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self.folder.iterdir():
-            if leftover.name != LOCK:
-                remove(leftover)
+        self._clear()
         self._save()
+
+    def _clear(self) -> None:
+        """Remove all but the lock, the record last: without it, the rest is none of ours."""
+        for path in sorted(self.folder.iterdir(), key=lambda path: path == self.record):
+            if path.name != LOCK:
+                remove(path)
 
     def _resume(self) -> None:
         try:
             content = json.loads(self.record.read_text())
-            earlier, notes = content["settings"], content["notes"]
+            earlier, notes = dict(content["settings"]), dict(content["notes"])
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{self.record} is damaged ({one_line(str(error))}); start again with --overwrite"
@@ -146,7 +150,7 @@ class Job:
         for target, result in results.items():
             remove(target)
             result.replace(target)
-        shutil.rmtree(self.folder, ignore_errors=True)  # Windows keeps the open file of the lock
+        self._clear()
 
 
 @contextlib.contextmanager
@@ -156,9 +160,29 @@ def locked(output: Path) -> Iterator[None]:
     Raises: ValueError: what has the name of our folder was not made by us.
     """
     folder = work_folder(output)
+    if not (folder / LOCK).exists():  # or another process may be at work on what is in it
+        _check_ours(folder)
+    folder.mkdir(exist_ok=True)
+    with lock_folder(folder, "wait for it, or choose another OUTPUT") as is_there:
+        try:
+            _check_ours(folder)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if is_there() and [path.name for path in folder.iterdir()] == [LOCK]:
+                    (folder / LOCK).unlink()
+                    folder.rmdir()
+    with contextlib.suppress(OSError):
+        if os.name == "nt" and [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()  # which fails where another process has opened it
+        folder.rmdir()  # which fails where there is anything in it
+
+
+def _check_ours(folder: Path) -> None:
     if folder.is_dir():
         names = {path.name for path in folder.iterdir()}
-        is_foreign = "job.json" not in names and not all(map(_before_record, names))
+        begun = {name for name in names if name == LOCK or name.startswith(".job.json.")}
+        is_foreign = "job.json" not in names and names != begun
     else:
         is_foreign = folder.exists() or folder.is_symlink()
     if is_foreign:
@@ -166,19 +190,6 @@ def locked(output: Path) -> Iterator[None]:
             f"{folder} is not unfinished work (it has no job.json) and is left alone; "
             "move it away, or choose another OUTPUT"
         )
-    folder.mkdir(exist_ok=True)
-    with lock_folder(folder, "wait for it, or choose another OUTPUT"):
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                if [path.name for path in folder.iterdir()] == [LOCK]:
-                    remove(folder)
-
-
-def _before_record(name: str) -> bool:
-    """Whether a file of this name may be there before the first job.json is."""
-    return name == LOCK or name.startswith(".job.json.")
 
 
 def window_name(*place: str | int) -> str:

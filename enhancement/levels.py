@@ -9,6 +9,7 @@ network, which never sees a value outside of black and white.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cv2
@@ -94,14 +95,18 @@ def full_scale(dtype: np.dtype) -> Levels:
 
 
 def survey(
-    source: Source, black: float | None = None, white: float | None = None
+    source: Source,
+    black: float | None = None,
+    white: float | None = None,
+    look: Callable[[np.ndarray], None] = lambda pixels: None,
 ) -> tuple[Levels, dict[int, str]]:
-    """Read all frames once.
+    """Read all frames.
 
     Arguments:
         source: of the frames.
         black, white: values that become them; None: see docs/files.md, but black is 0 (or the
             lowest value below) where only white is given.
+        look: is called with every frame that can be read, as `Source.read` gives it.
 
     Returns: the levels, and the damaged frames with what is wrong with them.
     Raises: ValueError: fewer than two frames that can be read, or values without black and white.
@@ -120,6 +125,7 @@ def survey(
         except FrameError as error:
             damaged[index] = str(error)
             continue
+        look(pixels)
         for group, found in zip(groups, ranges, strict=True):
             values = np.ma.compressed(pixels[..., group])
             if values.size:

@@ -52,7 +52,7 @@ class ImageFolder(Source):
         self.path, self.files, self.count = path, files, len(files)
         suffixes = {file.suffix.lower() for file in files}
         self.lossy = any(map(_is_jpeg, files))
-        # Of several kinds, some lose nothing.
+        # Some of a mix may have lost nothing yet.
         is_one = len(suffixes) == 1 or suffixes <= set(JPEG_SUFFIXES)
         self.suffix = files[0].suffix.lower() if is_one else ".png"
         self._adopt_first()

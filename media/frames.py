@@ -18,7 +18,7 @@ their data; a JPEG that ends too early is noticed, one that is overwritten in th
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
@@ -60,7 +60,6 @@ class Source(ABC):
     """Frames of one size and type, read by index."""
 
     path: Path  # where they come from
-    files: Sequence[Path] = ()  # that the frames are in
     count: int
     height: int  # pixels
     width: int

@@ -73,7 +73,7 @@ class VideoSource(Source):
     """
 
     def __init__(self, path: Path):
-        self.path, self.files, self.suffix = path, [path], ".png"
+        self.path, self.suffix = path, ".png"
         self.clear = False  # whether a frame read so far has pixels that are not opaque
         self.decoder = Decoder(path)
         self.ticks, self.aspect = self.decoder.ticks, self.decoder.aspect

@@ -55,6 +55,8 @@ class DirectReconstruction(Reconstruction):
         self.conv_last = Conv(channels, 3 * SCALE**2)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 has 8 bits of a grey level
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # bfloat16 is whole grey levels near white
             frames = self.conv_last(x.to(self.conv_last.weight.dtype))
         return F.pixel_shuffle(frames, SCALE)

@@ -448,7 +448,7 @@ def test_without_flags_the_shipped_weights_and_their_flow_are_used(tmp_path, mon
     settings = json.loads((tmp_path / "out.partial" / "job.json").read_text())["settings"]
     assert settings["model"] == file_sha256(weights) == asked["sha256"]
     assert settings["flow_method"] == trained_flow(asked)
-    assert (settings["times"], settings["scale"], settings["precision"]) == (2, 4, "torch.float32")
+    assert (settings["times"], settings["scale"], settings["precision"]) == (2, 4, "float32")
 
 
 def test_eight_times_as_many_frames(tmp_path, checkpoint):

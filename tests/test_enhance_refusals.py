@@ -50,7 +50,7 @@ def test_unfinished_work_of_other_frames_is_refused(tmp_path, checkpoint, monkey
 def test_a_damaged_record_is_named(tmp_path, checkpoint):
     given = write_frames(tmp_path / "in", make_frames(2))
     (tmp_path / "out.partial").mkdir()
-    for content in ("", "{}", "[]", '{"settings": {}}'):
+    for content in ("", "{}", "[]", '{"settings": {}}', '{"settings": [1], "notes": {}}'):
         (tmp_path / "out.partial" / "job.json").write_text(content)
         with pytest.raises(ValueError, match=r"job\.json is damaged .* with --overwrite"):
             run(checkpoint, given, tmp_path / "out", "--resume")
@@ -64,18 +64,34 @@ def test_two_processes_do_not_share_an_output(tmp_path, checkpoint):
     def hold():
         with locked(tmp_path / "out"):
             begun.set()
-            end.wait(60)
+            end.wait()
 
     other = multiprocessing.get_context("fork").Process(target=hold)
     other.start()
-    assert begun.wait(60)
-    for flags in ((), ("--resume",), ("--overwrite",)):
-        with pytest.raises(ValueError, match=rf"out.partial is in use by process {other.pid} on"):
-            run(checkpoint, given, tmp_path / "out", *flags)
-    end.set()
-    other.join()
+    try:
+        assert begun.wait(60)
+        for flags in ((), ("--resume",), ("--overwrite",)):
+            with pytest.raises(ValueError, match=rf"in use by process {other.pid} on"):
+                run(checkpoint, given, tmp_path / "out", *flags)
+    finally:
+        end.set()
+        other.join()
     assert not (tmp_path / "out.partial").exists()  # in which nothing was made
     run(checkpoint, given, tmp_path / "out", "--resume")
+
+
+def test_a_lock_that_was_being_removed_is_none(tmp_path, monkeypatch):
+    flags = []
+
+    def remove_it(file, how):
+        flags.append(how)
+        (tmp_path / "out.partial" / ".lock").unlink()
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "lockf", remove_it)
+    with pytest.raises(ValueError, match="was in use just now"), locked(tmp_path / "out"):
+        pass
+    assert flags
 
 
 def test_what_only_looks_like_a_result_is_not_overwritten(tmp_path, checkpoint):

@@ -13,6 +13,7 @@ from trainings import same_state
 import main
 from data.lists import LIST_NAMES
 from data.scenes.make import make_scenes
+from media.images import write_image
 from models.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
 from models.inference import super_resolve
 from training import recorder, slim, sources
@@ -39,6 +40,14 @@ def test_automatic_folders_are_recorded_and_their_change_is_refused(run_main):
     ):
         run_main(*again)
     (Path(folder) / LIST_NAMES[0]).write_text("clip 0\nclip 1\n")
+    truth = Path("testset/clip 0/truth")
+    before = {path: path.read_bytes() for path in truth.iterdir()}
+    for path in before:
+        write_image(path, np.zeros((68, 64, 3), np.uint8))
+    with pytest.raises(ValueError, match="not those of the run: sizes of the validation clips was"):
+        run_main(*again)
+    for path, content in before.items():
+        path.write_bytes(content)
     shutil.copytree("testset/clip 0", "testset/clip 9")
     with pytest.raises(ValueError, match=r"not those of the run: validation was 3 .* is 4"):
         run_main(*again)
@@ -49,17 +58,28 @@ def test_automatic_folders_are_recorded_and_their_change_is_refused(run_main):
 def test_a_launcher_repeats_its_command(run_main, monkeypatch):
     """What the machine decided is kept, also where it could decide otherwise now."""
     choices = ("--patch", "none", "--batch", "none", "--list-file", "none")
-    command = (*choices, "--precision", "bfloat16", "--run", "r")
+    command = (*choices, "--precision", "auto", "--run", "r")
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.warns(UserWarning, match="no bfloat16 on this cpu"):
-        assert run_main(*command, "--steps", "1") == 0
+    assert run_main(*command, "--steps", "1") == 0
     recorded = load_torch_file("r/last.pt")["config"]
-    assert recorded["precision"] == "bfloat16"
+    assert recorded["precision"] == "float32"
     assert recorded["batch"] == 1
     assert recorded["patch"] is not None
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     assert run_main(*command, "--steps", "2", "--resume") == 0
-    assert load_torch_file("r/last.pt")["config"]["precision"] == "bfloat16"
+    assert load_torch_file("r/last.pt")["config"]["precision"] == "float32"
+
+
+def test_a_precision_that_a_machine_lacks_is_refused(run_main, monkeypatch):
+    """At the start, and where a run goes on: it would no longer be the same."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(ValueError, match="bfloat16, which this cpu is not built for"):
+        run_main("--precision", "bfloat16", "--steps", "1", "--run", "r")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert run_main("--precision", "bfloat16", "--steps", "1", "--run", "r") == 0
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(ValueError, match="bfloat16, which this cpu is not built for"):
+        run_main("--precision", "auto", "--steps", "2", "--run", "r", "--resume")
 
 
 def test_clips_alone_are_all_that_is_trained_on(run_main):

@@ -199,6 +199,7 @@ def test_blending_takes_the_memory_that_is_planned(tmp_path):
             return torch.full((1, 2 * count - 1, 3, SCALE * height, SCALE * width), 0.5)
 
     source = open_source(write_frames(tmp_path / "in", make_frames(4, 120, 600)))
+    (tmp_path / "out.partial").mkdir()
     levels, job = full_scale(np.dtype(np.uint8)), Job(tmp_path / "out", {}, False, False)
     settings = torch.device("cpu"), torch.float32, "dis", 80, 32, levels, job
     enhancer = Enhancer(Grey(), *settings, say=lambda *_, **__: None)

@@ -158,8 +158,8 @@ class Recorder:
         """Whether it is, in all processes alike; `before`: `elapsed` one step ago."""
         if self.config.validate_every:
             return self.progress.step % self.config.validate_every == 0
-        # Ten times in the run's time, but never most of it; only the first process has rested less
-        # by the time of its saves.
+        # Ten times in the run's time, but never most of it. The first process saves, so its clock
+        # may say no where those of the others say yes.
         is_next = int(10 * self.elapsed) > int(10 * before)
         return is_next and not self.team.largest(not self.clock.rested)
 

@@ -124,7 +124,7 @@ def main() -> None:
     results = json.loads(Path(config.results).read_text())
     if results["checkpoint_sha256"] != file_sha256(Path(config.checkpoint)):
         raise ValueError(f"{config.results} is of other weights than {config.checkpoint}")
-    if results["settings"]["degrade"] not in ("none", "all"):
+    if results["settings"]["degrade"] not in ("none", "clean", "all"):
         raise ValueError(f"{config.results} has no figures of clean frames; see test.py --degrade")
     conditions = results.get("conditions", {})  # of test.py --degrade all, which begins with clean
     figures = next(iter(conditions.values()), results.get("methods"))["mstt"]

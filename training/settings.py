@@ -191,9 +191,14 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     if workers is None:
         cores = torch.multiprocessing.cpu_count() // team.local_world
         workers = min(max(cores, 1), 16) if gpu else 1
+    native = pick_precision(device) == torch.bfloat16
+    if config.precision == "bfloat16" and not native:
+        raise ValueError(
+            f"precision is bfloat16, which this {device.type} is not built for; a new run can "
+            "begin in float32, also with --weights"
+        )
     precision = config.precision
     if precision == "auto":
-        native = pick_precision(device, precision) == torch.bfloat16
         precision = "bfloat16" if native else "float32"
     return dataclasses.replace(
         config,

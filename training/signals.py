@@ -52,8 +52,8 @@ class StopSignals:
         A signal to all processes of a training, which is how launchers send it, may end those that
         this one waits for. Their loss is then part of the stop.
 
-        Raises: Exception: what the loop fails with, after the save; LoadingError and
-            ConnectionError only where no signal came.
+        Raises: Exception: what the loop fails with, after the save (but an OSError, such as that
+            of a full disk, at once); LoadingError and ConnectionError only where no signal came.
         """
         try:
             yield

@@ -18,6 +18,7 @@ from utils.text import one_line
 
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
 TESTSET = Path("testset")
+SIZES = "sizes of the validation clips"
 SCENES = Path("trainset/scenes")  # where the built-in scenes are kept
 
 
@@ -34,7 +35,7 @@ def find_data_root(config: Any) -> str | None:
     print(
         f"NO TRAINING DATA in {SEPTUPLETS}: training on the built-in scenes, which are drawn, not "
         "filmed.\nThe result shows that everything works; it is of no use for real video. Give "
-        "--data-root or --stills.",
+        "--data-root, --clips or --stills.",
         flush=True,
     )
     return str(_scenes())
@@ -143,9 +144,9 @@ def fingerprint(sources: list[tuple[Dataset, float]], validation: list[Clip]) ->
         else:
             names, sizes = dataset.names, dataset.sizes
         found[f"source {number}"] = _describe(zip(names, sizes, strict=True))
-    found["validation"] = _describe(
-        (clip.name, (len(clip.truth), *clip.size, clip.given is not None)) for clip in validation
-    )
+    found["validation"] = _describe((clip.name, len(clip.truth)) for clip in validation)
+    sizes = ((clip.name, (*clip.size, clip.given is not None)) for clip in validation)
+    found[SIZES] = _describe(sizes)
     return found
 
 
@@ -176,9 +177,13 @@ def check_same_data(everyone: list[dict[str, str]], state: dict[str, Any] | None
     recorded = state.get("data")
     if recorded is None:
         print("the run does not say which data it began with; they are not compared", flush=True)
-    elif not isinstance(recorded, dict):
+        return
+    if not isinstance(recorded, dict):
         raise ValueError(f"the checkpoint's data is a {type(recorded).__name__}")
-    elif recorded != first:
+        return
+    if SIZES not in recorded:  # by an earlier version
+        first = {name: text for name, text in first.items() if name != SIZES}
+    if recorded != first:
         raise ValueError(
             f"the data are not those of the run: {_differences(recorded, first)}. Restore them, "
             "or start a new run with --weights"

@@ -6,7 +6,7 @@ import os
 import platform
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -38,7 +38,7 @@ def write_atomically(path: Path, write) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
+def lock_folder(folder: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
     """Keep other processes that lock it out of a folder for the time of the block.
 
     The lock is the operating system's: it ends with the process however that ends, so that none
@@ -48,9 +48,15 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
         folder: which has to be there.
         otherwise: what to do where it is in use.
 
+    Yields: a function that says whether the file that is locked is still the one in the folder.
     Raises: ValueError: another process holds it.
     """
-    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+    path = folder / LOCK
+    with open(path, "a+", encoding="utf-8") as file:
+
+        def is_there() -> bool:
+            return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
+
         try:
             _lock(file)
         except (BlockingIOError, PermissionError):
@@ -59,10 +65,12 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[None]:
             raise ValueError(f"{folder} is in use by {owner}; {otherwise}") from None
         except OSError as error:  # a file system without locks
             print(f"{folder} cannot be locked ({error}): start nothing else there", flush=True)
+        if not is_there():  # it was being removed when it was opened
+            raise ValueError(f"{folder} was in use just now; try again")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()} since {time.asctime()}")
         file.flush()
-        yield
+        yield is_there
 
 
 def _lock(file: TextIO) -> None:
@@ -82,8 +90,3 @@ def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def content_sha256(paths: Sequence[Path]) -> str:
-    """SHA-256 of the contents of several files in their order."""
-    return hashlib.sha256("".join(map(file_sha256, paths)).encode()).hexdigest()

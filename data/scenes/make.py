@@ -117,7 +117,7 @@ def _reusable(out: Path, settings: dict, overwrite: bool) -> bool:
     if not overwrite:
         raise ValueError(
             f"{out} was made with other settings ({found}): choose another folder, or replace "
-            f"it by python -m data.scenes {out} --overwrite"
+            f"it: python -m data.scenes {out} --overwrite, with the flags that you want"
         )
     return False
 
