@@ -34,6 +34,7 @@ SHIPPED = {
     "fast": CHECKPOINTS / "mstt_fast.safetensors",
     "small": CHECKPOINTS / "mstt_small.safetensors",
     # Trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
+    "large_real": CHECKPOINTS / "mstt_large_real.safetensors",
     "fast_real": CHECKPOINTS / "mstt_fast_real.safetensors",
 }
 

@@ -17,7 +17,8 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
     """A box of weights for the CPU: clean ones, and those for real footage."""
-    box = {name: tmp_path / f"mstt_{name}.safetensors" for name in ("fast", "fast_real", "small")}
+    names = ("fast", "fast_real", "large_real", "small")
+    box = {name: tmp_path / f"mstt_{name}.safetensors" for name in names}
     for name in ("fast", "fast_real"):
         save_small_network(box[name])
     monkeypatch.setattr(models.checkpoint, "SHIPPED", box)
@@ -71,6 +72,10 @@ def test_lossy_footage_gets_the_real_weights_and_is_told(tmp_path, shipped, caps
     assert "weights mstt_fast (--model real: against noise)" in capsys.readouterr().out
     assert enhance.pick_weights("real", clean, CPU) == shipped["fast_real"]
     assert enhance.pick_weights("fast", lossy, CPU) == shipped["fast"]
+    save_small_network(shipped["large_real"])
+    assert enhance.pick_weights("real", lossy, CPU) == shipped["fast_real"]
+    assert enhance.pick_weights("real", lossy, torch.device("cuda")) == shipped["large_real"]
+    shipped["large_real"].unlink()
     assert enhance.pick_weights("runs/a/best.pt", lossy, CPU).name == "best.pt"
     shipped["fast_real"].unlink()
     assert enhance.pick_weights("auto", lossy, CPU) == shipped["fast"]
