@@ -41,12 +41,12 @@ from models.inference import autocast, pick_precision
 from utils.config import parse_config, run_script
 
 CPU = torch.device("cpu")
+NEIGHBOURS = {"midpoint_flow": True, "global_skip": "neighbours", "skip_refinement": True}
 SHIPPED_OPTIONS = {
     "small": {"midpoint_flow": True, "global_skip": "bicubic"},
-    "fast": {"midpoint_flow": True, "global_skip": "neighbours", "skip_refinement": True},
+    "fast": NEIGHBOURS,
+    "large": NEIGHBOURS | {"offset_limit": 10.0, "propagation_blocks": 30},
 }
-SHIPPED_OPTIONS["large"] = SHIPPED_OPTIONS["fast"] | {"offset_limit": 10.0}
-SHIPPED_OPTIONS["large"] |= {"propagation_blocks": 30}
 OTHERS = tuple(size for size in SIZES if size != "mstt")  # beside the paper's
 OBVIOUS = "obvious, float32"  # the variant that the others are compared with
 

@@ -87,11 +87,8 @@ def largest_difference(first: Any, second: Any) -> float:
         return max((largest_difference(a, b) for a, b in pairs), default=0.0)
     if first == second:
         return 0.0
-    return (
-        abs(first - second)
-        if isinstance(first, int | float) and math.isfinite(first - second)
-        else float("inf")
-    )
+    is_number = isinstance(first, int | float)
+    return abs(first - second) if is_number and math.isfinite(first - second) else float("inf")
 
 
 def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:

@@ -179,6 +179,7 @@ def locked(output: Path) -> Iterator[None]:
 
 
 def _check_ours(folder: Path) -> None:
+    """Raise a ValueError for what is there and was not made by us."""
     if folder.is_dir():
         names = {path.name for path in folder.iterdir()}
         begun = {name for name in names if name == LOCK or name.startswith(".job.json.")}

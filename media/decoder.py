@@ -28,6 +28,11 @@ def import_av() -> Any:
     return av
 
 
+def av_path(path: Path) -> str:
+    """A path as FFmpeg wants it: in a relative one it takes a colon for a protocol's end."""
+    return os.path.abspath(path)
+
+
 def _unknown_side_data(kinds: Any, value: int) -> Any:
     """A kind of side data that FFmpeg knows and PyAV does not, such as EXIF; or it would raise."""
     kind = object.__new__(kinds)
@@ -103,9 +108,8 @@ class Decoder:
 
     def _open(self):
         try:
-            # Comments may be in any encoding. In a relative path FFmpeg takes a colon for the end
-            # of a protocol's name.
-            container = self.av.open(os.path.abspath(self.path), metadata_errors="replace")
+            # Comments may be in any encoding.
+            container = self.av.open(av_path(self.path), metadata_errors="replace")
         except self.av.error.FFmpegError as error:
             raise self._unreadable(error) from error
         if not container.streams.video:

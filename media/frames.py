@@ -98,8 +98,9 @@ class Source(ABC):
         if not 0 <= start < self.count:
             raise ValueError(f"{self.path} has {self.count} frames, none from {start} on")
         stop = min(start + count, self.count) if count else self.count
-        self.keep_only(slice(start, stop))
-        self.count = stop - start
+        if stop - start < self.count:
+            self.keep_only(slice(start, stop))
+            self.count = stop - start
 
     def adopt(self, first: np.ndarray) -> None:
         """Take size and type of all frames from the first one."""

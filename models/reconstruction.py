@@ -55,8 +55,7 @@ class DirectReconstruction(Reconstruction):
         self.conv_last = Conv(channels, 3 * SCALE**2)
 
     def enlarge(self, x: Tensor) -> Tensor:
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # bfloat16 is whole grey levels near white
+        # Not in bfloat16, whose steps near white are whole grey levels.
+        with torch.autocast(x.device.type, enabled=False):
             frames = self.conv_last(x.to(self.conv_last.weight.dtype))
         return F.pixel_shuffle(frames, SCALE)

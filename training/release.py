@@ -76,16 +76,14 @@ def read_stage(run: Path, samples_before: int) -> dict[str, Any]:
     samples = state["step"] * config["batch"]
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     scores = {line["step"]: line for line in lines if "psnr" in line}  # the later line counts
-    points = [
-        [samples_before + step * config["batch"], round(line["psnr"], 3)]
-        for step, line in sorted(scores.items())
-        if line["psnr"] is not None  # null is NaN or Inf
-    ]
-    if not points:
+    # null is NaN or Inf
+    scored = [pair for pair in sorted(scores.items()) if pair[1]["psnr"] is not None]
+    if not scored:
         raise ValueError(f"{run / 'log.jsonl'} has no validation; name runs that had one")
-    last = next(
-        line for _, line in sorted(scores.items(), reverse=True) if line["psnr"] is not None
-    )
+    points = [
+        [samples_before + step * config["batch"], round(line["psnr"], 3)] for step, line in scored
+    ]
+    last = scored[-1][1]
     return {
         "name": run.name,
         "samples": samples,
