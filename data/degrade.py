@@ -64,7 +64,7 @@ CONDITIONS = {
 
 # What a training sees. Shares of the clips, those of blur, noise and codec of the ones not clean.
 CLEAN_SHARE = 0.15
-BLUR_SHARE, BLUR_RANGE = 0.25, (0.2, 0.8)  # LR pixels, each axis for itself
+BLUR_SHARE, BLUR_RANGE = 0.1, (0.2, 0.8)  # LR pixels, each axis for itself
 NOISE_SHARE, NOISE_RANGE = 0.5, (0.0, 5.0)  # levels, of constant and of shot noise
 CODEC_SHARE = 0.75
 CODEC_RANGES = {  # share of the codec among the compressed clips, range of its strength

@@ -37,6 +37,7 @@ BYTES_OF_PROPAGATION = 60
 BYTES_BESIDES = 8500
 # Share of the free memory that is planned with: the rest is for decoding, flow and others.
 USABLE = 0.6
+CGROUP = "/sys/fs/cgroup"  # where Linux keeps the limits of a container
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -234,13 +235,21 @@ def available_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     limits = [_machine_memory()]
     # A container's limit (cgroup version 2, then 1) may be below what the machine has.
-    for limit, usage in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, usage, counts, cache in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file",
+        ),
     ):
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
-            most, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in (limit, usage))
+            most, used = (int(Path(CGROUP, name).read_text()) for name in (limit, usage))
             limits.append(most - used)
+            # Files that were read stay in memory, and are counted, until others want the place.
+            lines = map(str.split, Path(CGROUP, counts).read_text().splitlines())
+            limits[-1] += int(dict(lines).get(cache, 0))
     return max(min(limits), 0)
 
 

@@ -51,9 +51,10 @@ class ImageFolder(Source):
     def __init__(self, path: Path, files: list[Path]):
         self.path, self.files, self.count = path, files, len(files)
         suffixes = {file.suffix.lower() for file in files}
-        self.lossy = any(map(_is_jpeg, files))
-        # Some of a mix may have lost nothing yet.
-        is_one = len(suffixes) == 1 or suffixes <= set(JPEG_SUFFIXES)
+        are_jpegs = [*map(_is_jpeg, files)]
+        self.lossy = any(are_jpegs)
+        # What is called JPEG and is none, or is mixed with others, may have lost nothing yet.
+        is_one = all(are_jpegs) if suffixes <= set(JPEG_SUFFIXES) else len(suffixes) == 1
         self.suffix = files[0].suffix.lower() if is_one else ".png"
         self._adopt_first()
 

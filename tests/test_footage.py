@@ -63,6 +63,15 @@ def test_endings_may_be_wrong_and_of_several_kinds(tmp_path):
     assert mixed.lossy
 
 
+def test_pngs_that_are_called_jpeg_stay_lossless(tmp_path):
+    given = write_frames(tmp_path / "in", make_frames(2).astype(np.uint16) * 257, ".png")
+    for index in range(2):
+        (given / f"{index}.png").rename(given / f"{index}.jpg")
+    source = open_source(given)
+    assert source.suffix == ".png"
+    assert not source.lossy
+
+
 def test_lossy_footage_gets_the_real_weights_and_is_told(tmp_path, shipped, capsys):
     lossy = open_source(write_frames(tmp_path / "jpeg", make_frames(2), ".jpg"))
     clean = open_source(write_frames(tmp_path / "png", make_frames(2)))

@@ -243,6 +243,22 @@ def test_smaller_tiles_come_to_an_end():
             },
             600,
         ),
+        (
+            {
+                "/sys/fs/cgroup/memory.max": "900",
+                "/sys/fs/cgroup/memory.current": "890",
+                "/sys/fs/cgroup/memory.stat": "anon 90\nfile 800\ninactive_file 700\n",
+            },
+            710,
+        ),
+        (
+            {
+                "/sys/fs/cgroup/memory/memory.limit_in_bytes": "700",
+                "/sys/fs/cgroup/memory/memory.usage_in_bytes": "600",
+                "/sys/fs/cgroup/memory/memory.stat": "cache 7\ntotal_inactive_file 400\n",
+            },
+            500,
+        ),
     ],
 )
 def test_free_memory_is_that_of_the_machine_or_of_the_container(monkeypatch, files, free):
