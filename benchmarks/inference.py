@@ -125,7 +125,6 @@ def counted(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
 
     mapping = {
         torch.ops.mstt.deform_conv2d: deformable,
-        torch.ops.mkldnn._convolution_pointwise: direct,
         torch.ops.mstt.convolution3x3: direct,
     }
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:

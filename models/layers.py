@@ -1,14 +1,15 @@
 """The layer that the network is made of: a convolution, what follows it, and the best kernel."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.cpu.convolution import convolve
+from models.cpu import winograd
 
 
 class Conv(nn.Conv2d):
     """leaky_relu(convolution(x)) + residual, the size kept where the stride is 1.
 
-    Which kernel computes it, models/cpu/convolution.py decides by device and type.
+    In float32 on a CPU by the kernel of models/cpu/winograd.py, where it has one.
 
     Arguments:
         channels, outputs: of x and of the result.
@@ -32,7 +33,12 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """x: (B, C, H, W); residual: of the size of the result, (B, O, H', W')."""
-        return convolve(self, x, self.slope, residual)
+        if winograd.suits(self, x):
+            return winograd.convolve(self, x, self.slope, residual)
+        x = super().forward(x)
+        if self.slope != 1:
+            x = F.leaky_relu(x, self.slope, inplace=True)
+        return x if residual is None else x + residual.to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, slope={self.slope}"

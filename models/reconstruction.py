@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import SCALE, channels_last, frame_by_frame, residual_blocks
-from models.cpu.enlargement import enlarge
+from models.cpu.enlargement import in_tiles
 from models.layers import Conv
 
 
@@ -41,7 +41,13 @@ class Reconstruction(nn.Module):
 
     def enlarge(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 3, sH, sW)."""
-        return enlarge(x, (self.upconv1, self.upconv2, self.conv_hr, self.conv_last))
+        return in_tiles(self.enlarge_tile, x)
+
+    def enlarge_tile(self, x: Tensor) -> Tensor:
+        """`enlarge` in one piece."""
+        x = F.pixel_shuffle(self.upconv1(x), 2)  #                         (B, C, 2H, 2W)
+        x = F.pixel_shuffle(self.upconv2(x), 2)  #                         (B, C, sH, sW)
+        return self.conv_last(self.conv_hr(x))
 
 
 class DirectReconstruction(Reconstruction):

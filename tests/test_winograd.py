@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from models import MSTT
 from models.blocks import channels_last
 from models.cpu import winograd
-from models.cpu.enlargement import shuffled_convolution
 from utils.native import NativeBuildError
 
 
@@ -80,16 +79,6 @@ def test_channels_that_lie_in_a_wider_map_are_read_right():
     x = wide[:, 16:32, 1:, 2:]
     with torch.no_grad():
         assert_close(winograd.convolve(conv, x), exact(conv, x))
-
-
-def test_shuffle_and_halo():
-    conv = make(16, 64)
-    x = random(2, 16, 9, 14)
-    slow = F.pixel_shuffle(exact(conv, x, 0.1), 2)
-    with torch.no_grad():
-        assert_close(shuffled_convolution(x, conv), slow)
-        cut = shuffled_convolution(x, conv, (1, 0, 2, 1))
-    assert_close(cut, slow[:, :, 2:, 4:-2])
 
 
 def test_the_number_of_threads_and_images_changes_nothing():
@@ -177,17 +166,17 @@ def test_leaves_bfloat16_and_a_forbidden_kernel_alone(monkeypatch):
 def test_opcheck():
     conv, x = make(16, 16), random(1, 16, 6, 7).requires_grad_()
     planes = winograd._to_planes(conv.weight.detach())
-    arguments = (x, conv.weight, planes, conv.bias, None, 0.1, 1, False, [0, 0, 0, 0])
+    arguments = (x, conv.weight, planes, conv.bias, None, 0.1, 1)
     torch.library.opcheck(winograd.convolution3x3, arguments)
 
 
 @pytest.mark.parametrize("gradients", [False, True])
 def test_compiles(gradients):
     conv, x = make(16, 64), random(1, 16, 8, 12)
-    compiled = torch.compile(shuffled_convolution, backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(winograd.convolve, backend="aot_eager", fullgraph=True)
     with torch.set_grad_enabled(gradients):
         for _ in range(2):
-            fast, slow = compiled(x, conv), shuffled_convolution(x, conv)
+            fast, slow = compiled(conv, x, 0.1), winograd.convolve(conv, x, 0.1)
             torch.testing.assert_close(fast, slow)
             conv.weight.data.mul_(2)
     if gradients:

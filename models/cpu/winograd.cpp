@@ -26,10 +26,8 @@ using Floats = Vector<float, kL>;
 
 // Mirrored by models/cpu/winograd.py. Channels are multiples of 16, the widest vector.
 struct Shape {
-    Index batch, channels, height, width, out_channels, out_height, out_width;
-    Index top, left;  // the pixel of the input where the output begins
+    Index batch, channels, height, width, out_channels;
     Index dilation, threads;
-    Index shuffle;  // enlarge the output by a pixel shuffle of 2; channels in the order (2, 2, C)
 };
 
 // The transforms of the paper along one row or column of a tile, for the points 0, 1, -1, 2, -2
@@ -94,8 +92,8 @@ struct Tiles {
     Index rows, columns, count;
     explicit Tiles(const Shape& shape)
         : s(shape),
-          rows(ceil_div(ceil_div(s.out_height, s.dilation), kOut)),
-          columns(ceil_div(ceil_div(s.out_width, s.dilation), kOut)),
+          rows(ceil_div(ceil_div(s.height, s.dilation), kOut)),
+          columns(ceil_div(ceil_div(s.width, s.dilation), kOut)),
           count(s.batch * s.dilation * s.dilation * rows * columns) {}
 
     struct Tile {
@@ -113,10 +111,10 @@ struct Tiles {
 // Planes a power of two apart would evict each other from the cache.
 inline Index plane_size(Index channels) { return kBlock * channels + 16; }
 
-// What tiles are cut from, surrounded by zeros; the outputs begin at (top, left) of it.
+// What tiles are cut from, surrounded by zeros.
 struct Image {
     const float* data;
-    Index channels, height, width, top, left;
+    Index channels, height, width;
     Index plane() const { return plane_size(channels); }
 };
 
@@ -128,8 +126,8 @@ void gather(const Image& image, const Tiles::Tile& tile, Index dilation, const f
     const float* pixels[kFrom][kFrom];
     for (Index i = 0; i < kFrom; i++)
         for (Index j = 0; j < kFrom; j++) {
-            const Index y = image.top + tile.row + (i - Transform::kBefore) * dilation;
-            const Index x = image.left + tile.column + (j - Transform::kBefore) * dilation;
+            const Index y = tile.row + (i - Transform::kBefore) * dilation;
+            const Index x = tile.column + (j - Transform::kBefore) * dilation;
             const bool inside = y >= 0 && y < image.height && x >= 0 && x < image.width;
             const Index pixel = (tile.image * image.height + y) * image.width + x;
             pixels[i][j] = inside ? image.data + pixel * image.channels : zeros;
@@ -149,21 +147,12 @@ struct Ending {
     float slope;
 };
 
-// Where output channel k of a pixel lies.
-inline Index output_index(const Shape& s, Index image, Index y, Index x, Index k) {
-    const Index row = image * s.out_height + y;
-    if (!s.shuffle) return (row * s.out_width + x) * s.out_channels + k;
-    const Index channels = s.out_channels / 4, part = k / channels;
-    const Index pixel = (2 * row + part / 2) * 2 * s.out_width + 2 * x + part % 2;
-    return pixel * channels + k % channels;
-}
-
 // The outputs of a tile from its products.
 void scatter(const Shape& s, const Tiles::Tile& tile, const float* products,
              const Ending& ending, float* output) {
     const Index plane = plane_size(s.out_channels);
-    const Index rows = std::min(kOut, ceil_div(s.out_height - tile.row, s.dilation));
-    const Index columns = std::min(kOut, ceil_div(s.out_width - tile.column, s.dilation));
+    const Index rows = std::min(kOut, ceil_div(s.height - tile.row, s.dilation));
+    const Index columns = std::min(kOut, ceil_div(s.width - tile.column, s.dilation));
     for (Index k = 0; k < s.out_channels; k += kL) {
         Floats outputs[kOut][kOut];
         transform<ToOutput>(
@@ -174,8 +163,9 @@ void scatter(const Shape& s, const Tiles::Tile& tile, const float* products,
             for (Index j = 0; j < columns; j++) {
                 const Floats sum = outputs[i][j] + bias, scaled = ending.slope * sum;
                 Floats value = sum > 0.f ? sum : scaled;
-                const Index target = output_index(s, tile.image, tile.row + i * s.dilation,
-                                                  tile.column + j * s.dilation, k);
+                const Index row = tile.image * s.height + tile.row + i * s.dilation;
+                const Index pixel = row * s.width + tile.column + j * s.dilation;
+                const Index target = pixel * s.out_channels + k;
                 if (ending.residual) value += load<kL>(ending.residual + target);
                 store<kL>(output + target, value);
             }
@@ -184,7 +174,7 @@ void scatter(const Shape& s, const Tiles::Tile& tile, const float* products,
 
 void forward(const Shape& s, const float* input, const float* weights, const Ending& ending,
              float* output) {
-    const Image image{input, s.channels, s.height, s.width, s.top, s.left};
+    const Image image{input, s.channels, s.height, s.width};
     const Tiles tiles(s);
     const Index in_plane = image.plane(), out_plane = plane_size(s.out_channels);
     const Index block = std::min(kBlock, ceil_div(tiles.count, s.threads));
@@ -215,8 +205,8 @@ void forward(const Shape& s, const float* input, const float* weights, const End
 // are few enough that the sums do not fill the memory of a machine with many cores.
 void weight_gradient(const Shape& s, const float* input, const float* grad_output,
                      float* grad_weights) {
-    const Image image{input, s.channels, s.height, s.width, s.top, s.left};
-    const Image gradient{grad_output, s.out_channels, s.out_height, s.out_width, 0, 0};
+    const Image image{input, s.channels, s.height, s.width};
+    const Image gradient{grad_output, s.out_channels, s.height, s.width};
     const Tiles tiles(s);
     const Index size = kPlanes * s.channels * s.out_channels;
     const Index most = std::max(s.channels, s.out_channels);

@@ -22,7 +22,6 @@ SOURCE = Path(__file__).with_name("winograd.cpp")
 VARIABLE = "MSTT_CONVOLUTION"
 CHOICES = ("winograd", "pytorch")
 VECTOR = 16  # the kernel takes channels by multiples of the widest vector
-NO_HALO = (0, 0, 0, 0)
 
 # The paper's matrix G for the points 0, 1, -1, 2, -2 and infinity, and G w G^T as one matrix from
 # the 9 weights of a kernel to its 36 planes.
@@ -38,8 +37,8 @@ _G = np.array(
 )
 _TO_PLANES = np.kron(_G, _G).tolist()  # (36, 9)
 
-# Convolution -> a copy of its weights, and their planes, for both orders of channels.
-_planes: "WeakKeyDictionary[nn.Conv2d, dict[bool, tuple[Tensor, Tensor]]]" = WeakKeyDictionary()
+# Convolution -> a copy of its weights, and their planes.
+_planes: "WeakKeyDictionary[nn.Conv2d, tuple[Tensor, Tensor]]" = WeakKeyDictionary()
 
 
 def suits(conv: nn.Conv2d, x: Tensor) -> bool:
@@ -89,20 +88,14 @@ class _Shape(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int64)
         for name in (
-            *("batch", "channels", "height", "width"),
-            *("out_channels", "out_height", "out_width", "top", "left"),
-            *("dilation", "threads", "shuffle"),
+            *("batch", "channels", "height", "width", "out_channels"),
+            *("dilation", "threads"),
         )
     )
 
 
 def convolve(
-    conv: nn.Conv2d,
-    x: Tensor,
-    slope: float = 1.0,
-    residual: Tensor | None = None,
-    shuffle: bool = False,
-    halo: tuple[int, int, int, int] = NO_HALO,
+    conv: nn.Conv2d, x: Tensor, slope: float = 1.0, residual: Tensor | None = None
 ) -> Tensor:
     """leaky_relu(conv(x), slope) + residual, for a convolution that `suits`.
 
@@ -111,32 +104,15 @@ def convolve(
         x: (B, C, H, W) float32.
         slope: of the leaky ReLU for negative numbers; 1 for none, 0 for a ReLU.
         residual: (B, O, H, W) to add, or None.
-        shuffle: enlarge by a pixel shuffle of 2. Without gradients only, like halo.
-        halo: rows at the top and bottom, columns left and right, of conv(x) to leave out.
 
-    Returns: (B, O, H, W), or (B, O / 4, 2H, 2W) less twice the halo; channels_last.
+    Returns: (B, O, H, W), channels_last.
     """
+    options = (slope, conv.dilation[0])
     if not torch.is_grad_enabled():
-        planes = _cached_planes(conv, shuffle)
-        bias = shuffled(conv.bias) if shuffle else conv.bias
-        options = (residual, slope, conv.dilation[0], shuffle, list(halo))
-        return convolution3x3(x, conv.weight, planes, bias, *options)
-    assert (shuffle, halo) == (False, NO_HALO), "without gradients only"
-    y = leaky_convolution(x, conv.weight, conv.bias, slope, conv.dilation[0])
+        return convolution3x3(x, conv.weight, _cached_planes(conv), conv.bias, residual, *options)
+    planes = _to_planes(conv.weight.detach())
+    y = convolution3x3(x, conv.weight, planes, conv.bias, None, *options)
     return y if residual is None else y + residual
-
-
-def leaky_convolution(
-    x: Tensor, weight: Tensor, bias: Tensor, slope: float, dilation: int = 1
-) -> Tensor:
-    """leaky_relu(conv2d(x, weight, bias), slope), differentiable. Arguments: see `convolve`."""
-    planes = _to_planes(weight.detach())
-    return convolution3x3(x, weight, planes, bias, None, slope, dilation, False, list(NO_HALO))
-
-
-def shuffled(x: Tensor) -> Tensor:
-    """Weights or bias with the output channels from the order (C, 2, 2) to (2, 2, C)."""
-    return x.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
 
 
 def _to_planes(weight: Tensor) -> Tensor:
@@ -146,32 +122,26 @@ def _to_planes(weight: Tensor) -> Tensor:
     return (kernels.new_tensor(_TO_PLANES) @ kernels).view(-1, channels, outputs)
 
 
-def _cached_planes(conv: nn.Conv2d, shuffle: bool) -> Tensor:
+def _cached_planes(conv: nn.Conv2d) -> Tensor:
     """Planes of a convolution, made anew where its weights have changed in any way."""
     if torch.compiler.is_compiling():  # a compiled graph has no memory
-        return _to_planes(shuffled(conv.weight) if shuffle else conv.weight)
-    known = _planes.setdefault(conv, {})
-    if shuffle not in known or not torch.equal(known[shuffle][0], conv.weight):
-        weight = conv.weight.detach()
-        planes = _to_planes(shuffled(weight) if shuffle else weight)
-        known[shuffle] = (weight.clone(), planes)
-    return known[shuffle][1]
+        return _to_planes(conv.weight)
+    weight, planes = _planes.get(conv, (None, None))
+    if weight is None or not torch.equal(weight, conv.weight):
+        weight = conv.weight.detach().clone()
+        planes = _to_planes(weight)
+        _planes[conv] = (weight, planes)
+    return planes
 
 
 def _dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _output(input: Tensor, planes: Tensor, shuffle: bool, halo: list[int]) -> Tensor:
+def _output(input: Tensor, planes: Tensor) -> Tensor:
     """The output, not filled in."""
-    scale = 2 if shuffle else 1
-    height = input.shape[2] - halo[0] - halo[1]
-    width = input.shape[3] - halo[2] - halo[3]
-    return torch.empty(
-        (input.shape[0], planes.shape[2] // scale**2, scale * height, scale * width),
-        device=input.device,
-        memory_format=torch.channels_last,
-    )
+    size = (len(input), planes.shape[2], *input.shape[2:])
+    return torch.empty(size, device=input.device, memory_format=torch.channels_last)
 
 
 def _call(name: str, shape: _Shape, *arguments: Tensor | float | None) -> None:
@@ -189,38 +159,28 @@ def convolution3x3(
     residual: Tensor | None,
     slope: float,
     dilation: int,
-    shuffle: bool,
-    halo: list[int],
 ) -> Tensor:
     """See `convolve`. planes: those of weight, which itself is here for its gradient only."""
     input, planes, bias = _dense(input), planes.contiguous(), bias.contiguous()
     residual = None if residual is None else _dense(residual)
-    output = _output(input, planes, shuffle, halo)
-    batch, channels, height, width = input.shape
-    rows, columns = height - halo[0] - halo[1], width - halo[2] - halo[3]
-    shape = _Shape(
-        *(batch, channels, height, width, planes.shape[2], rows, columns, halo[0], halo[2]),
-        *(dilation, torch.get_num_threads(), shuffle),
-    )
+    output = _output(input, planes)
+    shape = _Shape(*input.shape, planes.shape[2], dilation, torch.get_num_threads())
     _call("winograd_forward", shape, input, planes, bias, residual, slope, output)
     return output
 
 
 @convolution3x3.register_fake
-def _(input, weight, planes, bias, residual, slope, dilation, shuffle, halo):
-    return _output(input, planes, shuffle, halo)
+def _(input, weight, planes, bias, residual, slope, dilation):
+    return _output(input, planes)
 
 
 @torch.library.custom_op("mstt::convolution3x3_weight", mutates_args=(), device_types="cpu")
 def weight_gradient(input: Tensor, grad_output: Tensor, dilation: int) -> Tensor:
-    """The gradient of the weights, (O, C, 3, 3), of a convolution without shuffle and halo."""
+    """The gradient of the weights, (O, C, 3, 3), of a convolution."""
     input, grad_output = _dense(input), _dense(grad_output)
-    outputs, (batch, channels, height, width) = grad_output.shape[1], input.shape
+    outputs, channels = grad_output.shape[1], input.shape[1]
     planes = input.new_empty(36, channels, outputs)
-    shape = _Shape(
-        *(batch, channels, height, width, outputs, height, width, 0, 0),
-        *(dilation, torch.get_num_threads(), False),
-    )
+    shape = _Shape(*input.shape, outputs, dilation, torch.get_num_threads())
     _call("winograd_weight_gradient", shape, input, grad_output, planes)
     kernels = planes.new_tensor(_TO_PLANES).T @ planes.view(36, -1)
     return kernels.view(3, 3, channels, outputs).permute(3, 2, 0, 1).contiguous()
@@ -232,7 +192,7 @@ def _(input, grad_output, dilation):
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    input, weight, _, _, _, ctx.slope, ctx.dilation, _, _ = inputs
+    input, weight, _, _, _, ctx.slope, ctx.dilation = inputs
     # Without a residual the output has the sign of what went into the leaky ReLU.
     ctx.save_for_backward(input, weight, None if ctx.slope == 1 else output)
 
@@ -245,13 +205,13 @@ def _differentiate(ctx, grad):
     if ctx.needs_input_grad[0]:
         turned = weight.flip(2, 3).transpose(0, 1)
         zeros = grad.new_zeros(turned.shape[0])
-        options = (None, 1.0, ctx.dilation, False, list(NO_HALO))
-        grad_input = convolution3x3(grad, turned, _to_planes(turned), zeros, *options)
+        planes = _to_planes(turned)
+        grad_input = convolution3x3(grad, turned, planes, zeros, None, 1.0, ctx.dilation)
     if ctx.needs_input_grad[1]:
         grad_weight = weight_gradient(input, grad, ctx.dilation)
     if ctx.needs_input_grad[3]:
         grad_bias = grad.sum((0, 2, 3))
-    return grad_input, grad_weight, None, grad_bias, *[None] * 5
+    return grad_input, grad_weight, None, grad_bias, *[None] * 3
 
 
 convolution3x3.register_autograd(_differentiate, setup_context=_setup_context)
