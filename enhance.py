@@ -41,7 +41,6 @@ import mimetypes
 import signal
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -58,7 +57,7 @@ from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
 from enhancement.job import Job, locked, memory_told, work_folder
 from enhancement.levels import Levels, survey
-from enhancement.outputs import FPS, LONGEST, check_outputs, check_sound_wanted, open_sink
+from enhancement.outputs import LONGEST, check_outputs, check_sound_wanted, open_sink
 from enhancement.passes import run_passes
 from enhancement.repair import Bridged
 from enhancement.shares import check_alike, wait_to_see
@@ -67,20 +66,19 @@ from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Source
 from media.open import open_source
 from media.raster import PALETTES, TiffSource
 from models.blocks import SCALE
-from models.checkpoint import SHIPPED, load_network, shipped_weights, trained_flow
+from models.checkpoint import find_weights, load_network, shipped_weights, trained_flow
 from models.ensemble import Ensemble
 from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
-from utils.team import PATIENCE, Team, join, read_environment
+from utils.team import Team, join, read_environment
 
 TOLD = 10  # cuts that are named
 # Endings of files that mimetypes does not know for pictures or video.
 FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m", ".apng", ".webp")
 FILE_SUFFIXES += (".h264", ".h265", ".hevc", ".vrt", ".jp2", ".img", ".nc", ".h5", ".hdf")
 BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
-SLOWEST = 60  # seconds for a megapixel of the result; a process that needs longer hangs
-MOST_HOURS = 1000  # that any job takes
+LONGEST_JOB = timedelta(hours=1000)  # processes wait so long; one that ends is noticed at once
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
 NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite", "json")
@@ -193,7 +191,7 @@ def json_line(file: TextIO, start: float, event: str, **values) -> None:
 def pick_weights(model: str, given: Source, device: torch.device) -> Path:
     """The checkpoint that a name stands for; "auto" looks at the footage and says what it takes."""
     if model not in ("auto", "real"):
-        return SHIPPED.get(model, Path(model))
+        return find_weights(model)
     real = shipped_weights(device, real=True)
     if model == "real":
         if real is None:
@@ -201,13 +199,13 @@ def pick_weights(model: str, given: Source, device: torch.device) -> Path:
         return real
     clean = shipped_weights(device)
     if given.lossy and real:
-        print(f"{given.path} is compressed with loss: weights {real.stem} (--model real)")
+        print(f"{given.path}: lossy compression, using {real.stem} (--model real)")
         return real
     if clean is None:
         raise FileNotFoundError("no weights in checkpoints/; give a checkpoint with --model FILE")
-    hint = " (--model real: against noise)" if real else ""
-    kind = "compressed with loss" if given.lossy else "no lossy format"
-    print(f"{given.path} is {kind}: weights {clean.stem}{hint}")
+    hint = " (--model real for noisy frames)" if real else ""
+    kind = "lossy compression" if given.lossy else "no lossy compression"
+    print(f"{given.path}: {kind}, using {clean.stem}{hint}")
     return clean
 
 
@@ -221,7 +219,7 @@ def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.E
     )
     frames = config.times * (given.count - 1) + 1
     size = {"frames": frames, "width": SCALE * given.width, "height": SCALE * given.height}
-    team = team.with_patience(patience(config, **size))
+    team = team.with_patience(LONGEST_JOB)
     levels, damaged, cuts, content = team.together(
         lambda: look_through(given, config), first_alone=True
     )
@@ -262,14 +260,13 @@ def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.E
         # Read from the folder for unfinished work and written to it: --resume comes here too.
         results = {target: job.folder / f"compare{target.suffix}" for target in extras}
         if results:
-            kinds = (config.times, config.bands_per_frame, config.fps or FPS)
-            compare(source, levels, joined, *kinds, *results.values())
+            compare(config, source, levels, joined, *results.values())
         return results
 
     try:
         if not team.together(joined.exists, first_alone=True):
             parts = shots(given.count, cuts)
-            run_passes(config, enhancer, source, sink, levels, given.dtype, parts)
+            run_passes(config, enhancer, source, sink, parts)
         results = team.together(finish, first_alone=True)
     except KeyboardInterrupt:
         print(f"\nfinished frames are in {job.folder}; go on with --resume", file=sys.stderr)
@@ -304,7 +301,7 @@ def prepare(
     extras = check_outputs(config, output)
     check_sound_wanted(config, given)
     device = team.own_device(pick_device(config.device))
-    precision = say_precision(device, config.precision)
+    precision = pick_precision(device, config.precision)
     checkpoint = pick_weights(config.model, given, device)
     network, information = load_network(checkpoint, device)
     network = Ensemble(network) if config.ensemble else network
@@ -314,13 +311,6 @@ def prepare(
     sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
     given_flow(sample, config.flow_method)
     return config, given, extras, device, precision, checkpoint, network
-
-
-def patience(config: Config, frames: int, width: int, height: int) -> timedelta:
-    """How long a process waits for the others; one that ends is noticed at once, not by this."""
-    views = 8 if config.ensemble else 1
-    hours = SLOWEST / 3600 * views * frames * width * height / 1e6
-    return PATIENCE + timedelta(hours=min(hours, MOST_HOURS))
 
 
 def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str], list[Cut], str]:
@@ -343,21 +333,11 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
     return levels, damaged, cuts_of(given, levels, damaged, config), content.hexdigest()
 
 
-def say_precision(device: torch.device, name: str) -> torch.dtype:
-    """`pick_precision`, whose warning becomes one plain line."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        precision = pick_precision(device, name)
-    for warning in caught:
-        print(warning.message, file=sys.stderr)
-    return precision
-
-
 def check_damaged(damaged: dict[int, str], config: Config) -> None:
     """Name the damaged frames, which --skip-bad bridges; a ValueError without it."""
     if damaged and not config.skip_bad:
         others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""
-        raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad bridges over it")
+        raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad interpolates over it")
     for problem in damaged.values():
         print(f"bridged: {problem}", file=sys.stderr)
 

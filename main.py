@@ -55,7 +55,7 @@ class Config:
     stills: str | None = None  # a folder of still images, animated on the fly
     stills_weight: float = 1.0  # share of those
     blur_min: float = 0.8  # pixels; least Gaussian sigma of the optics of animated stills
-    blur_max: float = 1.5  # pixels; largest sigma; so soft they measure like satellite video
+    blur_max: float = 1.5  # pixels; largest sigma; matches the sharpness of satellite video
     fast_share: float = 0.5  # share of animated clips with traffic whose traffic is fast
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
     degrade: Literal["none", "real"] = "none"  # newer; real: blur, noise and codecs of real footage
@@ -68,28 +68,28 @@ class Config:
     midpoint_flow: bool = True  # warp features half-way; the released code warps them whole
     global_skip: Literal["none", "bicubic", "enhanced", "neighbours"] = "enhanced"  # newer
     skip_refinement: bool = True  # newer: flow and weights of the enhanced skip are corrected
-    frame_fusion: bool = False  # newer: neighbours clean each given frame; for --degrade real
-    propagation_blocks: int = 0  # newer: given frames learn from each other; weights may bring it
+    frame_fusion: bool = False  # newer: multi-frame denoising of the input; for --degrade real
+    propagation_blocks: int = 0  # newer: residual blocks of a recurrent propagation (BasicVSR)
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these trained weights, and with their network
     frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
 
     # Optimisation
     steps: int | None = None  # optimiser steps; none: the paper's samples on a GPU, else 300
-    minutes: float | None = None  # newer: end after so long, the schedule with it; none: no limit
-    batch: int | None = None  # samples per step, of all; none: each process 1 (paper), a GPU 16
-    accumulate: int = 1  # parts that a process takes its samples in, one by one: less memory
+    minutes: float | None = None  # newer: time budget, which the schedule follows; none: no limit
+    batch: int | None = None  # of all processes; none: 1 (paper) a CPU process, 16 a GPU
+    accumulate: int = 1  # gradient accumulation: parts that a process computes one by one
     patch: int | None = None  # LR pixels, side of a training crop; none: 80 (paper) if it fits
     given_frames: int = 4  # N of a sample (paper: 4); 2 train faster, 1 only the enlargement
-    optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the convolutions inside
+    optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for hidden weights
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
     muon_rate: float = 1e-2  # peak learning rate of Muon
-    moving_weight: float = 1.0  # newer: of pixels that move in the loss of interpolated frames
-    bend: float = 1e-3  # newer: smaller errors count by their square; 0.03 is closer to PSNR
+    moving_weight: float = 1.0  # newer: loss weight of moving pixels of interpolated frames
+    bend: float = 1e-3  # epsilon of the Charbonnier loss; newer: 0.03 to 0.1 is closer to PSNR
     alignment_share: float = 0.1  # of Adam's rate, for the alignment, whose offsets run away
     final_share: float = 1e-3  # of the peak rates, at the end of the cosine
     warmup: int = 50  # newer: steps of linear warm-up
-    clip: float = 0.5  # newer: largest norm of the gradient; guards against runaway offsets
+    clip: float = 0.5  # newer: gradient clipping, largest norm; guards against runaway offsets
     ema: float = 0.999  # newer: averaging of the weights that are validated and saved as best
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where it is native
     compile: bool = False  # newer: torch.compile; first steps take minutes, no log of offsets
@@ -286,8 +286,8 @@ def report(run: Path, recorder: Recorder) -> None:
     print(f"evaluate    python test.py --checkpoint {checkpoint}")
     if recorder.config.given_frames == 1:
         print(
-            "The frames between are warped ones above; in test.py the network makes them, which "
-            f"this training does not teach it: --weights {checkpoint} --given-frames 2 does"
+            "Validation warped the interpolated frames, which one given frame does not train; "
+            f"train them with --weights {checkpoint} --given-frames 2"
         )
 
 

@@ -48,7 +48,13 @@ from data.lists import write_clip
 from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
 from models.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
-from models.checkpoint import CHECKPOINTS, load_network, shipped_weights, trained_flow
+from models.checkpoint import (
+    CHECKPOINTS,
+    find_weights,
+    load_network,
+    shipped_weights,
+    trained_flow,
+)
 from models.ensemble import Ensemble
 from models.inference import FLOWS, pick_device, super_resolve
 from utils.config import parse_config, run_script
@@ -74,7 +80,7 @@ class Config:
     checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
     out: str = "results"  # folder for results.json, frames and figures
     flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: as the weights ask
-    baseline_flow_method: Literal[*FLOW_METHODS] = "dis"  # of the others: a yardstick
+    baseline_flow_method: Literal[*FLOW_METHODS] = "dis"  # of the baselines
     degrade: Literal["none", *CONDITIONS, "real", "all"] = "none"  # what given frames went through
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
@@ -90,7 +96,7 @@ def find_checkpoint(config: Config, device: torch.device) -> Path | None:
     if config.checkpoint is None:
         return None
     if config.checkpoint != "auto":
-        return Path(config.checkpoint)
+        return find_weights(config.checkpoint)
     if path := shipped_weights(device):
         return path
     for name in ("best.pt", "last.pt"):

@@ -79,6 +79,12 @@ def _find_names(root, list_file):
             f"{root}: no septuplets; it needs {LIST_NAME} or sep_trainlist.txt, or folders "
             f"train/<clip>/ with {WANTED}{_instead(root, folders)}"
         )
+    if others := [folder.name for folder in folders if folder.name not in set(names)]:
+        warnings.warn(
+            f"{bases[0]}: {len(others)} of {len(folders)} folders hold no septuplet and are left "
+            f"out, first {others[0]}",
+            stacklevel=2,
+        )
     return bases[0], names
 
 

@@ -7,12 +7,14 @@ there is without a network: given frames enlarged, and between them the blend of
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
 from enhancement.levels import Levels, fill_missing, view_rgb
+from enhancement.outputs import FPS
 from enhancement.repair import denser_times
 from media.frames import Source, remove
 from media.open import open_source
@@ -31,27 +33,18 @@ Place = tuple[slice, slice]  # LR rows and columns
 
 
 def compare(
-    given: Source,
-    levels: Levels,
-    output: Path,
-    times: int,
-    bands_per_frame: int,
-    fps: float,
-    video: Path,
-    sheet: Path,
-    page: Path,
+    config: Any, given: Source, levels: Levels, output: Path, video: Path, sheet: Path, page: Path
 ) -> None:
     """Write all comparisons of an input and its finished result.
 
     Arguments:
+        config: of the run.
         given, levels: the LR frames, and their levels.
-        output: the result, a file or folder, of `times` frames for one step between given ones.
-        bands_per_frame: see `media.open.open_source`.
-        fps: given frames per second, where frames carry no times.
+        output: the result, a file or folder.
         video, sheet, page: where to write them.
     """
-    pair = Pair(given, levels, output, times, bands_per_frame)
-    write_split_screen(pair, fps, video)
+    pair = Pair(given, levels, output, config.times, config.bands_per_frame)
+    write_split_screen(pair, config.fps or FPS, video)
     write_sheet(pair, sheet)
     write_viewer(pair, page)
 

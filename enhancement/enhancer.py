@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from enhancement import tiling
@@ -23,7 +23,7 @@ from enhancement.levels import Levels, band_groups, fill_missing, missing_pixels
 from enhancement.shares import Cut, Share, missing_windows
 from media.frames import Sink, Source, remove
 from models import MSTT
-from models.blocks import SCALE
+from models.blocks import SCALE, interleave
 from models.enhanced_flow import EnhancedFlow
 from models.inference import ENHANCED, NotFinite, autocast, given_flow
 from utils.memory import return_freed_memory
@@ -329,14 +329,9 @@ def enlarged(frames: np.ndarray) -> np.ndarray:
 
     Returns: 2N - 1 frames, (SCALE * H, SCALE * W, bands).
     """
-    count, height, width, bands = frames.shape
-    larger = np.empty((2 * count - 1, SCALE * height, SCALE * width, bands), np.float32)
-    for index, band in itertools.product(range(count), range(bands)):
-        size = (SCALE * width, SCALE * height)
-        plane = np.ascontiguousarray(frames[index, ..., band])
-        larger[2 * index, ..., band] = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
-    larger[1::2] = (larger[:-1:2] + larger[2::2]) / 2
-    return larger
+    bands = torch.from_numpy(frames).movedim(-1, 1)
+    x = F.interpolate(bands, scale_factor=SCALE, mode="bilinear")[None]  # (1, N, bands, sH, sW)
+    return interleave(x, (x[:, :-1] + x[:, 1:]) / 2)[0].movedim(1, -1).numpy()
 
 
 def window_flow(views: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:

@@ -114,7 +114,7 @@ def survey(
     if source.count < 2:
         raise ValueError(
             f"{source.path} holds {source.count} frame{'s' * (source.count != 1)}; "
-            "frames between frames need at least two"
+            "interpolation needs at least two frames"
         )
     groups = _level_groups(source)
     damaged: dict[int, str] = {}

@@ -20,8 +20,6 @@ def run_passes(
     enhancer: Enhancer,
     source: Source,
     sink: Sink,
-    levels: Levels,
-    dtype: np.dtype,
     parts: Sequence[range],
 ) -> None:
     """Enhance a source as often as --times asks for; the last pass goes to the sink.
@@ -29,11 +27,11 @@ def run_passes(
     Arguments:
         config: of the run.
         enhancer: does the work.
-        source: given frames, of `levels` and `dtype`.
+        source: given frames, of the enhancer's levels.
         sink: takes the result.
         parts: the frames of every shot.
     """
-    whole = len(parts) == 1
+    levels, whole = enhancer.levels, len(parts) == 1
     sources = [source if whole else Shot(source, shot) for shot in parts]
     sinks = [sink if whole else ShotSink(sink, shot, source.count, config.times) for shot in parts]
     passes = config.times.bit_length() - 1
@@ -41,7 +39,7 @@ def run_passes(
         pass_folder = enhancer.job.folder / f"pass{number}"
         folders = [pass_folder / f"{shot.start:08d}" for shot in parts]
         between = [LowResolutionSink(folder) for folder in folders]
-        run_pass(enhancer, sources, between, levels, dtype, f"pass {number} of {passes}")
+        run_pass(enhancer, sources, between, levels, source.dtype, f"pass {number} of {passes}")
         sources = [Denser(*pair) for pair in zip(sources, folders, strict=True)]
     title = f"pass {passes} of {passes}" if passes > 1 else "enhancing"
     run_pass(enhancer, sources, sinks, *levels_of_output(config, source, levels), title)

@@ -29,7 +29,6 @@ CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 
 # The weights in the box by their name, and which of them to take, best first.
 SHIPPED = {
-    "mstt": CHECKPOINTS / "mstt.safetensors",
     "large": CHECKPOINTS / "mstt_large.safetensors",
     "fast": CHECKPOINTS / "mstt_fast.safetensors",
     "small": CHECKPOINTS / "mstt_small.safetensors",
@@ -38,7 +37,7 @@ SHIPPED = {
     "fast_real": CHECKPOINTS / "mstt_fast_real.safetensors",
 }
 
-PREFERRED = {"cuda": ("large", "mstt", "fast", "small"), "cpu": ("fast", "small", "mstt", "large")}
+PREFERRED = {"cuda": ("large", "fast", "small"), "cpu": ("fast", "small", "large")}
 FORMAT = "mstt-stvsr training checkpoint, version 1"
 
 # The parts of a training checkpoint and what they are.
@@ -113,7 +112,8 @@ def load_network(
     """Load a network from any of the three kinds of file.
 
     Arguments:
-        path: a .safetensors file with its JSON, a training checkpoint, or a released state dict.
+        path: a .safetensors file with its JSON, a training checkpoint, or a released state dict;
+            or the name of shipped weights, see `find_weights`.
         device: where the network goes.
 
     Returns: the network in evaluation mode, float32, and what the file says about it.
@@ -122,15 +122,30 @@ def load_network(
         FileNotFoundError: there is no such file, or no JSON beside the weights.
         ValueError: the file is damaged, of another kind, or its weights do not fit the network.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; train one with `python main.py`")
+    path = find_weights(path)
     if path.suffix == ".safetensors":
         weights, information = _read_safetensors(path)
     else:
         weights, information = _read_torch(path)
     network = network_from(path, information["network"], weights)
     return network.to(device).eval(), information
+
+
+def find_weights(name: str | Path) -> Path:
+    """The file of weights: a path, or shipped ones by their name ("fast" or "mstt_fast").
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(name)
+    if not path.is_file():
+        path = SHIPPED.get(str(name).removeprefix("mstt_"), path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {path}; give a file, or the name of shipped weights: "
+            f"{', '.join(SHIPPED)}"
+        )
+    return path
 
 
 def shipped_weights(device: torch.device, real: bool = False) -> Path | None:

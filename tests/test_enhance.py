@@ -26,7 +26,7 @@ from models import MSTT
 from models.checkpoint import load_network, save_network, shipped_weights, trained_flow
 from models.enhanced_flow import EnhancedFlow
 from models.ensemble import Ensemble
-from models.inference import super_resolve
+from models.inference import pick_precision, super_resolve
 from utils.files import file_sha256
 from utils.resize import imresize
 
@@ -359,12 +359,12 @@ def test_damage_at_the_end_repeats_the_nearest_frame(tmp_path, checkpoint):
         run(checkpoint, given, tmp_path / "none", "--skip-bad")
 
 
-def test_missing_bfloat16_is_said_once(tmp_path, checkpoint, monkeypatch, capsys):
+def test_missing_bfloat16_is_said_once(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     given = write_frames(tmp_path / "in", make_frames(5, 24, 100))
-    run(checkpoint, given, tmp_path / "out", "--precision", "bfloat16", "--tile", 80)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "bfloat16" in line]
-    assert lines == ["no bfloat16 on this cpu; computing in float32"]
+    with pytest.warns(UserWarning, match="no bfloat16 on this cpu; computing in float32") as told:
+        run(checkpoint, given, tmp_path / "out", "--precision", "bfloat16", "--tile", 80)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError(), cv2.error("Insufficient memory")])
@@ -448,7 +448,8 @@ def test_without_flags_the_shipped_weights_and_their_flow_are_used(tmp_path, mon
     settings = json.loads((tmp_path / "out.partial" / "job.json").read_text())["settings"]
     assert settings["model"] == file_sha256(weights) == asked["sha256"]
     assert settings["flow_method"] == trained_flow(asked)
-    assert (settings["times"], settings["scale"], settings["precision"]) == (2, 4, "float32")
+    assert (settings["times"], settings["scale"]) == (2, 4)
+    assert f"torch.{settings['precision']}" == str(pick_precision(torch.device("cpu")))
 
 
 def test_eight_times_as_many_frames(tmp_path, checkpoint):

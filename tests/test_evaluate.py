@@ -236,13 +236,15 @@ def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"python main\.py"):
         evaluation.find_checkpoint(config, cpu)
     runs = [f"runs/a/{name}.pt" for name in ("last", "best")]
-    for name in (*runs, "mstt.safetensors", "mstt_small.safetensors", "mstt_fast.safetensors"):
+    for name in (*runs, "mstt_small.safetensors", "mstt_fast.safetensors"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         assert evaluation.find_checkpoint(config, cpu).resolve() == path
-    # The paper's size is for GPUs, where there are weights of it.
-    assert evaluation.find_checkpoint(config, gpu) == tmp_path / "mstt.safetensors"
+    (tmp_path / "mstt_large.safetensors").touch()
+    assert evaluation.find_checkpoint(config, gpu) == tmp_path / "mstt_large.safetensors"
+    named = evaluation.Config(checkpoint="large")
+    assert evaluation.find_checkpoint(named, cpu) == tmp_path / "mstt_large.safetensors"
 
 
 def test_trained_flow():

@@ -22,7 +22,6 @@ def shipped(tmp_path, monkeypatch):
     for name in ("fast", "fast_real"):
         save_small_network(box[name])
     monkeypatch.setattr(models.checkpoint, "SHIPPED", box)
-    monkeypatch.setattr(enhance, "SHIPPED", box)
     return box
 
 
@@ -76,16 +75,22 @@ def test_lossy_footage_gets_the_real_weights_and_is_told(tmp_path, shipped, caps
     lossy = open_source(write_frames(tmp_path / "jpeg", make_frames(2), ".jpg"))
     clean = open_source(write_frames(tmp_path / "png", make_frames(2)))
     assert enhance.pick_weights("auto", lossy, CPU) == shipped["fast_real"]
-    assert "compressed with loss: weights mstt_fast_real" in capsys.readouterr().out
+    assert "lossy compression, using mstt_fast_real" in capsys.readouterr().out
     assert enhance.pick_weights("auto", clean, CPU) == shipped["fast"]
-    assert "weights mstt_fast (--model real: against noise)" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "no lossy compression, using mstt_fast (--model real for noisy frames)" in told
     assert enhance.pick_weights("real", clean, CPU) == shipped["fast_real"]
     assert enhance.pick_weights("fast", lossy, CPU) == shipped["fast"]
     save_small_network(shipped["large_real"])
     assert enhance.pick_weights("real", lossy, CPU) == shipped["fast_real"]
     assert enhance.pick_weights("real", lossy, torch.device("cuda")) == shipped["large_real"]
     shipped["large_real"].unlink()
-    assert enhance.pick_weights("runs/a/best.pt", lossy, CPU).name == "best.pt"
+    assert enhance.pick_weights("mstt_fast", lossy, CPU) == shipped["fast"]
+    own = shipped["fast"].with_name("best.pt")
+    own.touch()
+    assert enhance.pick_weights(str(own), lossy, CPU) == own
+    with pytest.raises(FileNotFoundError, match="name of shipped weights: fast, fast_real"):
+        enhance.pick_weights("fastt", lossy, CPU)
     shipped["fast_real"].unlink()
     assert enhance.pick_weights("auto", lossy, CPU) == shipped["fast"]
     with pytest.raises(FileNotFoundError, match="no weights for real footage"):

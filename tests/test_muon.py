@@ -50,6 +50,11 @@ def test_who_is_optimised_by_what():
         "reconstruction.conv_last.weight": ("adam", 8e-4),
     }.items():
         assert peaks[id(named[name])] == expected, name
+    attention = MSTT(64, 8, 6, 1, extraction="dat", enlargement="direct")
+    by_adam = Optimiser(attention, "muon", 8e-4, 1e-2, 0.1).parts["adam"].param_groups[0]["params"]
+    scales = [p for name, p in attention.named_parameters() if name.endswith("temperature")]
+    assert scales
+    assert {id(scale) for scale in scales} <= {id(parameter) for parameter in by_adam}
     optimiser.set_rate(0.5)
     assert {group["lr"] for group in optimiser.parts["muon"].param_groups} == {5e-3}
     assert [group["lr"] for group in optimiser.parts["adam"].param_groups] == [4e-4, 4e-5]

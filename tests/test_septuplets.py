@@ -322,6 +322,13 @@ def test_long_lists_of_problems_are_cut(tmp_path):
     assert len(str(error.value).splitlines()) == MAX_PRINTED + 2
 
 
+def test_folders_without_a_septuplet_are_told(tmp_path):
+    write_clip(tmp_path / "train/good")
+    (tmp_path / "train/notes").mkdir()
+    with pytest.warns(UserWarning, match="1 of 2 folders hold no septuplet .* first notes"):
+        assert len(SeptupletDataset(tmp_path, patch=16)) == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\r\n  \n\n"])
 def test_empty_list(tmp_path, content):
     (tmp_path / "train").mkdir()

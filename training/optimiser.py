@@ -30,7 +30,7 @@ class Optimiser:
 
     Arguments:
         network: its parameters are optimised.
-        kind: "muon": weights of convolutions inside the network by Muon, all else by Adam;
+        kind: "muon": convolutions and linear layers inside the network by Muon, all else by Adam;
             "adam": all by Adam.
         rate, muon_rate: peak rates of Adam and of Muon.
         alignment_share: of Adam's rate, for the alignment, whose gradients are weak where the
@@ -82,4 +82,6 @@ class Optimiser:
 
 
 def _is_inside(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim >= 2 and not name.startswith(NOT_MUON)
+    # A scale of each head (ChannelAttention.temperature) has three dimensions and is no matrix.
+    is_weight = name.endswith(".weight") and parameter.ndim >= 2
+    return is_weight and not name.startswith(NOT_MUON)

@@ -43,12 +43,20 @@ def open_run(
             f"nothing to resume: no checkpoint at {Path(name) / 'last.pt'}; leave out --resume"
         )
     run = choose_run(name, resume or restarted)
+    stack.callback(_remove_if_empty, run)
     stack.enter_context(lock_folder(run, "choose another --run"))
     for leftover in run.glob(f".*{PARTIAL}"):  # of a process that was killed while it saved
         leftover.unlink()
     if resume or (restarted and (run / "last.pt").is_file()):
         return run, read_state(run / "last.pt")
     return run, None
+
+
+def _remove_if_empty(run: Path) -> None:
+    """Remove the folder of a run that ended before it wrote anything."""
+    if run.is_dir() and [path.name for path in run.iterdir()] == [LOCK]:
+        (run / LOCK).unlink()
+        run.rmdir()
 
 
 def choose_run(name: str, resume: bool) -> Path:

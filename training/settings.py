@@ -104,7 +104,7 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
     ]
     if changed:
         raise ValueError(
-            f"a resumed run keeps its constants, but {'; '.join(changed)}. To train on with "
+            f"a resumed run keeps its settings, but {'; '.join(changed)}. To train on with "
             "others, start a new run with --weights"
         )
 
@@ -130,7 +130,7 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
         if name in given and getattr(config, name) not in ("auto", found[name])
     ]
     if wrong:
-        raise ValueError(f"{config.weights} is of another network: {'; '.join(wrong)}")
+        raise ValueError(f"{config.weights} has another network: {'; '.join(wrong)}")
     return dataclasses.replace(config, **{name: found[name] for name in NETWORK})
 
 

@@ -53,6 +53,11 @@ def find_validation_folder(config: Any) -> str:
     if config.validation != "auto":
         return config.validation
     if TESTSET.is_dir():
+        print(
+            f"validating on {TESTSET}/: figures of test.py on the clips that chose the weights "
+            "flatter them; give other clips with --validation",
+            flush=True,
+        )
         return str(TESTSET)
     folder = _scenes() / "test"
     print(f"no {TESTSET}/ here: validating on the built-in scenes in {folder}", flush=True)

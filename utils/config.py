@@ -19,6 +19,7 @@ import re
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -153,10 +154,11 @@ def run_script(main: Callable[[], int | None]) -> None:
 
     A ValueError or OSError (a missing file, a full disk) is the user's to correct: it prints as one
     line and ends with status 2. A computation that went astray (FloatingPointError) ends with
-    status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an error came from. Freed memory
-    is kept for reuse, see `keep_freed_memory`.
+    status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an error came from. Warnings are
+    plain lines, and freed memory is kept for reuse, see `keep_freed_memory`.
     """
     keep_freed_memory()
+    warnings.formatwarning = lambda message, *where, **line: f"{message}\n"
     try:
         sys.exit(main() or 0)
     except (ValueError, OSError) as error:
