@@ -1,10 +1,7 @@
 """Memory, speed and fidelity of enhance.py.
 
     python -m benchmarks.enhance memory     peak memory of square frames, and what the plan says
-    python -m benchmarks.enhance speed      a pair of 2000x1200 frames: seconds per megapixel
     python -m benchmarks.enhance pipeline   where the time of a clip goes, stage by stage
-    python -m benchmarks.enhance length     peak memory of clips of 64x64 against their length
-    python -m benchmarks.enhance tiles --frames DIR    tiles against whole frames, on real frames
     python -m benchmarks.enhance interrupt  Ctrl-C and SIGKILL at random moments, then --resume
 
 Every run but that of `pipeline` is a process of its own, whose peak resident memory the system
@@ -12,7 +9,6 @@ counts. Weights are random unless --model names some: they change neither memory
 """
 
 import contextlib
-import itertools
 import os
 import random
 import shutil
@@ -34,7 +30,6 @@ import enhance
 from benchmarks.inference import network_of
 from benchmarks.timing import Stopwatch
 from enhancement import enhancer, tiling
-from flow import estimate_flow
 from media.folder import ImageSink, write_image_file
 from media.open import open_source
 from models import SIZES
@@ -44,7 +39,6 @@ from models.enhanced_flow import EnhancedFlow
 from models.inference import autocast, windows, with_flow
 from utils.config import parse_config, run_script
 from utils.images import to_tensor
-from utils.metrics import psnr
 from utils.resize import imresize
 
 ENHANCE = Path(__file__).parent.parent / "enhance.py"
@@ -53,15 +47,10 @@ DEVICE = ("--device", "cpu")
 
 @dataclass(frozen=True)
 class Config:
-    what: Literal["memory", "speed", "pipeline", "length", "tiles", "interrupt"]  # of the above
+    what: Literal["memory", "pipeline", "interrupt"]  # of the above
     model: str = "none"  # a checkpoint; none: random weights, of all sizes
     sides: str = "80,160,240,320"  # of the frames in `memory`, LR pixels
-    size: str = "2000x1200"  # of the frames in `speed`
     clip: str = "25x256x256"  # frames, width and height in `pipeline`
-    lengths: str = "20,100,500"  # frames of the clips in `length`
-    frames: str = ""  # folder of frames for `tiles`, at least four; given to the network as LR
-    tiles: str = "160,240,320"  # sides of the tiles in `tiles`
-    overlaps: str = "24,32,48"  # overlaps in `tiles`
     flow_method: str = "dis"  # method of the optical flow, see flow/
     precision: str = "float32"  # float32, bfloat16 or auto
     interruptions: int = 10  # of each kind of output in `interrupt`
@@ -139,23 +128,6 @@ def memory(config: Config, folder: Path) -> None:
             )
 
 
-def speed(config: Config, folder: Path) -> None:
-    """One pair of large frames: aim at most 6 GiB."""
-    width, height = map(int, config.size.split("x"))
-    clip = write_clip(folder / "clip", 2, height, width)
-    megapixels = 3 * SCALE**2 * width * height / 1e6
-    print(
-        f"a pair of {width}x{height}: {megapixels:.0f} megapixels of output, {os.cpu_count()} CPUs"
-    )
-    for name, model in checkpoints(config, folder).items():
-        seconds, processor, peak = measure(clip, folder / name, model, config)
-        print(
-            f"{name:8}  per output megapixel {seconds / megapixels:.2f} s, "
-            f"{processor / megapixels:.2f} s of processors; peak {peak:.2f} GiB",
-            flush=True,
-        )
-
-
 # What `pipeline` times; an indented stage is part of the one above.
 STAGES = {
     "whole": (enhancer.Enhancer, "run"),
@@ -208,49 +180,6 @@ def run_alone(network, frames: torch.Tensor, config: Config) -> None:
             network(given, none, none)
 
 
-def length(config: Config, folder: Path) -> None:
-    """Clips of 64x64: the peak should not grow with their length."""
-    name, model = list(checkpoints(config, folder).items())[-1]
-    for count in map(int, config.lengths.split(",")):
-        clip = write_clip(folder / f"clip{count}", count, 64, 64)
-        seconds, _, peak = measure(clip, folder / f"out{count}", model, config)
-        print(
-            f"{name:8}  {count:4} frames  peak {peak * 1024:.0f} MiB  {seconds:.0f} s", flush=True
-        )
-
-
-def tiles(config: Config, folder: Path) -> None:
-    """Tiles against whole frames.
-
-    The given frames are taken as LR, and reduced by 4 as LR of themselves: the first shows how
-    much tiles change, the second what that costs in PSNR against the truth.
-    """
-    source = open_source(config.frames)
-    given = np.stack([source.read(index) for index in range(4)])
-    if given.dtype != np.uint8 or given.shape[3] != 3:
-        raise ValueError(f"{config.frames} has to hold 8-bit RGB frames")
-    height, width = (side // SCALE * SCALE for side in given.shape[1:3])
-    given = given[:, :height, :width]
-    for name, model in checkpoints(config, folder).items():
-        network, _ = load_network(model)
-        print(f"{name} on frames of {width}x{height}")
-        whole = enhance_tiles(network, given, config, 100_000, 32)
-        sizes = (map(int, sides.split(",")) for sides in (config.tiles, config.overlaps))
-        for tile, overlap in itertools.product(*sizes):
-            tiled = enhance_tiles(network, given, config, tile, overlap)
-            difference = np.abs(tiled - whole)
-            print(
-                f"  tile {tile:3} overlap {overlap:2}: {psnr(tiled, whole):6.2f} dB, "
-                f"mean {difference.mean():.4f}, largest {difference.max():.2f} of 255"
-            )
-        small = imresize(given, 1 / SCALE)
-        untiled, tiled = (
-            psnr(enhance_tiles(network, small, config, tile, 32)[::2], given)
-            for tile in (100_000, 80)
-        )
-        print(f"  against truth: whole {untiled:.3f} dB, tiles of 80 {tiled:.3f} dB")
-
-
 def interrupt(config: Config, folder: Path) -> None:
     """Frames and a video, interrupted at random moments: the same bytes as in one go?"""
     _, model = list(checkpoints(config, folder).items())[-1]
@@ -291,22 +220,7 @@ def content(output: Path) -> list[tuple[str, bytes]]:
     return [(file.name if output.is_dir() else "", file.read_bytes()) for file in files]
 
 
-def enhance_tiles(network, given: np.ndarray, config: Config, tile: int, overlap: int):
-    """A window of frames (4, H, W, 3) uint8 in tiles: (7, SCALE * H, SCALE * W, 3) in levels."""
-    flows = [torch.from_numpy(flow)[None] for flow in estimate_flow(given, config.flow_method)]
-
-    @torch.inference_mode()
-    def predict(rows: slice, columns: slice) -> np.ndarray:
-        parts = [flow[..., rows, columns] for flow in flows]
-        with autocast(torch.device("cpu"), config.precision):
-            output = network(to_tensor(given[:, rows, columns])[None], *parts)
-        return output[0].float().movedim(1, -1).numpy()
-
-    strips = tiling.blend_tiles(predict, *given.shape[1:3], tile, overlap)
-    return 255 * np.concatenate(list(strips), axis=1).clip(0, 1)
-
-
-BENCHMARKS = {f.__name__: f for f in (memory, speed, pipeline, length, tiles, interrupt)}
+BENCHMARKS = {f.__name__: f for f in (memory, pipeline, interrupt)}
 
 
 if __name__ == "__main__":

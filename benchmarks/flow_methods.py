@@ -36,7 +36,7 @@ class Config:
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("data",))
-    with patch("flow._usable_cores", return_value=1):
+    with patch("flow.usable_cores", return_value=1):
         compare(config)
 
 

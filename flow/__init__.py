@@ -64,7 +64,7 @@ def estimate_flow(frames, method="pyflow", threads=None):
         flows = _enlarged_dis_flows(pairs, ENLARGEMENTS[method])
     else:  # the original crashes the process where there is no level
         plan_levels(*frames.shape[1:3], *PYFLOW_PARAMETERS[1:3])
-        compute, threads = coarse2fine_flow, _usable_cores() if threads is None else threads
+        compute, threads = coarse2fine_flow, usable_cores() if threads is None else threads
         if method == "pyflow-original":
             compute, threads = _original_pyflow(), 1
         with ThreadPoolExecutor(threads) as pool:
@@ -183,7 +183,8 @@ def _grey(image):
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
 
 
-def _usable_cores():
+def usable_cores() -> int:
+    """How many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):  # fewer than the machine has, in a container or a job
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

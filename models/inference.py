@@ -25,10 +25,8 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 class NotFinite(ValueError):
     """The output of a network has NaN or Inf in it."""
 
-    def __init__(self):
-        super().__init__(
-            "the network produced NaN or Inf; the checkpoint is corrupt or its training diverged"
-        )
+    def __str__(self):
+        return "the network produced NaN or Inf; the checkpoint is corrupt or its training diverged"
 
 
 def windows(count: int, length: int = WINDOW) -> list[tuple[int, int, int]]:

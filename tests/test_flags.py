@@ -171,13 +171,13 @@ def test_the_machine_decides_what_is_left_open(device, config, chosen):
 
 
 def test_workers_and_batches_of_several_processes(monkeypatch):
-    monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 12)
+    monkeypatch.setattr("training.settings.usable_cores", lambda: 12)
     config, gpu = main.Config(**ARGUMENTS), torch.device("cuda")
     assert fit_machine(config, gpu, Team()).workers == 12
     two = Team(world=2, local_world=2)
     assert fit_machine(config, gpu, two).workers == 6
     assert fit_machine(config, gpu, two).batch == 32
-    monkeypatch.setattr(torch.multiprocessing, "cpu_count", lambda: 64)
+    monkeypatch.setattr("training.settings.usable_cores", lambda: 64)
     assert fit_machine(config, gpu, Team()).workers == 16
     with pytest.raises(ValueError, match="must be a multiple of 4"):
         fit_machine(replace(config, batch=6, accumulate=2), gpu, two)

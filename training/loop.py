@@ -181,13 +181,13 @@ def move_batch(
 
 
 def memory_in_use(device: torch.device) -> float:
-    """GiB that the process holds: resident memory, or on a GPU the peak of what was allocated."""
+    """GiB that the process holds: resident memory, or on a GPU the peak of what was allocated.
+
+    NaN where the system does not tell (only Linux does).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except OSError:  # no /proc: the peak is what the standard library knows
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
+    pages = Path("/proc/self/statm")  # of Linux
+    if not pages.exists():
+        return math.nan
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**30

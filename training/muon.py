@@ -35,9 +35,10 @@ class Muon(torch.optim.Optimizer):
             updates = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    momentum = self.state[parameter].setdefault(
-                        "momentum", torch.zeros_like(parameter)
-                    )
+                    state = self.state[parameter]
+                    if not state:
+                        state["momentum"] = torch.zeros_like(parameter)
+                    momentum = state["momentum"]
                     momentum.lerp_(parameter.grad, 1 - group["momentum"])
                     update = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
                     updates[update.shape].append((parameter, update))

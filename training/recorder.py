@@ -176,10 +176,12 @@ class Recorder:
             offset=mean_offset(self.network),
             samples_per_second=self.meter.speed,
         )
-        self.bar.set_postfix_str(
-            f"loss {self.meter.loss:.4f}, best {self.progress.best_score:.2f} dB, "
-            f"{self.meter.speed:.1f} samples/s, {memory_in_use(self.device):.1f} GiB"
-        )
+        told = [f"loss {self.meter.loss:.4f}", f"{self.meter.speed:.1f} samples/s"]
+        if math.isfinite(best := self.progress.best_score):
+            told.insert(1, f"best {best:.2f} dB")
+        if math.isfinite(memory := memory_in_use(self.device)):
+            told.append(f"{memory:.1f} GiB")
+        self.bar.set_postfix_str(", ".join(told))
         self.meter = Meter()
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from data.lists import find_list
+from flow import usable_cores
 from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network
@@ -189,7 +190,7 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     list_file = config.list_file or (root and find_list(root))
     workers = config.workers
     if workers is None:
-        cores = torch.multiprocessing.cpu_count() // team.local_world
+        cores = usable_cores() // team.local_world
         workers = min(max(cores, 1), 16) if gpu else 1
     native = pick_precision(device) == torch.bfloat16
     if config.precision == "bfloat16" and not native:
