@@ -121,14 +121,14 @@ class Config:
             raise ValueError(f"scale is {self.scale}; the network enlarges by {SCALE} only")
         if self.times not in (2, 4, 8):
             raise ValueError(f"times is {self.times}; it can be 2, 4 or 8")
-        if self.start < 0 or self.frames < 0 or self.frames == 1:
-            raise ValueError(
-                f"start is {self.start}, frames {self.frames}; give the first frame from 0 on, and "
-                "two frames or more, or 0 for all"
-            )
+        if self.start < 0:
+            raise ValueError(f"start is {self.start}; frames are counted from 0")
+        if self.frames < 0 or self.frames == 1:
+            raise ValueError(f"frames is {self.frames}; give 2 or more, or 0 for all")
         if self.fps is not None and not 1 / LONGEST <= self.fps < 10_000:
             raise ValueError(
-                f"fps is {self.fps}; give the frames per second of the input, 1/{LONGEST} or more"
+                f"fps is {self.fps}; give the frames per second of the input, from 1/{LONGEST} to "
+                "below 10000"
             )
         if self.bands_per_frame < 0:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
@@ -145,6 +145,8 @@ class Config:
                 f"{self.output}: {suffix} is not written; give a video ({', '.join(VIDEO_SUFFIXES)}"
                 "), a .tif, or a folder for the frames"
             )
+        if self.slow_motion and suffix not in VIDEO_SUFFIXES:
+            raise ValueError("--slow-motion is for an OUTPUT that is a video; frames have no times")
 
 
 def main(argv: list[str] | None = None) -> None:

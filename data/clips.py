@@ -181,6 +181,8 @@ def find_clips(root, list_file=None):
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give a folder of test clips")
     folders = _find_folders(root, list_file)
+    if not folders and list_file is not None:
+        raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
     if not folders:
         raise ValueError(
             f"{root}: no test clips; a clip is a folder with truth/*.png, and frames end in "

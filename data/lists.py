@@ -71,7 +71,9 @@ def read_list(path):
     Raises: ValueError: no text, too large, or more than MAX_NAMES; FileNotFoundError.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such list of clips; check --list-file")
+    if not path.is_file():
         raise ValueError(f"{path}: not a regular file; give a list of clip names")
     with path.open("rb") as file:
         content = file.read(MAX_LIST_BYTES + 1)

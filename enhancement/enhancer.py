@@ -26,7 +26,7 @@ from models import MSTT
 from models.blocks import SCALE, interleave
 from models.enhanced_flow import EnhancedFlow
 from models.inference import ENHANCED, NotFinite, autocast, given_flow
-from utils.memory import return_freed_memory
+from utils.memory import is_out_of_memory, return_freed_memory
 from utils.team import ALONE, Team
 
 # Pixels; of smaller frames, all pairs are worked on at the same time, and three windows held.
@@ -187,7 +187,7 @@ class Enhancer:
                     frame.uses -= 1
                 return buffer
             except Exception as error:  # OpenCV has one of its own
-                if not tiling.is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             # Outside of the handler nothing holds the tensors of the failed attempt any more.
             self.shrink_tile(source, tile)

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from enhancement.levels import Levels
-from enhancement.tiling import Carried, is_out_of_memory
+from enhancement.tiling import Carried
 from media.frames import free_of, remove
 from utils.files import LOCK, lock_folder, write_atomically
+from utils.memory import is_out_of_memory
 from utils.text import one_line
 
 ROWS = 64  # of a frame that are converted at once

@@ -125,7 +125,8 @@ class MSTT(nn.Module):
         _check_choice("enlargement", enlargement, ENLARGEMENTS)
         if skip_refinement and global_skip not in ("enhanced", "neighbours"):
             raise ValueError(
-                f"skip_refinement needs global_skip enhanced or neighbours, not {global_skip}"
+                f"skip_refinement needs global_skip enhanced or neighbours, not {global_skip} "
+                "(--no-skip-refinement turns it off)"
             )
         if global_skip == "neighbours" and not skip_refinement:
             raise ValueError("global_skip neighbours needs skip_refinement, or it only warps")

@@ -115,9 +115,17 @@ def test_describe_names_every_field():
     assert r"\x1b[2J\n" in describe_config(Config("\x1b[2J\n"))
 
 
+FULL = (
+    "stopped: out of memory; take smaller frames, a smaller --batch, --patch or --tile, or another "
+    "--device\n"
+)
+
+
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [
+        (MemoryError(), 1, FULL),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, FULL),
         (ValueError("rate is 0"), 2, "error: rate is 0\n"),
         (FileNotFoundError("no folder x"), 2, "error: no folder x\n"),
         (FloatingPointError("loss is nan"), 1, "stopped: loss is nan\n"),

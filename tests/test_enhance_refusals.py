@@ -161,7 +161,7 @@ def test_an_output_that_is_a_link_or_in_no_folder_is_refused_at_once(tmp_path, c
     with pytest.raises(ValueError, match="out is a link to a folder"):
         run(checkpoint, given, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder to put out in"):
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder; make it first, for out"):
         run(checkpoint, given, tmp_path / "nowhere" / "out")
 
 
@@ -190,6 +190,9 @@ def test_what_is_no_sequence_is_refused(tmp_path, checkpoint, change):
     (("--scale", 2), "scale is 2; the network enlarges by 4 only"),
     (("--times", 3), "times is 3"),
     (("--fps", 0), "fps is 0"),
+    (("--fps", 10_000), "from 1/1001 to below 10000"),
+    (("--frames", 1), "frames is 1; give 2 or more"),
+    (("--slow-motion",), "--slow-motion is for an OUTPUT that is a video"),
     (("--tile", 40), "tile is 40"),
     (("--device", "cuda:77"), "cuda:77"),
     (("--model", "nowhere.pth"), "nowhere.pth"),

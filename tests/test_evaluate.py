@@ -272,6 +272,7 @@ def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoin
     for change, message in (
         ({"--data": bad}, "00000001.png: damaged"),
         ({"--data": tmp_path / "missing"}, "missing: no such folder"),
+        ({"--list-file": tmp_path / "no.txt"}, "no.txt: no such list of clips"),
         ({"--checkpoint": truncated}, "truncated.safetensors is not a complete"),
         ({"--checkpoint": tmp_path / "none.pt"}, "no checkpoint at"),
         ({"--out": clips / "results"}, "lies in the test data"),

@@ -19,6 +19,7 @@ from media.open import open_source
 from models import MSTT
 from models.blocks import SCALE
 from utils.images import to_tensor
+from utils.memory import is_out_of_memory
 from utils.resize import imresize
 
 SIZES = [(100, 80, 32), (81, 80, 32), (160, 80, 32), (333, 160, 32), (80, 80, 32), (30, 80, 32)]
@@ -275,12 +276,12 @@ def test_free_memory_is_that_of_the_machine_or_of_the_container(monkeypatch, fil
 
 def test_the_end_of_memory_is_recognised():
     assert tiling.available_memory(torch.device("cpu")) >= 0
-    assert tiling.is_out_of_memory(MemoryError())
-    assert tiling.is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert not tiling.is_out_of_memory(RuntimeError("shapes do not fit"))
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert tiling.is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(80, 16), (80, 41), (0, 0)])

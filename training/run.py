@@ -66,6 +66,8 @@ def choose_run(name: str, resume: bool) -> Path:
     """
     if name != "auto":
         run = Path(name)
+        if run.exists() and not run.is_dir():
+            raise ValueError(f"{run} is a file; give a folder with --run")
     elif resume:
         runs = sorted(Path("runs").glob("*/last.pt"), key=lambda path: path.stat().st_mtime)
         if not runs:

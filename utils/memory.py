@@ -1,4 +1,4 @@
-"""What the C library does with freed memory."""
+"""Memory that is freed, and memory that runs out."""
 
 import ctypes
 import sys
@@ -39,6 +39,14 @@ def return_freed_memory() -> None:
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, PyTorch or OpenCV says that memory ran out, on any device."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory", "Insufficient memory")
+    return isinstance(error, MemoryError) or (
+        not isinstance(error, OSError | ValueError) and any(text in str(error) for text in texts)
+    )
 
 
 def _glibc() -> ctypes.CDLL | None:
