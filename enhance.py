@@ -78,7 +78,7 @@ TOLD = 10  # cuts that are named
 FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m", ".apng", ".webp")
 FILE_SUFFIXES += (".h264", ".h265", ".hevc", ".vrt", ".jp2", ".img", ".nc", ".h5", ".hdf")
 BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
-LONGEST_JOB = timedelta(hours=1000)  # processes wait so long; one that ends is noticed at once
+LONGEST_JOB = timedelta(hours=1000)  # processes wait for each other; a dead one is noticed at once
 SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
 NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite", "json")
@@ -339,7 +339,8 @@ def check_damaged(damaged: dict[int, str], config: Config) -> None:
     """Name the damaged frames, which --skip-bad bridges; a ValueError without it."""
     if damaged and not config.skip_bad:
         others = f" (and {len(damaged) - 1} more frames)" if len(damaged) > 1 else ""
-        raise ValueError(f"{next(iter(damaged.values()))}{others}; --skip-bad interpolates over it")
+        first = next(iter(damaged.values()))
+        raise ValueError(f"{first}{others}; --skip-bad replaces it by interpolation")
     for problem in damaged.values():
         print(f"bridged: {problem}", file=sys.stderr)
 

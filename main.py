@@ -71,7 +71,7 @@ class Config:
     frame_fusion: bool = False  # newer: multi-frame denoising of the input; for --degrade real
     propagation_blocks: int = 0  # newer: residual blocks of a recurrent propagation (BasicVSR)
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
-    weights: str | None = None  # start from these trained weights, and with their network
+    weights: str | None = None  # start from these (a file, or fast, large ..) and their network
     frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
 
     # Optimisation
@@ -81,7 +81,7 @@ class Config:
     accumulate: int = 1  # gradient accumulation: parts that a process computes one by one
     patch: int | None = None  # LR pixels, side of a training crop; none: 80 (paper) if it fits
     given_frames: int = 4  # N of a sample (paper: 4); 2 train faster, 1 only the enlargement
-    optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for hidden weights
+    optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the weights inside
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
     muon_rate: float = 1e-2  # peak learning rate of Muon
     moving_weight: float = 1.0  # newer: loss weight of moving pixels of interpolated frames

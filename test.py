@@ -77,7 +77,7 @@ Method = Callable[[np.ndarray], Iterable[np.ndarray]]
 class Config:
     data: str = "auto"  # folder of test clips; auto: testset/, or else the built-in scenes
     list_file: str | None = None  # which clips of data; none: sep_testlist.txt in it, or all
-    checkpoint: str | None = "auto"  # weights; auto: shipped, or else the newest run; none: none
+    checkpoint: str | None = "auto"  # file or name; auto: shipped, or else newest run; none: none
     out: str = "results"  # folder for results.json, frames and figures
     flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: as the weights ask
     baseline_flow_method: Literal[*FLOW_METHODS] = "dis"  # of the baselines

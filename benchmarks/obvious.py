@@ -52,8 +52,14 @@ def extract(stage: FeatureExtraction, frames: Tensor) -> Tensor:
 
 
 def reconstruct(stage: Reconstruction, features: Tensor) -> Tensor:
-    is_direct = isinstance(stage, DirectReconstruction)
-    return each_frame(stage.enlarge if is_direct else stage.enlarge_tile, features)
+    def enlarge(x: Tensor) -> Tensor:
+        if isinstance(stage, DirectReconstruction):
+            return F.pixel_shuffle(stage.conv_last(x), 4)
+        x = F.pixel_shuffle(stage.upconv1(x), 2)
+        x = F.pixel_shuffle(stage.upconv2(x), 2)
+        return stage.conv_last(stage.conv_hr(x))
+
+    return each_frame(enlarge, features)
 
 
 def convolve(layer: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:

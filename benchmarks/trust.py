@@ -23,9 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten
 
 from data.scenes.make import make_scenes
 from models.checkpoint import load_network, load_torch_file
@@ -69,17 +67,28 @@ def run_python(arguments: list[str], launcher: tuple[str, ...] = ()) -> None:
 
 def largest_difference(first: Any, second: Any) -> float:
     """Over all numbers of two nested states; infinite where their structure differs."""
-    (ours, kind), (theirs, other) = tree_flatten(first), tree_flatten(second)
-    return math.inf if kind != other else max(map(_difference, ours, theirs), default=0.0)
-
-
-def _difference(first: Any, second: Any) -> float:
-    same = type(first) is type(second) and np.shape(first) == np.shape(second)
-    if not same or isinstance(first, str | None):
-        return 0.0 if same and first == second else math.inf
-    first, second = (np.asarray(x, float) for x in (first, second))
-    distance = np.abs(np.where(first == second, 0, first - second)).max(initial=0)
-    return math.inf if math.isnan(distance) else float(distance)
+    if type(first) is not type(second):
+        return float("inf")
+    if isinstance(first, torch.Tensor):
+        if first.shape != second.shape:
+            return float("inf")
+        if torch.equal(first, second):
+            return 0.0
+        difference = (first.double() - second.double()).abs().max().item()
+        return float("inf") if math.isnan(difference) else difference
+    if isinstance(first, dict):
+        if first.keys() != second.keys():
+            return float("inf")
+        return max((largest_difference(first[k], second[k]) for k in first), default=0.0)
+    if isinstance(first, list | tuple):
+        if len(first) != len(second):
+            return float("inf")
+        pairs = zip(first, second, strict=True)
+        return max((largest_difference(a, b) for a, b in pairs), default=0.0)
+    if first == second:
+        return 0.0
+    is_number = isinstance(first, int | float)
+    return abs(first - second) if is_number and math.isfinite(first - second) else float("inf")
 
 
 def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:

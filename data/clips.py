@@ -181,6 +181,7 @@ def find_clips(root, list_file=None):
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give a folder of test clips")
     folders = _find_folders(root, list_file)
+    list_file = list_file or find_list(root, TEST_LIST_NAMES)
     if not folders and list_file is not None:
         raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
     if not folders:

@@ -10,6 +10,7 @@ Several videos, or one at several spacings, can be cut into the same OUT. Unread
 repeated frames are skipped, and no septuplet spans a scene cut or a gap in the frame numbers.
 """
 
+import os
 import re
 import shutil
 from collections import Counter
@@ -170,6 +171,19 @@ def tile_corners(size, crop):
     return [int(start) for start in np.linspace(0, max(size - crop, 0), count)]
 
 
+def write_whole(folder, frames):
+    """Write a clip's seven frames; the folder appears whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        write_clip(temporary, frames)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def cut(config):
     """Cut one video into septuplets and enter them in the list file.
 
@@ -200,7 +214,7 @@ def cut(config):
             for left in tile_corners(width, config.crop):
                 bottom, right = min(top + config.crop, height), min(left + config.crop, width)
                 name = f"{prefix}_{start:06d}" + (f"_{top}_{left}" if tiled else "")
-                write_clip(train / name, [f[top:bottom, left:right] for f in frames])
+                write_whole(train / name, [f[top:bottom, left:right] for f in frames])
                 names.append(name)
     if not names:
         raise ValueError(

@@ -72,6 +72,9 @@ CODEC_RANGES = {  # share of the codec among the compressed clips, range of its 
     "hevc": (0.2, (15, 32)),
     "jpeg": (0.2, (50, 95)),
 }
+# All of it, for the record of a run: with others, its samples are others.
+DRAWS = f"clean {CLEAN_SHARE}, blur {BLUR_SHARE} {BLUR_RANGE}, noise {NOISE_SHARE} {NOISE_RANGE}, "
+DRAWS += f"codec {CODEC_SHARE} {CODEC_RANGES}"
 
 
 def draw_degradation(rng: np.random.Generator) -> Degradation:

@@ -72,7 +72,7 @@ def read_list(path):
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such list of clips; check --list-file")
+        raise FileNotFoundError(f"{path}: no such list of clips")
     if not path.is_file():
         raise ValueError(f"{path}: not a regular file; give a list of clip names")
     with path.open("rb") as file:

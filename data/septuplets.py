@@ -79,10 +79,11 @@ def _find_names(root, list_file):
             f"{root}: no septuplets; it needs {LIST_NAME} or sep_trainlist.txt, or folders "
             f"train/<clip>/ with {WANTED}{_instead(root, folders)}"
         )
-    if others := [folder.name for folder in folders if folder.name not in set(names)]:
+    known = set(names)
+    if others := [folder.name for folder in folders if folder.name not in known]:
         warnings.warn(
-            f"{bases[0]}: {len(others)} of {len(folders)} folders hold no septuplet and are left "
-            f"out, first {others[0]}",
+            f"{bases[0]}: {len(others)} of {len(folders)} folders contain no septuplet and are "
+            f"skipped (first: {others[0]})",
             stacklevel=2,
         )
     return bases[0], names

@@ -40,7 +40,7 @@ def check_outputs(config: Any, output: Path) -> list[Path]:
     if output.is_symlink() and output.is_dir():
         raise ValueError(f"{output} is a link to a folder; name the folder itself")
     if not output.resolve().parent.is_dir():
-        raise FileNotFoundError(f"{output.parent} is no folder; make it first, for {output.name}")
+        raise FileNotFoundError(f"{output.parent} is not a folder; create it first")
     for path in (output, *extras):
         free_of(path, config.overwrite)
     if extras:

@@ -1,5 +1,6 @@
 """The layer that the network is made of: a convolution, what follows it, and the best kernel."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,7 +39,11 @@ class Conv(nn.Conv2d):
         x = super().forward(x)
         if self.slope != 1:
             x = F.leaky_relu(x, self.slope, inplace=True)
-        return x if residual is None else x + residual.to(x.dtype)
+        if residual is None:
+            return x
+        # The gradient of a leaky ReLU needs its output as it was.
+        kept = self.slope != 1 and torch.is_grad_enabled()
+        return x + residual.to(x.dtype) if kept else x.add_(residual)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, slope={self.slope}"

@@ -45,8 +45,8 @@ class Reconstruction(nn.Module):
 
     def enlarge_tile(self, x: Tensor) -> Tensor:
         """`enlarge` in one piece."""
-        x = F.pixel_shuffle(self.upconv1(x), 2)  #                         (B, C, 2H, 2W)
-        x = F.pixel_shuffle(self.upconv2(x), 2)  #                         (B, C, sH, sW)
+        x = channels_last(F.pixel_shuffle(self.upconv1(x), 2))  #          (B, C, 2H, 2W)
+        x = channels_last(F.pixel_shuffle(self.upconv2(x), 2))  #          (B, C, sH, sW)
         return self.conv_last(self.conv_hr(x))
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import pytest
 
 from utils.config import check_kinds, describe_config, given_fields, parse_config, run_script
@@ -115,17 +116,15 @@ def test_describe_names_every_field():
     assert r"\x1b[2J\n" in describe_config(Config("\x1b[2J\n"))
 
 
-FULL = (
-    "stopped: out of memory; take smaller frames, a smaller --batch, --patch or --tile, or another "
-    "--device\n"
-)
+FULL = "error: out of memory; lower --batch or --patch, raise --accumulate, or change --device\n"
 
 
 @pytest.mark.parametrize(
     ("error", "status", "text"),
     [
-        (MemoryError(), 1, FULL),
-        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 1, FULL),
+        (MemoryError(), 2, FULL),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, FULL),
+        (cv2.error("(-4:Insufficient memory) Failed to allocate 9 bytes"), 2, FULL),
         (ValueError("rate is 0"), 2, "error: rate is 0\n"),
         (FileNotFoundError("no folder x"), 2, "error: no folder x\n"),
         (FloatingPointError("loss is nan"), 1, "stopped: loss is nan\n"),

@@ -161,7 +161,7 @@ def test_an_output_that_is_a_link_or_in_no_folder_is_refused_at_once(tmp_path, c
     with pytest.raises(ValueError, match="out is a link to a folder"):
         run(checkpoint, given, tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
-    with pytest.raises(FileNotFoundError, match="nowhere is no folder; make it first, for out"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder; create it first"):
         run(checkpoint, given, tmp_path / "nowhere" / "out")
 
 

@@ -243,6 +243,7 @@ def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
         assert evaluation.find_checkpoint(config, cpu).resolve() == path
     (tmp_path / "mstt_large.safetensors").touch()
     assert evaluation.find_checkpoint(config, gpu) == tmp_path / "mstt_large.safetensors"
+    assert evaluation.find_checkpoint(config, cpu) == tmp_path / "mstt_fast.safetensors"
     named = evaluation.Config(checkpoint="large")
     assert evaluation.find_checkpoint(named, cpu) == tmp_path / "mstt_large.safetensors"
 

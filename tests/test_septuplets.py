@@ -325,7 +325,7 @@ def test_long_lists_of_problems_are_cut(tmp_path):
 def test_folders_without_a_septuplet_are_told(tmp_path):
     write_clip(tmp_path / "train/good")
     (tmp_path / "train/notes").mkdir()
-    with pytest.warns(UserWarning, match="1 of 2 folders hold no septuplet .* first notes"):
+    with pytest.warns(UserWarning, match="1 of 2 folders contain no septuplet .*first: notes"):
         assert len(SeptupletDataset(tmp_path, patch=16)) == 1
 
 

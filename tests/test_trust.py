@@ -165,6 +165,19 @@ def test_a_vanished_sample_ends_the_run_after_a_save(tmp_path):
     assert complete(tmp_path / "r")["step"] > 0
 
 
+def test_a_start_that_fails_leaves_no_folder(data):
+    (data / "taken").mkdir()
+    for name in ("new", "taken"):
+        flags = ("--run", str(data / name), "--frozen", "nothing")
+        assert Training(data, *flags, rank=0).wait() == 2
+    assert not (data / "new").exists()
+    assert (data / "taken").exists()  # by whoever made it
+    (data / "file").touch()
+    training = Training(data, "--run", str(data / "file"), rank=0)
+    assert training.wait() == 2
+    assert "file is a file; give a folder with --run" in training.last_line
+
+
 def test_two_trainings_do_not_share_a_folder(data):
     run = data / "mine"
     first = held_at(1, data, "--steps", "2", "--validate-every", "1", "--run", str(run))

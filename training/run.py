@@ -42,9 +42,11 @@ def open_run(
         raise FileNotFoundError(
             f"nothing to resume: no checkpoint at {Path(name) / 'last.pt'}; leave out --resume"
         )
+    is_new = not Path(name).exists()  # "auto" names none
     run = choose_run(name, resume or restarted)
-    stack.callback(_remove_if_empty, run)
     stack.enter_context(lock_folder(run, "choose another --run"))
+    if is_new and not resume:
+        stack.callback(_remove_if_empty, run)
     for leftover in run.glob(f".*{PARTIAL}"):  # of a process that was killed while it saved
         leftover.unlink()
     if resume or (restarted and (run / "last.pt").is_file()):
@@ -55,8 +57,9 @@ def open_run(
 def _remove_if_empty(run: Path) -> None:
     """Remove the folder of a run that ended before it wrote anything."""
     if run.is_dir() and [path.name for path in run.iterdir()] == [LOCK]:
-        (run / LOCK).unlink()
-        run.rmdir()
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            (run / LOCK).unlink()
+            run.rmdir()
 
 
 def choose_run(name: str, resume: bool) -> Path:

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from data.animation import Animation, StillsDataset
 from data.clips import Clip, degraded, find_clips
-from data.degrade import CODEC_RANGES
+from data.degrade import CODEC_RANGES, DRAWS
 from data.scenes.make import make_scenes
 from data.septuplets import LARGEST_PATCH, SeptupletDataset
 from media.codec import check_available
@@ -54,8 +54,8 @@ def find_validation_folder(config: Any) -> str:
         return config.validation
     if TESTSET.is_dir():
         print(
-            f"validating on {TESTSET}/: figures of test.py on the clips that chose the weights "
-            "flatter them; give other clips with --validation",
+            f"validating on {TESTSET}/: the best weights are chosen on these clips, so test.py on "
+            "them will look too good; use --validation for other clips",
             flush=True,
         )
         return str(TESTSET)
@@ -82,6 +82,8 @@ def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
         sources, patch = open_sources(config)
         validation = find_validation(config)
     found = fingerprint(sources, validation)
+    if config.degrade != "none":
+        found["degradation"] = DRAWS
     check_same_data(team.gather(found), state)
     return Data(sources, validation, patch, found)
 

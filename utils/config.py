@@ -152,12 +152,14 @@ def describe_config(config: Any) -> str:
 def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's main function and leave the process with its exit status.
 
-    A ValueError or OSError (a missing file, a full disk) is the user's to correct: it prints as one
-    line and ends with status 2. A computation that went astray (FloatingPointError) or ran out of
-    memory ends with status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an error came
-    from. Warnings are plain lines, and freed memory is kept for reuse, see `keep_freed_memory`.
+    A ValueError or OSError (a missing file, a full disk), or the end of memory, is the user's to
+    correct: it prints as one line and ends with status 2. A computation that went astray
+    (FloatingPointError) ends with status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an
+    error came from. Warnings are plain lines, and freed memory is kept for reuse, see
+    `keep_freed_memory`.
     """
     keep_freed_memory()
+    usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *where, **line: f"{message}\n"
     try:
         sys.exit(main() or 0)
@@ -166,18 +168,17 @@ def run_script(main: Callable[[], int | None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
-        if os.environ.get("MSTT_TRACEBACK") == "1" or not is_out_of_memory(error):
-            raise
-        print(
-            "stopped: out of memory; take smaller frames, a smaller --batch, --patch or --tile, "
-            "or another --device",
-            file=sys.stderr,
-        )
-        sys.exit(1)
     except FloatingPointError as error:
         print(f"stopped: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:  # PyTorch's and OpenCV's are of different kinds
+        if os.environ.get("MSTT_TRACEBACK") == "1" or not is_out_of_memory(error):
+            raise
+        remedy = "lower --batch or --patch, raise --accumulate, or change --device"
+        print(f"error: out of memory; {remedy}", file=sys.stderr)
+        sys.exit(2)
+    finally:
+        warnings.formatwarning = usual

@@ -1,4 +1,4 @@
-"""The enlargement of the released network as a CPU has it fastest: in tiles, the same numbers.
+"""The enlargement of the released network in the form that is fastest on a CPU: in tiles.
 
 Whole frames at full resolution do not fit the caches, and the system clears fresh memory for every
 one of them, a third of the time.
