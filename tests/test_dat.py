@@ -118,7 +118,8 @@ def test_the_network_starts_as_dat(network):
         between = mean_of_neighbours(output[:, ::2], *flows, mode="bicubic")
     expected = torch.tensor(np.load(REFERENCE)["output"])
     assert expected.std() > 0.1
-    torch.testing.assert_close(output[:, ::2, :, ::5, ::5], expected, atol=2e-5, rtol=1e-4)
+    # Processors round differently: 6e-5 with AVX-512.
+    torch.testing.assert_close(output[:, ::2, :, ::5, ::5], expected, atol=2e-4, rtol=1e-4)
     torch.testing.assert_close(output[:, 1::2], between, atol=1e-5, rtol=1e-4)
 
 
