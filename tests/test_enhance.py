@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import enhance
 from enhancement import job, tiling
+from enhancement.job import CARRIED, Job, window_name, work_folder
 from media.folder import ImageSink, write_image_file
 from media.open import open_source
 from models import MSTT
@@ -246,6 +247,26 @@ def test_rows_that_were_written_but_not_kept_are_made_again(tmp_path, checkpoint
     result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, "--resume"))
     np.testing.assert_array_equal(result, whole)
     assert len(seen) == 2 + 3
+
+
+def test_what_no_run_can_go_on_with_is_removed(tmp_path):
+    output = tmp_path / "out"
+    work_folder(output).mkdir()
+    job = Job(output, {}, resume=False, overwrite=False)
+    windows = {
+        "made": ("enhancing", 0, 0),
+        "begun": ("enhancing", 0, 3),
+        "empty": ("enhancing", 0, 3),
+    }
+    windows["of another pass"] = ("pass 1 of 2", 0, 0)
+    folders = {name: job.folder / f"{window_name(*place)}{name}" for name, place in windows.items()}
+    for name, folder in folders.items():
+        folder.mkdir()
+        if name != "empty":
+            (folder / CARRIED).touch()
+    job.clear_windows("enhancing", [(0, 3)])
+    kept = [name for name, folder in folders.items() if folder.exists()]
+    assert kept == ["begun", "of another pass"]
 
 
 @pytest.mark.parametrize("damage", ["carried.npz", "0.raw", "full disk"])
