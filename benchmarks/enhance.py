@@ -1,4 +1,4 @@
-"""Memory, speed and fidelity of enhance.py.
+"""Memory and speed of enhance.py, and whether interruptions change its result.
 
     python -m benchmarks.enhance memory     peak memory of square frames, and what the plan says
     python -m benchmarks.enhance pipeline   where the time of a clip goes, stage by stage
@@ -85,10 +85,8 @@ def write_clip(folder: Path, count: int, height: int, width: int) -> Path:
     return folder
 
 
-def measure(
-    source: Path, output: Path, model: Path, config: Config, *flags
-) -> tuple[float, float, float]:
-    """Run enhance.py; returns its seconds, processor seconds and peak resident GiB."""
+def measure(source: Path, output: Path, model: Path, config: Config, *flags) -> tuple[float, float]:
+    """Run enhance.py; returns its seconds and peak resident GiB."""
     command = command_of(source, output, model, config, *flags)
     start, quiet = time.perf_counter(), {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, text=True, **quiet)
@@ -98,8 +96,7 @@ def measure(
     if process.returncode:
         raise ValueError(f"{' '.join(command)} failed: {problems.splitlines()[-1]}")
     kibibytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss / 1024
-    processor = usage.ru_utime + usage.ru_stime
-    return time.perf_counter() - start, processor, kibibytes / 2**20
+    return time.perf_counter() - start, kibibytes / 2**20
 
 
 def command_of(source: Path, output: Path, model: Path, config: Config, *flags) -> list[str]:
@@ -117,7 +114,7 @@ def memory(config: Config, folder: Path) -> None:
         least = None
         for side, clip in clips.items():
             flags = ("--tile", 100_000)
-            *_, peak = measure(clip, folder / f"{name}{side}", model, config, *flags)
+            _, peak = measure(clip, folder / f"{name}{side}", model, config, *flags)
             least = least or peak
             growth = (peak - least) * 2**30 / max(side**2 - sides[0] ** 2, 1)
             planned = tiling.network_bytes(side, options)
@@ -186,7 +183,7 @@ def interrupt(config: Config, folder: Path) -> None:
     clip, rng = write_clip(folder / "clip", 13, 96, 96), random.Random(config.seed)
     for name in ("frames", "video.mp4"):
         whole, output, done = folder / f"whole_{name}", folder / name, Counter()
-        seconds, *_ = measure(clip, whole, model, config)
+        seconds, _ = measure(clip, whole, model, config)
         while True:
             enough = done["SIGINT"] + done["SIGKILL"] >= config.interruptions
             command = command_of(clip, output, model, config, "--resume")

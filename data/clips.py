@@ -67,6 +67,8 @@ def _find_folders(root, list_file):
     list_file = list_file or find_list(root, TEST_LIST_NAMES)
     if list_file is not None:
         bases, names = folders_of_clips(root), read_list(list_file)
+        if not names:
+            raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
         if wrong := [name for name in names if not stays_inside(name)]:
             raise ValueError(f"{list_file}: {wrong[0]} leads out of {root}")
         found = []
@@ -181,9 +183,6 @@ def find_clips(root, list_file=None):
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give a folder of test clips")
     folders = _find_folders(root, list_file)
-    list_file = list_file or find_list(root, TEST_LIST_NAMES)
-    if not folders and list_file is not None:
-        raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
     if not folders:
         raise ValueError(
             f"{root}: no test clips; a clip is a folder with truth/*.png, and frames end in "

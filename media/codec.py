@@ -10,17 +10,17 @@ import numpy as np
 
 from media.decoder import import_av
 
+AVX_512 = 13  # CPU_AVX_512F in OpenCV's headers
+# x264's code for AVX-512 does not give the same result every time, and another than all the rest.
+X264_KERNELS = ":asm=AVX2" if cv2.checkHardwareSupport(AVX_512) else ""
 # The encoders' names in FFmpeg. One thread each: loader processes share the cores.
 ENCODERS = {
-    "h264": ("libx264", {"x264-params": "log-level=none"}),
+    "h264": ("libx264", {"x264-params": f"log-level=none{X264_KERNELS}"}),
     "hevc": ("libx265", {"x265-params": "log-level=none:pools=none:frame-threads=1"}),
 }
 # Sides are even in 4:2:0. x265 writes beyond its memory in frames of less than 50 pixels, and its
 # result is not the same every time in frames of one block of 64.
 LEAST_SIDES = {"h264": 64, "hevc": 66}
-# Nor is that of x264's code for AVX-512, which differs from all other processors' besides.
-AVX_512 = 13  # CPU_AVX_512F in OpenCV's headers
-WITHOUT_AVX_512 = ":asm=AVX2"
 # Of satellite video, per second. Encoders spend more on a frame that is shown for longer.
 FRAME_RATE = Fraction(10)
 
@@ -42,8 +42,6 @@ def through_video(frames: np.ndarray, crf: int, codec: str) -> np.ndarray:
     encoder.height, encoder.width = frames.shape[1:3]
     encoder.pix_fmt, encoder.thread_count = "yuv420p", 1
     encoder.time_base, encoder.framerate = 1 / FRAME_RATE, FRAME_RATE
-    if codec == "h264" and cv2.checkHardwareSupport(AVX_512):
-        options = {"x264-params": options["x264-params"] + WITHOUT_AVX_512}
     encoder.options = options | {"crf": str(crf)}
     packets: list[Any] = []
     for time, pixels in enumerate(frames):

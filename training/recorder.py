@@ -176,9 +176,10 @@ class Recorder:
             offset=mean_offset(self.network),
             samples_per_second=self.meter.speed,
         )
-        told = [f"loss {self.meter.loss:.4f}", f"{self.meter.speed:.1f} samples/s"]
+        told = [f"loss {self.meter.loss:.4f}"]
         if math.isfinite(best := self.progress.best_score):
-            told.insert(1, f"best {best:.2f} dB")
+            told.append(f"best {best:.2f} dB")
+        told.append(f"{self.meter.speed:.1f} samples/s")
         if math.isfinite(memory := memory_in_use(self.device)):
             told.append(f"{memory:.1f} GiB")
         self.bar.set_postfix_str(", ".join(told))
