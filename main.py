@@ -72,7 +72,7 @@ class Config:
     propagation_blocks: int = 0  # newer: residual blocks of a recurrent propagation (BasicVSR)
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these (a file, or fast, large ..) and their network
-    frozen: str | None = None  # newer: the stage that keeps its weights, such as extraction
+    frozen: str | None = None  # newer: stages that keep their weights, such as extraction
 
     # Optimisation
     steps: int | None = None  # optimiser steps; none: the paper's samples on a GPU, else 300
@@ -255,14 +255,17 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
     return widened(network, frame_fusion=config.frame_fusion)
 
 
-def freeze(network: MSTT, stage: str | None) -> None:
-    """Let a stage of the network keep its weights; a ValueError if it has none of that name."""
+def freeze(network: MSTT, frozen: str | None) -> None:
+    """Let stages of the network, named with commas between them, keep their weights.
+
+    Raises:
+        ValueError: the network has no such stage.
+    """
     stages = [name for name, part in network.named_children() if list(part.parameters())]
-    if stage is None:
-        return
-    if stage not in stages:
-        raise ValueError(f"frozen is {stage!r}; the network has {', '.join(stages)}")
-    network.get_submodule(stage).requires_grad_(False)
+    for stage in frozen.split(",") if frozen else ():
+        if stage not in stages:
+            raise ValueError(f"frozen is {stage!r}; the network has {', '.join(stages)}")
+        network.get_submodule(stage).requires_grad_(False)
 
 
 def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[str, Any]) -> float:

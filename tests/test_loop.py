@@ -127,17 +127,18 @@ def test_a_training_starts_from_the_weights_that_are_given(run_main):
         torch.testing.assert_close(state["network"][name], weight, atol=1e-7, rtol=0)
 
 
-def test_a_frozen_stage_keeps_its_weights(run_main):
+@pytest.mark.parametrize("frozen", ["extraction", "extraction,transformer"])
+def test_frozen_stages_keep_their_weights(run_main, frozen):
     torch.manual_seed(5)
     save_network("start.safetensors", MSTT(**FEW_CHANNELS, global_skip="enhanced"), {})
-    flags = ("--weights", "start.safetensors", "--frozen", "extraction")
+    flags = ("--weights", "start.safetensors", "--frozen", frozen)
     assert run_main(*SCHEDULE, "--run", "r", *flags) == 0
     state, (network, _) = load_torch_file("r/last.pt"), load_network("start.safetensors")
     for weights in (state["network"], state["ema"]):
         kept = {name for name, old in network.named_parameters() if torch.equal(weights[name], old)}
-        assert {name for name in kept if name.startswith("extraction.")} == {
-            f"extraction.{name}" for name, _ in network.extraction.named_parameters()
-        }
+        for stage in ("extraction", "transformer"):
+            names = {f"{stage}.{n}" for n, _ in network.get_submodule(stage).named_parameters()}
+            assert (names <= kept) == (stage in frozen)
         assert not any(name.startswith(("reconstruction.", "interpolation.fu")) for name in kept)
     with pytest.raises(ValueError, match="frozen is 'trunk'; the network has extraction, interp"):
         run_main(*SCHEDULE, "--run", "s", "--weights", "start.safetensors", "--frozen", "trunk")
