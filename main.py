@@ -256,16 +256,20 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
 
 
 def freeze(network: MSTT, frozen: str | None) -> None:
-    """Let stages of the network, named with commas between them, keep their weights.
+    """Let stages of the network keep their weights.
+
+    Arguments:
+        frozen: their names with commas between, also parts of them (propagation.share); None: none.
 
     Raises:
         ValueError: the network has no such stage.
     """
     stages = [name for name, part in network.named_children() if list(part.parameters())]
-    for stage in frozen.split(",") if frozen else ():
-        if stage not in stages:
-            raise ValueError(f"frozen is {stage!r}; the network has {', '.join(stages)}")
-        network.get_submodule(stage).requires_grad_(False)
+    parts = {name: part for name, part in network.named_modules() if name}
+    for name in frozen.split(",") if frozen else ():
+        if name not in parts:
+            raise ValueError(f"frozen is {name!r}; the network has {', '.join(stages)}")
+        parts[name].requires_grad_(False)
 
 
 def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[str, Any]) -> float:

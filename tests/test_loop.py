@@ -127,7 +127,7 @@ def test_a_training_starts_from_the_weights_that_are_given(run_main):
         torch.testing.assert_close(state["network"][name], weight, atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("frozen", ["extraction", "extraction,transformer"])
+@pytest.mark.parametrize("frozen", ["extraction", "extraction,transformer.block"])
 def test_frozen_stages_keep_their_weights(run_main, frozen):
     torch.manual_seed(5)
     save_network("start.safetensors", MSTT(**FEW_CHANNELS, global_skip="enhanced"), {})
@@ -136,9 +136,11 @@ def test_frozen_stages_keep_their_weights(run_main, frozen):
     state, (network, _) = load_torch_file("r/last.pt"), load_network("start.safetensors")
     for weights in (state["network"], state["ema"]):
         kept = {name for name, old in network.named_parameters() if torch.equal(weights[name], old)}
-        for stage in ("extraction", "transformer"):
-            names = {f"{stage}.{n}" for n, _ in network.get_submodule(stage).named_parameters()}
-            assert (names <= kept) == (stage in frozen)
+        for part in ("extraction", "transformer.block"):
+            names = {f"{part}.{name}" for name, _ in network.get_submodule(part).named_parameters()}
+            assert (names <= kept) == (part in frozen)
         assert not any(name.startswith(("reconstruction.", "interpolation.fu")) for name in kept)
-    with pytest.raises(ValueError, match="frozen is 'trunk'; the network has extraction, interp"):
-        run_main(*SCHEDULE, "--run", "s", "--weights", "start.safetensors", "--frozen", "trunk")
+    for wrong, name in (("trunk", "trunk"), ("extraction,", "")):
+        flags = ("--run", "s", "--weights", "start.safetensors", "--frozen", wrong)
+        with pytest.raises(ValueError, match=f"frozen is '{name}'; the network has extraction, i"):
+            run_main(*SCHEDULE, *flags)
