@@ -26,6 +26,7 @@ class Degradation:
     shot_noise: float = 0.0  # the same at white; it grows with the root of the signal
     codec: str | None = None  # one of media.codec.CODECS
     strength: int = 0  # CRF of H.264 and H.265, quality of JPEG
+    exact: bool = False  # how the codec's colours are read, see media.codec.through_video
     backwards: bool = False  # the codec gets the last frame first, which is its key frame then
 
     def apply(self, frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -41,7 +42,7 @@ class Degradation:
         if self.codec is None:
             return frames
         order = -1 if self.backwards else 1
-        return CODECS[self.codec](frames[::order], self.strength)[::order]
+        return CODECS[self.codec](frames[::order], self.strength, exact=self.exact)[::order]
 
     def _film(self, frame: np.ndarray, kernel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         signal = frame.astype(np.float32)
@@ -67,6 +68,7 @@ CLEAN_SHARE = 0.15
 BLUR_SHARE, BLUR_RANGE = 0.1, (0.2, 0.8)  # LR pixels, each axis for itself
 NOISE_SHARE, NOISE_RANGE = 0.5, (0.0, 5.0)  # levels, of constant and of shot noise
 CODEC_SHARE = 0.75
+EXACT_SHARE = 0.7  # enhance.py reads colours that way, many other programs do not
 CODEC_RANGES = {  # share of the codec among the compressed clips, range of its strength
     "h264": (0.6, (15, 32)),
     "hevc": (0.2, (15, 32)),
@@ -74,7 +76,7 @@ CODEC_RANGES = {  # share of the codec among the compressed clips, range of its 
 }
 # All of it, for the record of a run: with others, its samples are others.
 DRAWS = f"clean {CLEAN_SHARE}, blur {BLUR_SHARE} {BLUR_RANGE}, noise {NOISE_SHARE} {NOISE_RANGE}, "
-DRAWS += f"codec {CODEC_SHARE} {CODEC_RANGES}"
+DRAWS += f"codec {CODEC_SHARE} {CODEC_RANGES}, exact {EXACT_SHARE}"
 
 
 def draw_degradation(rng: np.random.Generator) -> Degradation:
@@ -92,7 +94,8 @@ def draw_degradation(rng: np.random.Generator) -> Degradation:
         low, high = CODEC_RANGES[codec][1]
         strength = int(rng.integers(low, high + 1))
     backwards = bool(rng.random() < 0.5)  # so that first frames are not always key frames
-    return Degradation(blur, angle, noise, shot_noise, codec, strength, backwards)
+    exact = bool(rng.random() < EXACT_SHARE)
+    return Degradation(blur, angle, noise, shot_noise, codec, strength, exact, backwards)
 
 
 def of_sample(degrade: bool, *sample: int) -> tuple[Degradation, np.random.Generator]:

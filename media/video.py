@@ -25,6 +25,8 @@ UNSPECIFIED, RGB = 2, 0
 BT709, BT601 = 1, 6
 SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
 LIMITED, FULL = 1, 2  # AVColorRange
+# For x264 and x265: `exact_conversion` puts a colour of 4:2:0 in the middle of its four pixels.
+CHROMA_CENTRED = ":chromaloc=1"
 
 
 def exact_conversion() -> Any:

@@ -24,7 +24,16 @@ import numpy as np
 
 from media.decoder import av_path, import_av
 from media.frames import Sink, remove
-from media.video import BT709, FULL, LIMITED, RGB, SWSCALE_MATRIX, UNSPECIFIED, exact_conversion
+from media.video import (
+    BT709,
+    CHROMA_CENTRED,
+    FULL,
+    LIMITED,
+    RGB,
+    SWSCALE_MATRIX,
+    UNSPECIFIED,
+    exact_conversion,
+)
 
 CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no loss is visible
 LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1": 65535}
@@ -243,13 +252,14 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
     Raises: ValueError: no codec of this container keeps such frames.
     """
     if not lossless and depth == 8:
-        return "libx264", "yuv420p", {"crf": CRF["libx264"], "preset": "medium"}
+        options = {"crf": CRF["libx264"], "preset": "medium", "x264-params": CHROMA_CENTRED[1:]}
+        return "libx264", "yuv420p", options
     if not lossless:
         if suffix in (".avi", ".m4v"):
             raise ValueError(
                 f"{suffix} cannot hold 10-bit H.265; give an OUTPUT that ends in .mp4, .mov or .mkv"
             )
-        parameters = "log-level=none:bframes=0"
+        parameters = "log-level=none:bframes=0" + CHROMA_CENTRED
         options = {"crf": CRF["libx265"], "preset": "medium", "x265-params": parameters}
         return "libx265", "yuv420p10le", options
     if suffix in (".mkv", ".avi"):

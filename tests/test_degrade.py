@@ -47,6 +47,19 @@ def test_video_codecs_lose_more_the_higher_the_crf_and_keep_order_and_colours(co
     assert scores[0] > 37 > scores[1] > scores[2] + 1
 
 
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_colours_read_exactly_are_in_their_place(codec):
+    clip = smooth_clip(3, 70, 80)
+    clip[..., 1] = 128  # most of what is left is colour
+    default, exact = (through_video(clip, 10, codec, exact=exact) for exact in (False, True))
+    errors = [np.abs(decoded.astype(float) - clip).mean() for decoded in (default, exact)]
+    assert errors[1] < 0.6 * errors[0]
+    # In the same place: no shift of a pixel or less makes them better.
+    shifted = [np.abs(np.roll(exact, by, 2)[:, :, 2:-2] - clip.astype(float)[:, :, 2:-2]).mean()
+               for by in (-1, 1)]  # fmt: skip
+    assert errors[1] < 0.6 * min(shifted)
+
+
 def test_jpeg_is_that_of_pillow_with_half_the_colour_resolution(tmp_path):
     from PIL import Image
 

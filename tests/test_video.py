@@ -47,6 +47,21 @@ def test_flat_colours_survive(tmp_path, depth, matrix, lossless):
         assert difference.max() <= (0 if lossless else 2 * scale), COLOURS[index]
 
 
+@pytest.mark.parametrize("depth", [8, 10])
+def test_colours_stay_in_their_place(tmp_path, depth):
+    """Where colour at half resolution lies: half a pixel to the left is the default of H.264."""
+    columns = np.arange(128)
+    wave = 60 * np.sin(2 * np.pi * columns / 16)
+    frame = np.full((64, 128, 3), 128, np.uint8)
+    frame[..., 0], frame[..., 2] = np.rint(128 + wave), np.rint(128 - wave)
+    pixels = frame if depth == 8 else frame.astype(np.uint16) * 257
+    sink = VideoSink(tmp_path / "pieces", 64, 128, [Fraction(0), Fraction(1, 25)], depth=depth)
+    sink.write(0, [pixels, pixels])
+    sink.join(tmp_path / "out.mp4")
+    result = open_source(tmp_path / "out.mp4").read(1) / (1 if depth == 8 else 257)
+    assert np.abs(result - frame).mean() < 1.5  # 4 where the colours are half a pixel off
+
+
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("matrix", [BT601, BT709])
 def test_the_files_own_matrix_and_range_are_used(tmp_path, matrix, full_range):
