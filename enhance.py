@@ -145,8 +145,11 @@ class Config:
                 f"{self.output}: {suffix} is not written; give a video ({', '.join(VIDEO_SUFFIXES)}"
                 "), a .tif, or a folder for the frames"
             )
-        if self.slow_motion and suffix not in VIDEO_SUFFIXES:
-            raise ValueError("--slow-motion is for an OUTPUT that is a video; frames have no times")
+        if suffix not in VIDEO_SUFFIXES:
+            if self.slow_motion:
+                raise ValueError("--slow-motion is for an OUTPUT that is a video")
+            if self.fps is not None and not self.compare:
+                raise ValueError("--fps is for an OUTPUT that is a video, or for --compare")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -295,6 +298,8 @@ def prepare(
         raise ValueError(
             f"--bands-per-frame is for one TIFF whose bands are frames, not for {config.input}"
         )
+    if config.palette != PALETTES[0] and not isinstance(given, TiffSource):
+        raise ValueError(f"--palette is for TIFF files, not for {config.input}")
     given.select(config.start, config.frames)
     if config.fps is not None and given.times is not None:
         rate = Fraction(config.fps).limit_denominator(LONGEST)
@@ -332,6 +337,9 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
         print(f"{given.name(index)}: another frame of this time is left out", file=sys.stderr)
     if getattr(given, "clear", False):
         print(f"{config.input}: clear pixels of this video become opaque", file=sys.stderr)
+    if getattr(given, "interlaced", False):
+        problem = "its frames are interlaced, and taken as they are; deinterlace them first"
+        print(f"{config.input}: {problem}", file=sys.stderr)
     return levels, damaged, cuts_of(given, levels, damaged, config), content.hexdigest()
 
 

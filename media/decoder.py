@@ -15,6 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+# Words of a container about itself, which are not true of another file.
+OF_THE_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
+
 
 def import_av() -> Any:
     """PyAV, or a ValueError that says how to get it."""
@@ -73,6 +76,7 @@ class Decoder:
         lossy: whether the codec is one that loses something; H.264 and others need not.
         last: ticks that the last frame is shown.
         has_sound: whether the file has an audio stream.
+        metadata: what the file says in words: a title, when and where it was taken.
         timed: whether the ticks are the file's own.
         keys: decoding times of the key frames, by their ticks.
     """
@@ -86,6 +90,11 @@ class Decoder:
             self.aspect = stream.sample_aspect_ratio
             self.lossy = stream.codec_context.codec.lossy
             self.has_sound = bool(container.streams.audio)
+            self.metadata = {
+                name: text
+                for name, text in container.metadata.items()
+                if name.lower() not in OF_THE_FILE
+            }
 
     def frames(self, start: int) -> Iterator[tuple[int | None, Any]]:
         """Decode the sound frames in order of time, with their ticks, from `start` on or earlier.

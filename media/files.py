@@ -11,7 +11,8 @@ from utils.text import listed, natural_key
 def list_images(folder):
     """Image files of a folder in natural order, hidden ones left out."""
     images = (path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted((path for path in images if not path.name.startswith(".")), key=natural_key)
+    seen = (path for path in images if not path.name.startswith(".") and not path.is_dir())
+    return sorted(seen, key=natural_key)
 
 
 def list_folders(folder):

@@ -5,7 +5,8 @@ bits as uint8, deeper ones as uint16 at full scale; every frame has the time its
 a variable frame rate survives. A damaged frame is named at its time, and so are those that build
 on it, up to the next key frame. The matrix (BT.601, BT.709, ...) and the range (limited or full)
 are those of the file; a file that does not say is taken as players take it: BT.709 from 720 lines
-or 1280 columns on, BT.601 below, limited range. Interlaced frames are taken as they are.
+or 1280 columns on, BT.601 below, limited range. Other matrices (YCgCo, ICtCp, BT.2020 with constant
+luminance) are refused. Interlaced frames are taken as they are.
 """
 
 from collections import deque
@@ -21,9 +22,9 @@ from media.frames import FrameError, Source
 KEPT = 8  # decoded frames at hand for reading a little backwards
 
 # AVColorSpace of a frame -> the matrix that swscale knows. Identity (RGB) needs none.
-UNSPECIFIED, RGB = 2, 0
+UNSPECIFIED, RESERVED, RGB = 2, 3, 0
 BT709, BT601 = 1, 6
-SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 LIMITED, FULL = 1, 2  # AVColorRange
 # For x264 and x265: `exact_conversion` puts a colour of 4:2:0 in the middle of its four pixels.
 CHROMA_CENTRED = ":chromaloc=1"
@@ -77,6 +78,7 @@ class VideoSource(Source):
     def __init__(self, path: Path):
         self.path, self.suffix = path, ".png"
         self.clear = False  # whether a frame read so far has pixels that are not opaque
+        self.interlaced = False  # whether one has two fields, of two times
         self.decoder = Decoder(path)
         self.ticks, self.aspect = self.decoder.ticks, self.decoder.aspect
         self.count = len(self.ticks)
@@ -101,6 +103,12 @@ class VideoSource(Source):
         self._rewind()
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says in words of these frames: the time it gives is that of its first."""
+        own = self.decoder.metadata
+        return own if not self.first else {k: v for k, v in own.items() if k != "creation_time"}
+
+    @property
     def begin(self) -> Fraction:
         """Seconds in the file at which the first frame is shown."""
         return self.ticks[0] * self.decoder.time_base
@@ -114,8 +122,13 @@ class VideoSource(Source):
         matrix = frame.colorspace
         if frame.format.is_rgb:
             matrix = RGB
-        elif matrix not in SWSCALE_MATRIX:
+        elif matrix in (UNSPECIFIED, RESERVED):
             matrix = BT709 if frame.height >= 720 or frame.width >= 1280 else BT601
+        elif matrix not in SWSCALE_MATRIX:
+            raise ValueError(
+                f"{self.path} has the colour matrix {matrix} (FFmpeg's number), which is not read; "
+                "convert it to RGB or BT.709"
+            )
         self.matrix = matrix
         self.full_range = frame.color_range == FULL or frame.format.name.startswith("yuvj")
         self.primaries, self.transfer = frame.color_primaries, frame.color_trc
@@ -178,6 +191,7 @@ class VideoSource(Source):
                 f"{self.path}: a frame cannot be converted to RGB ({error})"
             ) from error
         self.clear = self.clear or is_clear(frame)
+        self.interlaced = self.interlaced or frame.interlaced_frame
         rgb = rgb[..., :1] if self.grey else rgb
         return np.ascontiguousarray(upright(rgb, *display_matrix(frame)))
 

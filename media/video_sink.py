@@ -39,6 +39,8 @@ CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no lo
 LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1": 65535}
 SLOWEST_RATE = Fraction(1, 1001)  # of a piece, whose frames get their times when it is joined
 FINEST = Fraction(1, 10**6)  # seconds, of times that containers can count
+LARGEST_DELAY = Fraction(1, 20)  # seconds of sound behind the picture that nobody notices
+MATROSKA_STEP = Fraction(1, 1000)  # seconds, the one that it counts in
 # FFmpeg's names of the containers that are written.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 
@@ -61,6 +63,7 @@ class VideoSink(Sink):
         primaries: int = UNSPECIFIED,
         transfer: int = UNSPECIFIED,
         aspect: Fraction | None = None,  # width of a pixel by its height; none: square
+        metadata: dict[str, str] | None = None,  # what the file is to say in words
         suffix: str = ".mp4",  # of the final file; it decides the container
         lossless: bool = False,  # see the module's text
         last: Fraction | None = None,  # seconds of the last frame; none: those of the one before
@@ -71,6 +74,7 @@ class VideoSink(Sink):
         self.av = import_av()
         self.height, self.width, self.times = height, width, times
         self.depth, self.aspect, self.suffix = depth, aspect, suffix
+        self.metadata = metadata or {}
         # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
         self.piece_suffix = ".avi" if suffix == ".avi" else ".mkv"
         self.primaries, self.transfer = primaries, transfer
@@ -82,19 +86,22 @@ class VideoSink(Sink):
                 f"{width}x{height} is too large for {self.codec}, which ends at {limit}; "
                 "give a folder or a .tif file as OUTPUT"
             )
-        gaps = [after - before for before, after in itertools.pairwise(times)]
-        self.last, self.repeats = last or gaps[-1], 0
+        self.repeats = 0
+        self.last = last or times[-1] - times[-2]
         if suffix == ".avi":
-            if len(set(gaps)) > 1:
-                raise ValueError(
-                    "AVI has one fixed frame rate, this video has not; write .mp4 or .mkv"
-                )
-            self.repeats = max(round(self.last / gaps[-1]) - 1, 0)
-            self.last = gaps[-1]
+            self.times = _even(times)
+            gap = self.times[1] - self.times[0]
+            self.repeats, self.last = max(round(self.last / gap) - 1, 0), gap
+        gaps = [after - before for before, after in itertools.pairwise(self.times)]
+        if suffix == ".mkv" and min(gaps) < MATROSKA_STEP:
+            raise ValueError(
+                f"frames are {float(1000 * min(gaps)):.3g} ms apart, Matroska counts whole ones; "
+                "give an OUTPUT that ends in .mp4 or .mov"
+            )
         self.step = _common_step([*gaps, self.last])
         self.sound, self.begin = sound, begin
         if sound:
-            check_sound(sound, suffix)
+            check_sound(sound, suffix, begin)
 
     def _pieces(self) -> list[Path]:
         """The finished pieces in order, up to the first gap. Names: first frame, frame after."""
@@ -179,6 +186,9 @@ class VideoSink(Sink):
             with self.av.open(av_path(self._pieces()[0])) as piece:
                 stream = container.add_stream_from_template(piece.streams.video[0])
             stream.time_base = self.step
+            container.metadata.update(self.metadata)
+            if self.codec == "libx265" and self.suffix != ".mkv":
+                stream.codec_context.codec_tag = "hvc1"  # the one of two that Apple's players know
             packets = self._video_packets(stream)
             if self.sound:
                 given = files.enter_context(
@@ -230,8 +240,14 @@ def _seconds(packet) -> Fraction:
     return packet.dts * packet.time_base
 
 
-def check_sound(path: Path, suffix: str) -> None:
-    """Refuse, by a ValueError that says what it is, sound that a container cannot hold."""
+def check_sound(path: Path, suffix: str, begin: Fraction) -> None:
+    """Refuse, by a ValueError that says what it is, sound that a container cannot hold.
+
+    Arguments:
+        path: of a file with sound.
+        suffix: of the container.
+        begin: seconds in the file at which the first frame is shown.
+    """
     av = import_av()
     with av.open(av_path(path), metadata_errors="replace") as given:
         for stream in given.streams.audio:
@@ -244,6 +260,15 @@ def check_sound(path: Path, suffix: str) -> None:
                     f"{path}: {suffix} cannot hold its sound ({stream.codec_context.name}); "
                     "give an OUTPUT that ends in .mkv, or leave out --keep-audio"
                 ) from error
+        if suffix == ".avi":  # which plays sound from the first frame on
+            packets = (packet for packet in given.demux(given.streams.audio) if packet.size)
+            starts = (_seconds(packet) - begin for packet in packets if packet.dts is not None)
+            late = next((start for start in starts if start >= 0), 0)
+            if late > LARGEST_DELAY:
+                raise ValueError(
+                    f"{path}: its sound begins {float(late):.3f} s after the frames, which AVI "
+                    "cannot say; give an OUTPUT that ends in .mp4 or .mkv"
+                )
 
 
 def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str, str]]:
@@ -267,6 +292,19 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
     if depth > 8:
         raise ValueError(f"lossless {depth}-bit video needs an OUTPUT that ends in .mkv (FFV1)")
     return "libx264rgb", "rgb24", {"qp": "0", "preset": "medium"}
+
+
+def _even(times: list[Fraction]) -> list[Fraction]:
+    """Times at a fixed rate, if they are that but for a container's rounding; else a ValueError."""
+    mean = (len(times) - 1) / (times[-1] - times[0])
+    usual = Fraction(round(mean)), Fraction(1000 * round(mean * 1001 / 1000), 1001)
+    for rate, tolerance in ((mean, 0), *((rate, MATROSKA_STEP) for rate in (*usual, mean) if rate)):
+        even = [times[0] + index / rate for index in range(len(times))]
+        if all(abs(a - b) <= tolerance for a, b in zip(even, times, strict=True)):
+            return even
+    raise ValueError(
+        "AVI has one fixed frame rate, this video has not; write .mp4 or .mkv, or give --fps"
+    )
 
 
 def _common_step(gaps: list[Fraction]) -> Fraction:

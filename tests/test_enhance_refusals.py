@@ -193,6 +193,8 @@ def test_what_is_no_sequence_is_refused(tmp_path, checkpoint, change):
     (("--fps", 10_000), "from 1/1001 to below 10000"),
     (("--frames", 1), "frames is 1; give 2 or more"),
     (("--slow-motion",), "--slow-motion is for an OUTPUT that is a video"),
+    (("--fps", 10), "--fps is for an OUTPUT that is a video, or for --compare"),
+    (("--palette", "rgb"), "--palette is for TIFF files, not for"),
     (("--tile", 40), "tile is 40"),
     (("--device", "cuda:77"), "cuda:77"),
     (("--model", "nowhere.pth"), "nowhere.pth"),

@@ -87,6 +87,20 @@ def test_the_files_own_matrix_and_range_are_used(tmp_path, matrix, full_range):
     assert np.abs(source.read(1).astype(int) - colour).max() <= 3
 
 
+def test_a_matrix_that_is_not_read_is_refused(tmp_path):
+    options = {"x264-params": "colormatrix=YCgCo"}
+    path = write_video(tmp_path / "v.mkv", make_frames(2, 64, 64), **options)
+    with pytest.raises(ValueError, match=r"has the colour matrix 8 .* convert it to RGB or BT.709"):
+        open_source(path)
+
+
+def test_interlaced_frames_are_told(tmp_path, checkpoint, capsys):
+    options = {"x264-params": "tff=1"}
+    path = write_video(tmp_path / "v.mkv", make_frames(3, 64, 64), **options)
+    run(checkpoint, path, tmp_path / "out")
+    assert "its frames are interlaced, and taken as they are" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("codec", "suffix", "pixel_format"), [
     ("mjpeg", ".avi", "yuvj420p"),
     ("prores_ks", ".mov", "yuv422p10le"),

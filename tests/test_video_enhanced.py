@@ -66,6 +66,7 @@ def test_ten_bits_stay_ten_bits(tmp_path, checkpoint):
     path = run(checkpoint, given, tmp_path / "out.mp4")
     with av.open(str(path)) as container:
         assert container.streams.video[0].codec_context.pix_fmt == "yuv420p10le"
+        assert container.streams.video[0].codec_context.codec_tag == "hvc1"
     assert run(checkpoint, given, tmp_path / "folder").joinpath("00000006.png").exists()
     assert open_source(tmp_path / "folder").dtype == np.uint16
 
@@ -154,6 +155,42 @@ def test_a_frame_rate_of_ones_own(tmp_path, checkpoint, capsys):
     assert "10 frames per second instead of its own times" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("rate", [Fraction(30), Fraction(30000, 1001), Fraction(7, 3)])
+def test_avi_of_a_rate_that_another_container_has_rounded(tmp_path, rate):
+    times = [Fraction(round(1000 * index / rate), 1000) for index in range(61)]
+    sink = VideoSink(tmp_path / "pieces", 48, 64, times, suffix=".avi")
+    assert sink.times[60] == pytest.approx(60 / rate, abs=0.001)
+    assert rate.denominator == 3 or sink.times == [index / rate for index in range(61)]
+    with pytest.raises(ValueError, match="AVI has one fixed frame rate"):
+        VideoSink(tmp_path / "pieces", 48, 64, [*times[:60], times[60] + 1], suffix=".avi")
+
+
+def test_matroska_does_not_take_frames_of_one_millisecond(tmp_path):
+    times = [Fraction(index, 2000) for index in range(3)]
+    with pytest.raises(ValueError, match=r"frames are 0\.5 ms apart, Matroska counts"):
+        VideoSink(tmp_path / "pieces", 48, 64, times, suffix=".mkv")
+    sink = VideoSink(tmp_path / "pieces", 48, 64, times, suffix=".mp4")
+    sink.write(0, make_frames(3, 48, 64))
+    sink.join(tmp_path / "out.mp4")
+    assert open_source(tmp_path / "out.mp4").times == times
+
+
+def test_what_a_file_says_in_words_is_kept(tmp_path, checkpoint):
+    given = tmp_path / "in.mp4"
+    with av.open(str(given), "w") as container:
+        container.metadata.update(title="harbour", creation_time="2020-01-02T03:04:05.000000Z")
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height = 32, 24
+        for pixels in make_frames(4):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode(None))
+    for flags, kept in (((), True), (("--start", 1), False)):
+        name = f"out{len(flags)}.mp4"
+        with av.open(str(run(checkpoint, given, tmp_path / name, *flags))) as container:
+            assert container.metadata["title"] == "harbour"
+            assert container.metadata.get("creation_time", "").startswith("2020-01-02") == kept
+
+
 def test_part_of_a_video(tmp_path, checkpoint):
     given = write_video(tmp_path / "in.mp4", numbered_frames(9))
     result = run(checkpoint, given, tmp_path / "out", "--start", 4, "--frames", 3)
@@ -169,8 +206,8 @@ def test_part_of_a_video(tmp_path, checkpoint):
         run(checkpoint, given, tmp_path / "no", "--start", 9)
 
 
-def video_with_sound(path, codec="aac"):
-    """Eight frames of 0.04 s, and a tone of the same length."""
+def video_with_sound(path, codec="aac", delay=0.0):
+    """Eight frames of 0.04 s, and a tone of the same length, some seconds later."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("mpeg4", rate=25)
         video.width, video.height, video.pix_fmt = 32, 24, "yuv420p"
@@ -182,7 +219,8 @@ def video_with_sound(path, codec="aac"):
         resampler = av.AudioResampler(audio.format, audio.layout, audio.rate)
         tone = np.sin(np.arange(15360) / 20).astype(np.float32)[None]
         frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
-        frame.rate, frame.pts, frame.time_base = 48000, 0, Fraction(1, 48000)
+        frame.rate, frame.time_base = 48000, Fraction(1, 48000)
+        frame.pts = round(48000 * delay)
         for part in resampler.resample(frame):
             container.mux(audio.encode(part))
         container.mux(audio.encode(None))
@@ -219,6 +257,9 @@ def test_sound_that_cannot_be_copied_is_refused(tmp_path, checkpoint):
     for flags in (["out.mp4", "--slow-motion"], ["out.mp4", "--fps", 10], ["folder"]):
         with pytest.raises(ValueError, match="a video that keeps its times"):
             run(checkpoint, given, tmp_path / flags[0], "--keep-audio", *flags[1:])
+    late = video_with_sound(tmp_path / "late.mkv", delay=0.5)
+    with pytest.raises(ValueError, match=r"sound begins 0\.[45]\d* s after the frames"):
+        run(checkpoint, late, tmp_path / "out.avi", "--keep-audio")
     silent = write_video(tmp_path / "silent.mp4", make_frames(2))
     with pytest.raises(ValueError, match="has no sound"):
         run(checkpoint, silent, tmp_path / "out.mp4", "--keep-audio")
