@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,10 @@ RGB = ("red", "green", "blue")
 BLACK_WHITE = [(0, 0, 0, 255), (255, 255, 255, 255)]
 # Descriptions that programs make of the sizes of a file, which are not those of the result.
 LAYOUTS = ("ImageJ=", '{"shape"', "<?xml", "<OME")
+# Domains of GDAL with other contents than words about what is seen, or that are read elsewhere.
+OTHER_DOMAINS = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", "COLOR_PROFILE")
+OTHER_DOMAINS += ("GEOLOCATION",)  # of the given pixels
+TIFF_TIME = "%Y:%m:%d %H:%M:%S"
 RESOLUTIONS = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")  # pixels per inch or centimetre
 
 
@@ -35,6 +41,7 @@ class Georeference:
     # Of GDAL for a new file: how many bits a value has, and which colours it stands for.
     options: dict[str, Any] = field(default_factory=dict)
     profile: dict[str, str] = field(default_factory=dict)  # of its colours
+    domains: dict[str, dict[str, str]] = field(default_factory=dict)  # tags of GDAL's other domains
 
     def of_colours(self) -> "Georeference":
         """The same place with red, green and blue in the place of a band with a colour table."""
@@ -53,11 +60,13 @@ class Georeference:
     def enlarged(self, other: "Georeference", share: float) -> "Georeference":
         """The same place with pixels a quarter as wide, `share` of the way to another frame's.
 
-        Control points and RPCs stay this frame's: they cannot be averaged.
+        Times are on the way, too; those that cannot be read are left out where they would be
+        wrong. Control points and RPCs stay this frame's, as all coordinates do if the other's are
+        of another system: they cannot be averaged.
         """
         own, transform = self.transform, None
         if own is not None:
-            next_own = other.transform or own
+            next_own = other.transform if other.transform and other.crs == self.crs else own
             between = [(1 - share) * a + share * b for a, b in zip(own, next_own, strict=True)][:6]
             transform = type(own)(*between) @ type(own).scale(1 / SCALE)
         points, points_crs = self.points
@@ -69,13 +78,45 @@ class Georeference:
             name: f"{SCALE * float(value):g}" if name in RESOLUTIONS else value
             for name, value in self.tags.items()
         }
+        domains = self.domains
+        if share:
+            tags = _at_time(tags, other.tags, "TIFFTAG_DATETIME", share, _tiff_time)
+            domains = {
+                name: _at_time(own, other.domains.get(name, {}), "ACQUISITIONDATETIME", share)
+                for name, own in domains.items()
+            }
         return replace(
             self,
             transform=transform,
             tags=tags,
+            domains=domains,
             points=(points, points_crs),
             rpcs=_enlarged_rpcs(self.rpcs),
         )
+
+
+def _tiff_time(text: str) -> datetime:
+    return datetime.strptime(text, TIFF_TIME)
+
+
+def _at_time(
+    own: dict[str, str],
+    other: dict[str, str],
+    name: str,
+    share: float,
+    read: Callable[[str], datetime] = datetime.fromisoformat,
+) -> dict[str, str]:
+    """Tags with the time `share` of the way from one's own to another's, in its own form."""
+    if name not in own:
+        return own
+    try:
+        time, following = read(own[name]), read(other[name])
+        between = time + share * (following - time)
+    except (KeyError, ValueError, TypeError):  # no such tag, unreadable, only one has a zone
+        return {key: value for key, value in own.items() if key != name}
+    if read is _tiff_time:
+        return own | {name: between.strftime(TIFF_TIME)}
+    return own | {name: between.isoformat(sep="T" if "T" in own[name] else " ")}
 
 
 def _enlarged_rpcs(rpcs: Any) -> Any:
@@ -117,6 +158,11 @@ def georeference_of(dataset: Any, bands: list[int] | None = None) -> Georeferenc
         options=options,
         # That of another colour space than RGB is of no use to what became RGB.
         profile={} if is_converted else dataset.tags(ns="COLOR_PROFILE"),
+        domains={
+            name: dataset.tags(ns=name)
+            for name in dataset.tag_namespaces()
+            if name not in OTHER_DOMAINS and not name.startswith("xml:")
+        },
         scales=chosen(dataset.scales),
         offsets=chosen(dataset.offsets),
         units=chosen(dataset.units),

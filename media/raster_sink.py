@@ -91,8 +91,9 @@ class TiffSink(ImageSink):
 
     def _describe(self, dataset: Any, reference: Georeference) -> None:
         dataset.update_tags(**reference.tags)
-        if reference.profile:
-            dataset.update_tags(ns="COLOR_PROFILE", **reference.profile)
+        for domain, tags in (*reference.domains.items(), ("COLOR_PROFILE", reference.profile)):
+            if tags:
+                dataset.update_tags(ns=domain, **tags)
         dataset.descriptions = reference.descriptions
         for band, tags in enumerate(reference.band_tags, 1):
             dataset.update_tags(band, **tags)

@@ -58,6 +58,40 @@ def test_a_frame_between_lies_between(tmp_path, checkpoint):
     assert corners == [1000, 1005, 1010]
 
 
+def test_a_frame_between_has_the_time_between(tmp_path, checkpoint):
+    given = write_sequence(tmp_path / "in", sixteen_bits(3))
+    times = ["2020:02:28 23:59:50", "2020:02:29 00:00:10", "unknown"]
+    for page, text in zip(open_source(given).pages, times, strict=True):
+        with rasterio.open(page.dataset, "r+") as dataset:
+            dataset.update_tags(TIFFTAG_DATETIME=text, SENSOR="camera")
+            acquired = text.replace(":", "-", 2).replace(" ", "T")
+            dataset.update_tags(ns="IMAGERY", ACQUISITIONDATETIME=acquired, CLOUDCOVER="3")
+    result = run(checkpoint, given, tmp_path / "out")
+    seen = []
+    for path in sorted(result.iterdir()):
+        with rasterio.open(path) as dataset:
+            assert dataset.tags()["SENSOR"] == "camera"
+            imagery = dataset.tags(ns="IMAGERY")
+            assert imagery.pop("CLOUDCOVER") == "3"
+            seen.append((dataset.tags().get("TIFFTAG_DATETIME"), *imagery.values()))
+    assert seen == [
+        (times[0], "2020-02-28T23:59:50"),
+        ("2020:02:29 00:00:00", "2020-02-29T00:00:00"),
+        (times[1], "2020-02-29T00:00:10"),
+        (None,),
+        (times[2], times[2]),
+    ]
+
+
+def test_places_of_two_systems_are_not_averaged(tmp_path, checkpoint):
+    (tmp_path / "in").mkdir()
+    for index, (bands, zone) in enumerate(zip(sixteen_bits(2), (33, 34), strict=True)):
+        place = {"crs": f"EPSG:326{zone}", "transform": Affine(1, 0, 1000 * zone, 0, -1, 0)}
+        write_geotiff(tmp_path / "in" / f"{index}.tif", bands, **place)
+    with rasterio.open(run(checkpoint, tmp_path / "in", tmp_path / "out") / "00000001.tif") as made:
+        assert (made.crs.to_epsg(), made.transform.c) == (32633, 33000)
+
+
 def test_control_points_and_rpcs_follow_the_pixels(tmp_path, checkpoint):
     given = write_sequence(tmp_path / "in", sixteen_bits(2), transform=None)
     points = [GroundControlPoint(row, col, col, -row) for row, col in ((0, 0), (8, 4), (20, 30))]
