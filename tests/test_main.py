@@ -16,10 +16,10 @@ from models.checkpoint import load_network, load_torch_file
 from models.inference import super_resolve
 from models.mstt import SIZES
 from training import recorder
-from training.distributed import Team
 from training.loop import charbonnier, learning_rate
 from training.optimiser import Optimiser
 from training.settings import check_maps, fit_machine
+from utils.team import Team
 
 
 def read_log(run):

@@ -17,7 +17,7 @@ from media.images import write_image
 from models.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
 from models.inference import super_resolve
 from training import recorder, slim, sources
-from training.distributed import Team
+from utils.team import Team
 
 
 def test_automatic_folders_are_recorded_and_their_change_is_refused(run_main):

@@ -14,7 +14,6 @@ from trainings import deliver, make_optimiser
 
 from models.inference import autocast, pick_device, pick_precision, windows
 from training.diagnosis import blame
-from training.distributed import Team
 from training.log import RunLog
 from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch, moving_pixels
 from training.optimiser import OPTIMISERS
@@ -22,6 +21,7 @@ from training.run import Progress, restore
 from training.signals import StopSignals
 from utils.images import to_tensor, to_uint8
 from utils.metrics import moving_mask
+from utils.team import Team
 
 
 def test_the_rate_follows_time_where_that_is_further():

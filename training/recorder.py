@@ -17,7 +17,6 @@ from models import MSTT, super_resolve
 from models.baselines import bicubic_flow
 from models.checkpoint import save_torch_file
 from training.diagnosis import mean_offset
-from training.distributed import Team
 from training.log import Meter, RunLog
 from training.loop import Clock, Ema, memory_in_use
 from training.optimiser import Optimiser
@@ -26,6 +25,7 @@ from training.run import Progress, training_state
 from training.signals import Stopped, StopSignals
 from training.sources import Data
 from training.validation import FramesAlone, mean_psnr
+from utils.team import Team
 
 DIVERGED = 5.0  # dB below the best validation: nothing comes back from there
 

@@ -13,7 +13,7 @@ from data.degrade import CODEC_RANGES, DRAWS
 from data.scenes.make import make_scenes
 from data.septuplets import LARGEST_PATCH, SeptupletDataset
 from media.codec import check_available
-from training.distributed import Team
+from utils.team import Team
 from utils.text import one_line
 
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
