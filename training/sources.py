@@ -143,14 +143,10 @@ def _draw(folder: str | None) -> None:
 
 def fingerprint(sources: list[tuple[Dataset, float]], validation: list[Clip]) -> dict[str, str]:
     """What a run sees, in one line for each of its data sets: names and sizes, not pixels."""
-    found = {}
-    for number, (dataset, _) in enumerate(sources, start=1):
-        if isinstance(dataset, StillsDataset):
-            names = [path.relative_to(dataset.root).as_posix() for path in dataset.stills.paths]
-            sizes = dataset.stills.shapes
-        else:
-            names, sizes = dataset.names, dataset.sizes
-        found[f"source {number}"] = _describe(zip(names, sizes, strict=True))
+    found = {
+        f"source {number}": _describe(zip(dataset.names, dataset.sizes, strict=True))
+        for number, (dataset, _) in enumerate(sources, start=1)
+    }
     found["validation"] = _describe((clip.name, len(clip.truth)) for clip in validation)
     sizes = ((clip.name, (*clip.size, clip.given is not None)) for clip in validation)
     found[VALIDATION_SIZES] = _describe(sizes)
