@@ -22,6 +22,7 @@ from utils.files import LOCK, PARTIAL, lock_folder, remove_unused
 from utils.text import one_line
 
 MOST_STEPS = 10**9  # of a run; beyond it is a mistake
+VERSIONS = {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
 def open_run(
@@ -124,7 +125,7 @@ def training_state(
         "random": random_states(),
         "data": data,
         "config": dataclasses.asdict(config),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "versions": VERSIONS,
     }
 
 
