@@ -19,7 +19,6 @@ from utils.text import one_line
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
 TESTSET = Path("testset")
 SCENES = Path("trainset/scenes")  # where the built-in scenes are kept
-VALIDATION_SIZES = "sizes of the validation clips"  # in a fingerprint; runs of old have none
 
 
 def find_data_root(config: Any) -> str | None:
@@ -149,8 +148,7 @@ def fingerprint(sources: list[tuple[Dataset, float]], validation: list[Clip]) ->
     }
     found["validation"] = _describe((clip.name, len(clip.truth)) for clip in validation)
     sizes = ((clip.name, (*clip.size, clip.given is not None)) for clip in validation)
-    found[VALIDATION_SIZES] = _describe(sizes)
-    return found
+    return found | {"sizes of the validation clips": _describe(sizes)}
 
 
 def _describe(entries: Iterable[tuple[str, Any]]) -> str:
@@ -178,13 +176,8 @@ def check_same_data(everyone: list[dict[str, str]], state: dict[str, Any] | None
     if state is None:
         return
     recorded = state.get("data")
-    if recorded is None:
-        print("the run does not say which data it began with; they are not compared", flush=True)
-        return
     if not isinstance(recorded, dict):
         raise ValueError(f"the checkpoint's data is a {type(recorded).__name__}")
-    if VALIDATION_SIZES not in recorded:  # by an earlier version
-        first = {name: text for name, text in first.items() if name != VALIDATION_SIZES}
     if recorded != first:
         raise ValueError(
             f"the data are not those of the run: {_differences(recorded, first)}. Restore them, "
