@@ -47,7 +47,7 @@ def open_run(
     run = choose_run(name, resume or restarted)
     stack.enter_context(lock_folder(run, "choose another --run"))
     if is_new and not resume:
-        stack.callback(remove_unused, run)
+        stack.callback(remove_unused, run)  # where it ends before it has written anything
     for leftover in run.glob(f".*{PARTIAL}"):  # of a process that was killed while it saved
         leftover.unlink()
     if resume or (restarted and (run / "last.pt").is_file()):
