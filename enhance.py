@@ -71,7 +71,7 @@ from models.ensemble import Ensemble
 from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
-from utils.team import Team, join, read_environment
+from utils.team import Team, join
 
 TOLD = 10  # cuts that are named
 # Endings of files that mimetypes does not know for pictures or video.
@@ -153,7 +153,7 @@ class Config:
 
 
 def main(argv: list[str] | None = None) -> None:
-    with join(Team(**read_environment())) as team, contextlib.ExitStack() as stack:
+    with join() as team, contextlib.ExitStack() as stack:
         if team.world > 1:
             for number in STOPS:
                 signal.signal(number, interrupt_once)

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from data.loading import load_steps, one_opencv_thread, open_loader
@@ -32,7 +33,6 @@ from models.checkpoint import load_network, network_from
 from models.inference import autocast
 from models.mstt import widened
 from training.diagnosis import blame, largest_offset
-from training.distributed import Team, join_team
 from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
 from training.optimiser import Optimiser
 from training.recorder import Recorder
@@ -40,6 +40,7 @@ from training.run import MOST_STEPS, Progress, open_run, restore
 from training.settings import resolve
 from training.sources import Data
 from utils.config import describe_config, parse_config, run_script
+from utils.team import Team, join
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,9 @@ def train(
     )
     progress = restore(state, ema, optimiser) if state else Progress()
     clock = Clock(config.minutes, progress.seconds)
-    model = team.wrap(network, in_part=config.given_frames == 1)  # which needs no interpolation
+    model = network
+    if team.world > 1:  # one given frame needs no interpolation
+        model = DistributedDataParallel(model, find_unused_parameters=config.given_frames == 1)
     model = compiled(model, network) if config.compile else model
     recorder = Recorder(config, run, device, team, network, ema, optimiser, progress, clock, data)
     steps = open_steps(config, device, progress.step, team, data, lambda: recorder.stop.received)
@@ -171,7 +174,8 @@ def train(
             losses = []
             for number, part in enumerate(parts, start=1):
                 inputs, truth = move_batch(part, device)
-                with team.gradients_later(model, number < len(parts)):
+                is_averaged = number == len(parts) or team.world == 1
+                with contextlib.nullcontext() if is_averaged else model.no_sync():
                     with autocast(device, config.precision):
                         output = model(*inputs)
                     loss = charbonnier(output, truth, config.moving_weight, config.bend)
@@ -301,7 +305,8 @@ def report(run: Path, recorder: Recorder) -> None:
 def main() -> int:
     config = parse_config(Config, __doc__)
     one_opencv_thread()
-    with join_team() as team, contextlib.ExitStack() as stack:
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    with join(backend) as team, contextlib.ExitStack() as stack:
         # The launchers of several machines count for themselves.
         restarted = team.largest(team.restarts) > 0
         if config.run == "auto" and (restarted or team.largest(team.max_restarts)):

@@ -247,7 +247,6 @@ class StillsDataset(Dataset):
         given_frames: int = 4,
         degrade: bool = False,
     ):
-        self.root = Path(root)
         self.degrade = degrade
         self.given_frames = given_frames
         self.size = (4 * patch, 4 * patch)
@@ -256,7 +255,9 @@ class StillsDataset(Dataset):
         self.animation = animation or Animation()
         least = (4 * patch + MARGIN, 4 * patch + MARGIN)
         self.stills = Stills(root, least, cache_bytes)
-        sides = [math.sqrt(height * width) for height, width in self.stills.shapes]
+        self.names = [path.relative_to(root).as_posix() for path in self.stills.paths]
+        self.sizes = self.stills.shapes
+        sides = [math.sqrt(height * width) for height, width in self.sizes]
         repeats = [max(1, round(side / (4 * patch))) for side in sides]
         self._still_of = np.repeat(np.arange(len(self.stills)), repeats)
 
@@ -281,7 +282,7 @@ class StillsDataset(Dataset):
             "truth": to_tensor(truth),
             "forward_flow": torch.from_numpy(forward),
             "backward_flow": torch.from_numpy(backward),
-            "name": f"{self.stills.paths[number].relative_to(self.root)}:{index}",
+            "name": f"{self.names[number]}:{index}",
         }
 
 

@@ -17,7 +17,6 @@ from data.lists import (
     TEST_LIST_NAMES,
     find_list,
     folders_of_clips,
-    is_folder,
     read_list,
     stays_inside,
 )
@@ -73,7 +72,7 @@ def _find_folders(root, list_file):
             raise ValueError(f"{list_file}: {wrong[0]} leads out of {root}")
         found = []
         for name in dict.fromkeys(names):
-            folder = next((base / name for base in bases if is_folder(base / name)), None)
+            folder = next((base / name for base in bases if os.path.isdir(base / name)), None)
             if folder is None:
                 raise FileNotFoundError(f"{bases[0] / name}: no such clip, but {list_file} has it")
             found.append(_folders_of_clip(folder)._replace(name=name))

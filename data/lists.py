@@ -1,6 +1,5 @@
 """How training and test sets lie on disk: the lists that name their clips, and their frames."""
 
-import os
 import re
 from pathlib import Path
 
@@ -49,14 +48,6 @@ def folders_of_clips(root):
 def stays_inside(name):
     """Whether a name from a list, which may be anybody's, stays in the folder it is meant for."""
     return not (Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name)
-
-
-def is_folder(path):
-    """Whether there is a folder of this name, which may be too long for one."""
-    try:
-        return os.path.isdir(path)
-    except OSError:
-        return False
 
 
 def read_list(path):

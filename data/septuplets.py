@@ -31,7 +31,6 @@ from data.lists import (
     LIST_NAME,
     find_list,
     folders_of_clips,
-    is_folder,
     read_list,
     stays_inside,
 )
@@ -66,7 +65,7 @@ def _find_names(root, list_file):
             raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
         # The folder that has the first clip; with no such clip any will do to report it.
         first = names[0] if stays_inside(names[0]) else "."
-        return next((base for base in bases if is_folder(base / first)), bases[0]), names
+        return next((base for base in bases if os.path.isdir(base / first)), bases[0]), names
     if bases[0].name == "sequences":
         raise ValueError(
             f"{root}: Vimeo-90K's clips without sep_trainlist.txt, which tells them from its test "
@@ -77,7 +76,7 @@ def _find_names(root, list_file):
     if not names:
         raise ValueError(
             f"{root}: no septuplets; it needs {LIST_NAME} or sep_trainlist.txt, or folders "
-            f"train/<clip>/ with {WANTED}{_instead(root, folders)}"
+            f"train/<clip>/ with {WANTED}{_instead(folders)}"
         )
     known = set(names)
     if others := [folder.name for folder in folders if folder.name not in known]:
@@ -95,7 +94,7 @@ def _holds_frames(folder):
     return any(stem in stems for stems_ in FRAME_STEMS for stem in (stems_[0], stems_[-1]))
 
 
-def _instead(root, folders):
+def _instead(folders):
     """What is there instead of septuplets, for a message."""
     for folder in folders:
         if find_list(folder):
@@ -135,7 +134,7 @@ def _check_clip(root, base, name, least):
     folder = os.path.join(base, name)
     if not stays_inside(name):
         return Clip(name), [f"{name}: leads out of {root}; give a folder below it"]
-    if not is_folder(folder):
+    if not os.path.isdir(folder):
         return Clip(name), [f"{folder}: no such clip folder; correct the list or restore it"]
     names, longer, problems = _frames_of(folder)
     if problems:

@@ -20,6 +20,7 @@ from media.frames import Source, remove
 from media.open import open_source
 from media.video_sink import VideoSink
 from models.blocks import SCALE
+from utils.files import write_atomically
 from utils.page import GIVEN, MOST_FRAMES, PageClip, write_page
 from utils.plots import detailed_place
 from utils.resize import imresize
@@ -139,9 +140,7 @@ def write_sheet(pair: Pair, path: Path) -> None:
         for axis, picture in zip(column, column_pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    figure.savefig(partial, dpi=150)
-    partial.replace(path)
+    write_atomically(path, lambda partial: figure.savefig(partial, dpi=150, format="png"))
 
 
 def detailed_places(view: np.ndarray) -> list[Place]:

@@ -24,7 +24,7 @@ import numpy as np
 from enhancement.levels import Levels
 from enhancement.tiling import Carried
 from media.frames import free_of, remove
-from utils.files import LOCK, lock_folder, write_atomically
+from utils.files import LOCK, lock_folder, remove_unused, write_atomically
 from utils.memory import is_out_of_memory
 from utils.text import one_line
 
@@ -169,14 +169,10 @@ def locked(output: Path) -> Iterator[None]:
             _check_ours(folder)
             yield
         finally:
-            with contextlib.suppress(OSError):
-                if is_there() and [path.name for path in folder.iterdir()] == [LOCK]:
-                    (folder / LOCK).unlink()
-                    folder.rmdir()
-    with contextlib.suppress(OSError):
-        if os.name == "nt" and [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()  # which fails where another process has opened it
-        folder.rmdir()  # which fails where there is anything in it
+            if is_there():
+                remove_unused(folder)
+    if os.name == "nt":
+        remove_unused(folder)  # unless another process has opened the lock
 
 
 def _check_ours(folder: Path) -> None:

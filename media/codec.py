@@ -96,10 +96,10 @@ def check_available(name: str) -> None:
     """Refuse, by a ValueError, a codec of CODECS that this machine cannot encode."""
     if name not in ENCODERS:
         return
-    encoders = {codec: encoder for codec, (encoder, *_) in ENCODERS.items()}
-    there = [codec for codec in encoders if encoders[codec] in import_av().codecs_available]
+    known = import_av().codecs_available
+    there = [codec for codec, (encoder, *_) in ENCODERS.items() if encoder in known]
     if name not in there:
         raise ValueError(
-            f"this PyAV cannot encode {name}, it has no {encoders[name]}; of the codecs here it "
+            f"this PyAV cannot encode {name}, it has no {ENCODERS[name][0]}; of the codecs here it "
             f"has {', '.join(there) or 'none'}"
         )

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -93,12 +94,9 @@ class ImageSink(Sink):
     def holds(self, start: int, stop: int) -> bool:
         return all(self.path(index).exists() for index in range(start, stop))
 
-    def finished(self) -> int:
-        """How many frames, from the first one on, are complete on disk."""
-        index = 0
-        while self.path(index).exists():
-            index += 1
-        return index
+    def finished(self) -> list[Path]:
+        """The files of the frames that are complete on disk, up to the first gap."""
+        return list(itertools.takewhile(Path.exists, map(self.path, itertools.count())))
 
     def write(self, start: int, frames: Iterable[np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +122,7 @@ class TiffStackSink(ImageSink):
         super().__init__(folder, ".tif")
 
     def join(self, target: Path) -> None:
-        paths = [self.path(index) for index in range(self.finished())]
+        paths = self.finished()
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
         write_tiff(partial, (tifffile.imread(path) for path in paths), len(paths))
         os.replace(partial, target)

@@ -111,12 +111,9 @@ class TiffSink(ImageSink):
             super().join(target)
             return
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
-        files = [self.path(index) for index in range(self.finished())]
+        join = self._join_bands if self.source.layout == "bands" else self._join_pages
         with self._writing(partial):
-            if self.source.layout == "bands":
-                self._join_bands(partial, files)
-            else:
-                self._join_pages(partial, files)
+            join(partial, self.finished())
         os.replace(partial, target)
         remove(self.folder)
 

@@ -27,16 +27,10 @@ from utils.text import one_line
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 
-# The weights in the box by their name, and which of them to take, best first.
-SHIPPED = {
-    "large": CHECKPOINTS / "mstt_large.safetensors",
-    "fast": CHECKPOINTS / "mstt_fast.safetensors",
-    "small": CHECKPOINTS / "mstt_small.safetensors",
-    # Trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
-    "large_real": CHECKPOINTS / "mstt_large_real.safetensors",
-    "fast_real": CHECKPOINTS / "mstt_fast_real.safetensors",
-}
-
+# The weights in the box by their name, and which of them to take, best first. Those called real
+# are trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
+NAMES = ("large", "fast", "small", "large_real", "fast_real")
+SHIPPED = {name: CHECKPOINTS / f"mstt_{name}.safetensors" for name in NAMES}
 PREFERRED = {"cuda": ("large", "fast", "small"), "cpu": ("fast", "small", "large")}
 FORMAT = "mstt-stvsr training checkpoint, version 1"
 

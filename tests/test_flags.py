@@ -16,10 +16,10 @@ from models import MSTT
 from models.checkpoint import load_torch_file
 from models.mstt import SIZES
 from training import recorder, sources
-from training.distributed import Team
 from training.loop import learning_rate
 from training.run import MOST_STEPS
 from training.settings import fit_machine
+from utils.team import Team
 
 NETWORK = {
     "coupling": "symmetric",

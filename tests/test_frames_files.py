@@ -69,7 +69,7 @@ def test_a_full_disk_leaves_no_frame_that_looks_finished(tmp_path, missing, mask
         pytest.raises(OSError, match=r"00000001.*cannot be written, is the disk full"),
     ):
         sink.write(1, [pixels])
-    assert sink.finished() == 1
+    assert len(sink.finished()) == 1
     sink.write(1, [pixels])  # what is left of the failed attempt does no harm
     written = open_source(tmp_path / "work")
     np.testing.assert_array_equal(written.read(1), pixels)

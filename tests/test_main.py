@@ -16,10 +16,10 @@ from models.checkpoint import load_network, load_torch_file
 from models.inference import super_resolve
 from models.mstt import SIZES
 from training import recorder
-from training.distributed import Team
 from training.loop import charbonnier, learning_rate
 from training.optimiser import Optimiser
 from training.settings import check_maps, fit_machine
+from utils.team import Team
 
 
 def read_log(run):
@@ -186,12 +186,12 @@ def test_a_finished_run_is_not_trained_again(run_main, begun, capsys):
 
 def test_a_score_that_is_no_number_is_never_best(run_main, monkeypatch):
     scores = iter([30.0, float("nan"), 30.0, float("inf")])
-    monkeypatch.setattr(recorder, "validation_score", lambda *arguments: next(scores))
+    monkeypatch.setattr(recorder.Recorder, "_score", lambda *arguments: next(scores))
     assert run_main("--steps", "4", "--validate-every", "1", "--run", "a") == 0
     assert load_torch_file("a/best.pt")["step"] == 1
     assert load_torch_file("a/last.pt")["best_score"] == 30.0
     assert read_log("a")[3]["psnr"] is None  # JSON knows no NaN
-    monkeypatch.setattr(recorder, "validation_score", lambda *arguments: float("nan"))
+    monkeypatch.setattr(recorder.Recorder, "_score", lambda *arguments: float("nan"))
     with pytest.raises(FloatingPointError, match="no validation gave a finite PSNR"):
         run_main("--steps", "1", "--run", "b")
     assert not Path("b/best.pt").exists()
@@ -200,7 +200,7 @@ def test_a_score_that_is_no_number_is_never_best(run_main, monkeypatch):
 
 def test_a_training_that_has_diverged_ends_and_names_its_best_weights(run_main, monkeypatch):
     scores = iter([30.0, 26.0, 24.9])
-    monkeypatch.setattr(recorder, "validation_score", lambda *arguments: next(scores))
+    monkeypatch.setattr(recorder.Recorder, "_score", lambda *arguments: next(scores))
     with pytest.raises(FloatingPointError, match=r"step 3: 24\.90 dB after 30\.00 .* r/best\.pt"):
         run_main("--steps", "4", "--validate-every", "1", "--run", "r")
     assert load_torch_file("r/best.pt")["step"] == 1

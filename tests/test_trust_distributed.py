@@ -24,9 +24,9 @@ import main
 from models.checkpoint import load_torch_file
 from models.inference import NotFinite
 from training import validation
-from training.distributed import Team, _read_environment
 from training.validation import mean_psnr
 from utils.config import run_script
+from utils.team import Team, read_environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="gloo and signals of Linux")
 # Four steps at low rates: Adam divides by the size of the gradient, which makes rounding errors
@@ -179,11 +179,11 @@ def test_restarts_of_torchrun_and_of_slurm_count(monkeypatch, torchrun, slurm, r
     environment |= {"TORCHELASTIC_RESTART_COUNT": torchrun, "SLURM_RESTART_COUNT": slurm}
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
-    team = _read_environment()
+    team = read_environment()
     assert (team.rank, team.world, team.restarts) == (1, 2, restarts)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "often")
     with pytest.raises(ValueError, match="SLURM_RESTART_COUNT is 'often'"):
-        _read_environment()
+        read_environment()
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"])

@@ -25,7 +25,7 @@ from media.images import write_image
 from models.mstt import SIZES
 from training.optimiser import Optimiser
 from utils.config import run_script
-from utils.memory import keep_freed_memory
+from utils.memory import MMAP_MAX, TRIM_THRESHOLD, _glibc, return_freed_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--patch", "16", "--size", "small", "--given-frames", "2", "--flow-method", "dis"]
@@ -34,6 +34,8 @@ TINY += ["--validation", "clips", "--device", "cpu", "--workers", "0"]
 FEW_CHANNELS = {"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1}
 LABELS = itertools.count()  # what processes print goes to a file of their own
 SECONDS = 500  # that anything here may take on a busy machine
+# Where glibc's own adjustment ends once a program has freed large tensors; -3: M_MMAP_THRESHOLD
+GLIBC = {MMAP_MAX: 65536, -3: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20}
 
 
 def write_clip(folder, seed, names, side):
@@ -136,6 +138,14 @@ def in_samples(epoch, action, rank="0"):
         main_sources.SeptupletDataset.__getitem__ = acting
 
 
+def give_back_freed_memory():
+    """Undo `keep_freed_memory` in this process, and return what is free now."""
+    if _glibc() is not None:
+        for name, value in GLIBC.items():
+            _glibc().mallopt(name, value)
+    return_freed_memory()
+
+
 def run_here(name, *arguments):
     """Run a script, or a module of this name, as python would, in this process.
 
@@ -151,7 +161,7 @@ def run_here(name, *arguments):
         return end.code
     finally:
         sys.argv = before
-        keep_freed_memory(False)
+        give_back_freed_memory()
     raise AssertionError(f"{name} left no exit status")
 
 

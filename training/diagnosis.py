@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dcn import DCNv2
 from dcn.deform_conv import bounded
-from training.distributed import Team
+from utils.team import Team
 from utils.text import one_line
 
 

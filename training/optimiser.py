@@ -8,7 +8,6 @@ from torch import nn
 from models import MSTT
 from training.muon import Muon
 
-OPTIMISERS = ("muon", "adam")
 ALIGNMENT = "interpolation.alignment."
 # Names of weights that Muon leaves alone: the first and last convolutions, whose inputs and
 # outputs are pictures and flows, and the alignment, whose offsets run away under Muon.

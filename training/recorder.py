@@ -12,12 +12,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from data.clips import Clip
 from models import MSTT, super_resolve
 from models.baselines import bicubic_flow
 from models.checkpoint import save_torch_file
 from training.diagnosis import mean_offset
-from training.distributed import Team
 from training.log import Meter, RunLog
 from training.loop import Clock, Ema, memory_in_use
 from training.optimiser import Optimiser
@@ -26,6 +24,7 @@ from training.run import Progress, training_state
 from training.signals import Stopped, StopSignals
 from training.sources import Data
 from training.validation import FramesAlone, mean_psnr
+from utils.team import Team
 
 DIVERGED = 5.0  # dB below the best validation: nothing comes back from there
 
@@ -134,9 +133,7 @@ class Recorder:
         self.save("last.pt")  # a run that ends meanwhile begins with this validation on resume
         average = self.ema.averaged(self.network)
         with self.clock.validating():
-            score = validation_score(
-                average, self.data.validation, self.config, self.device, self.team, self.stop
-            )
+            score = self._score(average)
         step, gain = self.progress.step, score - self.baseline
         self.log.write(step, psnr=score, gain_over_bicubic_flow=gain)
         self.bar.write(f"step {step}: {score:.2f} dB, {gain:+.2f} over bicubic + flow")
@@ -153,6 +150,14 @@ class Recorder:
                 "training has diverged. Lower the rates and start from "
                 f"{self.run / 'best.pt'} (--weights)"
             )
+
+    def _score(self, network: nn.Module) -> float:
+        """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
+        if self.config.given_frames == 1:  # its interpolation has not been trained
+            network = FramesAlone(network)
+        options = {"device": self.device, "precision": self.config.precision}
+        method = partial(super_resolve, network, flow_method=self.config.flow_method, **options)
+        return mean_psnr(self.data.validation, method, self.team, self.stop)
 
     def _validation_is_due(self, before: float) -> bool:
         """Whether it is, in all processes alike; `before`: `elapsed` one step ago."""
@@ -184,24 +189,3 @@ class Recorder:
             told.append(f"{memory:.1f} GiB")
         self.bar.set_postfix_str(", ".join(told))
         self.meter = Meter()
-
-
-def validation_score(
-    network: nn.Module,
-    clips: list[Clip],
-    config: Any,
-    device: torch.device,
-    team: Team,
-    stop: StopSignals | None = None,
-) -> float:
-    """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
-    if config.given_frames == 1:  # its interpolation has not been trained
-        network = FramesAlone(network)
-    method = partial(
-        super_resolve,
-        network,
-        flow_method=config.flow_method,
-        device=device,
-        precision=config.precision,
-    )
-    return mean_psnr(clips, method, team, stop)

@@ -12,16 +12,14 @@ curve, and the figures of every test clip (and of every condition of --degrade a
 
 import dataclasses
 import json
-import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models import MSTT
 from models.checkpoint import load_network, load_torch_file, save_network
+from training.run import VERSIONS
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 
@@ -62,7 +60,7 @@ def save_half(path: Path, network: MSTT, config: Any, step: int, score: float) -
         "step": step,
         "score": score,
         "config": dataclasses.asdict(config),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "versions": VERSIONS,
     }
     save_network(path, network.half(), information)
 

@@ -18,10 +18,11 @@ from models.checkpoint import FLOATS, FORMAT, check_state, load_torch_file
 from training.loop import Ema
 from training.muon import Muon
 from training.optimiser import Optimiser
-from utils.files import LOCK, PARTIAL, lock_folder
+from utils.files import LOCK, PARTIAL, lock_folder, remove_unused
 from utils.text import one_line
 
 MOST_STEPS = 10**9  # of a run; beyond it is a mistake
+VERSIONS = {"python": platform.python_version(), "torch": str(torch.__version__)}
 
 
 def open_run(
@@ -46,20 +47,12 @@ def open_run(
     run = choose_run(name, resume or restarted)
     stack.enter_context(lock_folder(run, "choose another --run"))
     if is_new and not resume:
-        stack.callback(_remove_if_empty, run)
+        stack.callback(remove_unused, run)  # where it ends before it has written anything
     for leftover in run.glob(f".*{PARTIAL}"):  # of a process that was killed while it saved
         leftover.unlink()
     if resume or (restarted and (run / "last.pt").is_file()):
         return run, read_state(run / "last.pt")
     return run, None
-
-
-def _remove_if_empty(run: Path) -> None:
-    """Remove the folder of a run that ended before it wrote anything."""
-    if run.is_dir() and [path.name for path in run.iterdir()] == [LOCK]:
-        with contextlib.suppress(OSError):  # Windows keeps a file that is open
-            (run / LOCK).unlink()
-            run.rmdir()
 
 
 def choose_run(name: str, resume: bool) -> Path:
@@ -91,13 +84,11 @@ def _before_first_save(path: Path) -> bool:
 
 def _new_folder(path: Path) -> Path:
     """Make a folder of this name, or with -2, -3 .. behind it where another process was first."""
-    for name in itertools.chain([path.name], (f"{path.name}-{n}" for n in itertools.count(2))):
-        folder = path.with_name(name)
-        try:
+    for number in itertools.count(1):
+        folder = path.with_name(f"{path.name}-{number}") if number > 1 else path
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return folder
+            return folder
 
 
 @dataclass
@@ -134,7 +125,7 @@ def training_state(
         "random": random_states(),
         "data": data,
         "config": dataclasses.asdict(config),
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
+        "versions": VERSIONS,
     }
 
 
@@ -179,13 +170,8 @@ def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> Progress:
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = one_line(str(error).partition("\n")[0])
         raise ValueError(f"the checkpoint's random state cannot be restored ({reason})") from error
-    return Progress(
-        state["step"],
-        state["best_score"],
-        state.get("skipped", 0),
-        bool(state.get("unvalidated", False)),
-        state.get("seconds", 0.0),
-    )
+    names = [field.name for field in dataclasses.fields(Progress)]
+    return Progress(**{name: state[name] for name in names if name in state})
 
 
 def _is_like(value: Any, expected: Tensor) -> bool:

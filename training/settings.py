@@ -12,11 +12,11 @@ from flow import usable_cores
 from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network
-from models.inference import pick_precision
-from training.distributed import Team
+from models.inference import pick_device, pick_precision
 from training.run import MOST_STEPS
 from training.sources import Data, find_data_root, find_validation_folder, open_data
 from utils.config import check_kinds, given_fields
+from utils.team import Team
 from utils.text import one_line
 
 C = TypeVar("C")
@@ -55,7 +55,7 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
         config = of_resumed_run(config, given, state["config"])
     elif config.weights is not None:
         config = team.from_first(partial(with_network_of_weights, config, given))
-    device = team.device(config.device)
+    device = team.own_device(pick_device(config.device))
     config = team.from_first(partial(fit_machine, config, device, team))
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)

@@ -13,7 +13,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ DIGEST = 32  # bytes at the start of the joined parts
 
 @dataclass(frozen=True)
 class Config:
-    what: str  # pack or unpack
+    what: Literal["pack", "unpack"]  # what to do
     source: str  # a training checkpoint, or the folder of its parts
     target: str  # the folder for the parts, or the checkpoint to make of them
     mebibytes: float = 15.0  # largest size of a part
@@ -96,11 +96,9 @@ def main() -> None:
         paths = pack(source, target, int(config.mebibytes * 2**20))
         total = sum(path.stat().st_size for path in paths)
         print(f"{len(paths)} part(s) in {target}, together {total / 2**20:.1f} MiB")
-    elif config.what == "unpack":
+    else:
         unpack(source, target)
         print(f"{target}: go on with python main.py --resume --run {target.parent}")
-    else:
-        raise ValueError(f"{config.what!r} is neither pack nor unpack")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ from data.degrade import CODEC_RANGES, DRAWS
 from data.scenes.make import make_scenes
 from data.septuplets import LARGEST_PATCH, SeptupletDataset
 from media.codec import check_available
-from training.distributed import Team
+from utils.team import Team
 from utils.text import one_line
 
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
 TESTSET = Path("testset")
 SCENES = Path("trainset/scenes")  # where the built-in scenes are kept
-VALIDATION_SIZES = "sizes of the validation clips"  # in a fingerprint; runs of old have none
 
 
 def find_data_root(config: Any) -> str | None:
@@ -143,18 +142,13 @@ def _draw(folder: str | None) -> None:
 
 def fingerprint(sources: list[tuple[Dataset, float]], validation: list[Clip]) -> dict[str, str]:
     """What a run sees, in one line for each of its data sets: names and sizes, not pixels."""
-    found = {}
-    for number, (dataset, _) in enumerate(sources, start=1):
-        if isinstance(dataset, StillsDataset):
-            names = [path.relative_to(dataset.root).as_posix() for path in dataset.stills.paths]
-            sizes = dataset.stills.shapes
-        else:
-            names, sizes = dataset.names, dataset.sizes
-        found[f"source {number}"] = _describe(zip(names, sizes, strict=True))
+    found = {
+        f"source {number}": _describe(zip(dataset.names, dataset.sizes, strict=True))
+        for number, (dataset, _) in enumerate(sources, start=1)
+    }
     found["validation"] = _describe((clip.name, len(clip.truth)) for clip in validation)
     sizes = ((clip.name, (*clip.size, clip.given is not None)) for clip in validation)
-    found[VALIDATION_SIZES] = _describe(sizes)
-    return found
+    return found | {"sizes of the validation clips": _describe(sizes)}
 
 
 def _describe(entries: Iterable[tuple[str, Any]]) -> str:
@@ -182,13 +176,8 @@ def check_same_data(everyone: list[dict[str, str]], state: dict[str, Any] | None
     if state is None:
         return
     recorded = state.get("data")
-    if recorded is None:
-        print("the run does not say which data it began with; they are not compared", flush=True)
-        return
     if not isinstance(recorded, dict):
         raise ValueError(f"the checkpoint's data is a {type(recorded).__name__}")
-    if VALIDATION_SIZES not in recorded:  # by an earlier version
-        first = {name: text for name, text in first.items() if name != VALIDATION_SIZES}
     if recorded != first:
         raise ValueError(
             f"the data are not those of the run: {_differences(recorded, first)}. Restore them, "

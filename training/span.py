@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from models import MSTT, build_network
-from models.checkpoint import save_network
+from models.checkpoint import load_torch_file, save_network
 from models.extraction import SpanExtraction
 from utils.config import parse_config, run_script
 
@@ -105,6 +105,24 @@ def start_from_span(path: Path, seed: int) -> MSTT:
         widen(conv, *layers[name], width)
     quieten(network)
     return network
+
+
+def read_published(path: Path, name: str, file: str) -> dict[str, Any]:
+    """The weights in somebody's .pth by their names, which may be in "params".
+
+    Arguments:
+        path: the file.
+        name, file: of the network, and what to give, for messages.
+
+    Raises: FileNotFoundError, ValueError: not a file of weights.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; give the {file}")
+    try:
+        weights = load_torch_file(path)
+        return dict(weights.get("params", weights))
+    except Exception as error:  # a damaged or foreign file fails in many ways
+        raise ValueError(f"{path} has no weights of {name}: {error!r}") from error
 
 
 @torch.no_grad()

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from data.clips import Clip, read_clip
 from models.blocks import interleave, mean_of_neighbours
 from models.inference import NotFinite
-from training.distributed import Team
 from training.signals import Stopped, StopSignals
 from utils.metrics import PSNR_CAP, psnr
+from utils.team import ALONE, Team
 
 Method = Callable[[np.ndarray], Iterable[np.ndarray]]
 
 
 def mean_psnr(
-    clips: list[Clip], method: Method, team: Team | None = None, stop: StopSignals | None = None
+    clips: list[Clip], method: Method, team: Team = ALONE, stop: StopSignals | None = None
 ) -> float:
     """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips.
 
@@ -33,7 +33,6 @@ def mean_psnr(
 
     Raises: Stopped: in every process, where one of them has received a signal.
     """
-    team = team or Team()
     scores = {}
     for number in range(team.rank, len(clips), team.world):
         if stop and stop.received:

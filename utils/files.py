@@ -73,6 +73,14 @@ def lock_folder(folder: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
         yield is_there
 
 
+def remove_unused(folder: Path) -> None:
+    """Remove a folder that holds nothing but its lock; Windows keeps one that is held."""
+    with contextlib.suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
+
+
 def _lock(file: TextIO) -> None:
     if os.name == "nt":
         import msvcrt

@@ -3,14 +3,11 @@
 import ctypes
 import sys
 
-# Parameters of glibc's mallopt, from malloc.h
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # parameters of glibc's mallopt, from malloc.h
 LARGEST = 2**31 - 1
-# Where glibc's own adjustment ends once a program has freed large tensors
-GLIBC = {MMAP_MAX: 65536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**20}
 
 
-def keep_freed_memory(keep: bool = True) -> bool:
+def keep_freed_memory() -> bool:
     """Keep freed memory for the next tensors instead of giving it back to the system.
 
     A network frees and asks for the same maps again and again. By default glibc returns large
@@ -19,19 +16,12 @@ def keep_freed_memory(keep: bool = True) -> bool:
     The price is up to a third more memory at the peak. Scripts call this at their start; other
     C libraries than glibc are left as they are.
 
-    Arguments:
-        keep: False goes back to what glibc does, and returns what is free now.
-
     Returns: whether this C library can be told.
     """
     library = _glibc()
     if library is None:
         return False
-    options = {MMAP_MAX: 0, TRIM_THRESHOLD: LARGEST} if keep else GLIBC
-    done = all(library.mallopt(name, value) for name, value in options.items())
-    if not keep:
-        library.malloc_trim(0)
-    return done
+    return bool(library.mallopt(MMAP_MAX, 0) and library.mallopt(TRIM_THRESHOLD, LARGEST))
 
 
 def return_freed_memory() -> None:

@@ -4,7 +4,9 @@
 variables; so does any launcher that sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
 MASTER_PORT. Without them a process is a team of its own, and everything here does nothing.
 
-What the processes tell each other travels over gloo, which notices at once when a process is gone.
+What the processes tell each other travels over gloo, which notices at once when a process is gone;
+so do the gradients of a training, but on GPUs over NCCL, which may wait for PATIENCE before it
+does, unless a launcher ends the others first.
 """
 
 import contextlib
@@ -13,7 +15,7 @@ import datetime
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -64,7 +66,7 @@ class Team:
         torch.cuda.set_device(self.local_rank)
         return torch.device("cuda", self.local_rank)
 
-    def with_patience(self, patience: datetime.timedelta) -> Self:
+    def with_patience(self, patience: datetime.timedelta) -> "Team":
         """The same team, whose processes wait as long for each other; all of them call this."""
         if self.world == 1:
             return self
@@ -80,7 +82,7 @@ class Team:
         return max(self.gather_numbers(value))
 
     def gather_numbers(self, value: float) -> list[float]:
-        """A number of every process, in the order of their ranks."""
+        """A number of every process, in the order of their ranks: in one message, every step."""
         if self.world == 1:
             return [value]
         values = [torch.empty(1, dtype=torch.float64) for _ in range(self.world)]
@@ -188,22 +190,22 @@ class Team:
 
 
 ALONE = Team()
-Member = TypeVar("Member", bound=Team)
 
 
 @contextlib.contextmanager
-def join(team: Member, backend: str = "gloo") -> Iterator[Member]:
+def join(backend: str = "gloo") -> Iterator[Team]:
     """Join the processes that a launcher started, for the time of the block.
 
     Only the first process prints from then on.
 
     Arguments:
-        team: the place of this process, see `read_environment`.
         backend: of PyTorch's process group.
 
     Raises:
         ConnectionError: another process went away, or the group could not be formed.
+        ValueError: see `read_environment`.
     """
+    team = read_environment()
     if team.world == 1:
         yield team
         return
@@ -225,14 +227,14 @@ def join(team: Member, backend: str = "gloo") -> Iterator[Member]:
         dist.destroy_process_group()
 
 
-def read_environment() -> dict[str, Any]:
-    """What a launcher says about the place of this process: fields of a Team.
+def read_environment() -> Team:
+    """The place of this process, as a launcher says; nobody else is reached yet.
 
     Raises:
         ValueError: a variable that is no number.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return {}
+        return ALONE
 
     def number(name: str, default: int = 0) -> int:
         text = os.environ.get(name, str(default))
@@ -242,16 +244,16 @@ def read_environment() -> dict[str, Any]:
             raise ValueError(f"{name} is {text!r} in the environment, not a number") from None
 
     world = number("WORLD_SIZE", default=1)
-    return {
-        "rank": number("RANK"),
-        "world": world,
-        "local_rank": number("LOCAL_RANK"),
-        "local_world": number("LOCAL_WORLD_SIZE", default=world),
-        "launched": True,
+    return Team(
+        rank=number("RANK"),
+        world=world,
+        local_rank=number("LOCAL_RANK"),
+        local_world=number("LOCAL_WORLD_SIZE", default=world),
+        launched=True,
         # torchrun's own restarts, and those of the Slurm job that it runs in
-        "restarts": number("TORCHELASTIC_RESTART_COUNT") + number("SLURM_RESTART_COUNT"),
-        "max_restarts": number("TORCHELASTIC_MAX_RESTARTS"),
-    }
+        restarts=number("TORCHELASTIC_RESTART_COUNT") + number("SLURM_RESTART_COUNT"),
+        max_restarts=number("TORCHELASTIC_MAX_RESTARTS"),
+    )
 
 
 def _lost_contact(error: RuntimeError) -> bool:

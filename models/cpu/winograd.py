@@ -87,10 +87,7 @@ class _Shape(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_int64)
-        for name in (
-            *("batch", "channels", "height", "width", "out_channels"),
-            *("dilation", "threads"),
-        )
+        for name in ("batch", "channels", "height", "width", "out_channels", "dilation", "threads")
     )
 
 
