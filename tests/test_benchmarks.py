@@ -209,7 +209,7 @@ def test_flow_methods(run, tmp_path, folder, capsys):
 
 def test_loader(run, folder, monkeypatch, capsys):
     for module, name in benchmarks.loader.STAGES.values():
-        monkeypatch.setattr(module, name, getattr(module, name))  # put back what `watch` replaces
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back what main replaces
     run(benchmarks.loader, folder / "stills", "--samples", 2, "--degrade", "real")
     assert "samples per second of wall time" in capsys.readouterr().out
 
