@@ -113,8 +113,7 @@ def memory(config: Config, folder: Path) -> None:
         options = load_network(model)[0].options
         least = None
         for side, clip in clips.items():
-            flags = ("--tile", 100_000)
-            _, peak = measure(clip, folder / f"{name}{side}", model, config, *flags)
+            _, peak = measure(clip, folder / f"{name}{side}", model, config, "--tile", 100_000)
             least = least or peak
             growth = (peak - least) * 2**30 / max(side**2 - sides[0] ** 2, 1)
             planned = tiling.network_bytes(side, options)

@@ -34,14 +34,9 @@ class Config:
     checkpoint: str | None = None  # the network that interpolates; none: bicubic + flow
 
 
+@patch("flow.usable_cores", lambda: 1)
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("data",))
-    with patch("flow.usable_cores", return_value=1):
-        compare(config)
-
-
-def compare(config: Config) -> None:
-    """The table."""
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     methods, network = METHODS, bicubic_flow_baseline

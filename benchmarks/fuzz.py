@@ -181,18 +181,18 @@ def change(value: Any, rng: random.Random, keys: list[Any]) -> Any:
     return copy
 
 
-def vary_json(value: Any, rng: random.Random) -> str:
-    """JSON text of a value with one to three changes."""
+def vary_json(value: Any, rng: random.Random) -> bytes:
+    """JSON of a value with one to three changes."""
     for _ in range(rng.randint(1, 3)):
         value = change(value, rng, ["", "a\nb", "network", "config", "dtype", "x" * 1000])
-    return json.dumps(value).replace('"DEEP"', DEEP)
+    return json.dumps(value).replace('"DEEP"', DEEP).encode()
 
 
 def vary_header(content: bytes, rng: random.Random) -> bytes:
     """A safetensors file whose header of JSON has changes."""
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length]) | {"__metadata__": {"format": "pt"}}
-    text = vary_json(header, rng).encode()
+    text = vary_json(header, rng)
     return struct.pack("<Q", len(text)) + text + content[8 + length :]
 
 
@@ -355,11 +355,7 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
     vary = partial(vary_header, weights)
     yield Reader("safetensors", [weights], ".safetensors", read_weights, vary)
     described |= {"config": {"flow_method": "dis"}}
-
-    def vary_description(rng: random.Random) -> bytes:
-        return vary_json(described, rng).encode()
-
-    yield Reader("description", [text], ".json", read_description, vary_description)
+    yield Reader("description", [text], ".json", read_description, partial(vary_json, described))
 
 
 def peak_memory() -> int:

@@ -19,6 +19,7 @@ what it prints goes into OUT/PART.txt, and report.json says how each of them end
 With too little time the tables are left out first and the training last. No file passes 16 MiB.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -34,10 +35,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.benchmark import Timer
 
-from benchmarks.inference import SHIPPED_OPTIONS, random_window
+from benchmarks.inference import SHIPPED_OPTIONS, call, random_window
 from benchmarks.operators import deformable_tensors
-from benchmarks.timing import commit, machine, print_table, timed
+from benchmarks.timing import commit, machine, print_table
 from dcn import deform_conv2d
 from dcn.deform_conv import BACKEND_VARIABLE, BACKENDS, _problem
 from models import SIZES, build_network
@@ -57,6 +59,7 @@ NETWORKS = SHIPPED_OPTIONS | {"mstt": ENHANCED | {"offset_limit": 10.0}}
 LIMITS = {"versions": (20, 20), "tests": (90, 120), "operators": (40, 60), "inference": (60, 60)}
 LIMITS |= {"steps": (60, 60), "evaluation": (60, 60)}
 TABLES = ("steps", "inference", "operators", "tests")  # in the order in which they are left out
+TINY = "--patch 16 --given-frames 2 --workers 0 --steps 2"  # of the training in a rehearsal
 LEAST_TRAINING = 120.0  # seconds, before anything is left out
 
 
@@ -66,7 +69,7 @@ class Config:
     testset: str  # folder of test clips
     out: str  # folder for the results
     minutes: float = 9.0  # for everything together
-    size: str = "mstt"  # of the network that is trained
+    size: Literal[*SIZES] = "mstt"  # of the network that is trained
     flow_method: str = "dis2x"  # of the training
     validation: str = "auto"  # clips to choose the best on; auto: see main.py, may take a minute
     rehearse: bool = False  # on a CPU, with tiny settings
@@ -75,23 +78,12 @@ class Config:
     def __post_init__(self):
         if not self.minutes > 0:
             raise ValueError(f"minutes is {self.minutes}; it must be above 0")
-        if self.size not in SIZES:
-            raise ValueError(f"size is {self.size!r}; choose one of {', '.join(SIZES)}")
 
 
-def seconds_of(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+def seconds_of(run: Callable[[], object], repeats: int) -> float:
     """Seconds of a call, the mean of several after two that are not counted."""
-    for _ in range(2):
-        call()
-    if device.type != "cuda":
-        return timed(lambda: [call() for _ in range(repeats)]).wall / repeats
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    first.record()
-    for _ in range(repeats):
-        call()
-    last.record()
-    torch.cuda.synchronize()
-    return first.elapsed_time(last) / 1000 / repeats
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return timer.timeit(repeats).mean
 
 
 def versions(config: Config, device: torch.device) -> None:
@@ -130,8 +122,8 @@ def operators(config: Config, device: torch.device) -> None:
                 torch.autograd.grad(forward().sum(), leaves)
 
             with torch.no_grad():
-                rows[-1]["forward"] = f"{seconds_of(forward, device, repeats) * 1e3:.2f} ms"
-            rows[-1]["forward + backward"] = f"{seconds_of(both, device, repeats) * 1e3:.2f} ms"
+                rows[-1]["forward"] = f"{seconds_of(forward, repeats) * 1e3:.2f} ms"
+            rows[-1]["forward + backward"] = f"{seconds_of(both, repeats) * 1e3:.2f} ms"
         except Exception as error:  # a kernel or compiler that does not fit raises anything
             print(f"{name}, {row['input']}: {type(error).__name__}: {error}")
     print_table("deformable convolution, float32", rows)
@@ -149,13 +141,9 @@ def inference(config: Config, device: torch.device) -> None:
             inputs = [x.to(device) for x in random_window(side)]
             # What there is: bfloat16 is slow where a CPU has to imitate it.
             for precision in dict.fromkeys((torch.float32, pick_precision(device, "auto"))):
-
-                def call(network=network, inputs=inputs, precision=precision) -> None:
-                    with torch.no_grad(), autocast(device, precision):
-                        network(*inputs)
-
                 try:
-                    seconds = seconds_of(call, device, 2 if config.rehearse else 10)
+                    run = call(network, inputs, precision, device)
+                    seconds = seconds_of(run, 2 if config.rehearse else 10)
                     milliseconds = f"{seconds * 1e3:.1f}"
                 except torch.OutOfMemoryError:
                     milliseconds = "out of memory"
@@ -173,7 +161,7 @@ def steps(config: Config, device: torch.device) -> None:
     for batch in (1,) if config.rehearse else (1, 4, 8, 16, 32):
         try:
             step = make_step(config, device, batch, side)
-            seconds = seconds_of(step, device, 1 if config.rehearse else 8)
+            seconds = seconds_of(step, 1 if config.rehearse else 8)
         except torch.OutOfMemoryError:
             rows.append({"batch": str(batch), "samples per second": "out of memory", "memory": ""})
             break
@@ -218,12 +206,7 @@ HERE = {f.__name__: f for f in (versions, operators, inference, steps)}
 
 
 class Run:
-    """The parts, one after the other, and the report of how each of them ended.
-
-    Arguments:
-        config: of this script.
-        device: that all of it is about.
-    """
+    """The parts, one after the other, and the report of how each of them ended."""
 
     def __init__(self, config: Config, device: torch.device):
         self.config, self.device, self.out = config, device, Path(config.out)
@@ -237,46 +220,39 @@ class Run:
 
     def command(self, name: str) -> list[str]:
         """How a part is started."""
-        python, config = [sys.executable], self.config
+        config, python, device = self.config, sys.executable, f"--device={self.device.type}"
         if name == "tests":
-            return [*python, "-m", "pytest", "-vv", "--tb=short", "tests/test_cuda.py"]
+            return [python, "-m", "pytest", "-vv", "--tb=short", "tests/test_cuda.py"]
         if name == "training":
             seconds = self.left - CLOSING - LIMITS["evaluation"][config.rehearse]
-            flags = {"--stills": config.stills, "--validation": config.validation}
-            flags |= {"--run": self.out / "run", "--size": config.size}
-            flags |= {"--flow-method": config.flow_method, "--device": self.device.type}
-            flags |= {"--minutes": max(seconds, 5.0) / 60}
-            if config.rehearse:
-                flags |= {"--patch": 16, "--given-frames": 2, "--workers": 0, "--steps": 2}
-            return [*python, "main.py", *(str(word) for pair in flags.items() for word in pair)]
+            flags = ["--stills", config.stills, "--validation", config.validation, device]
+            flags += ["--run", str(self.out / "run"), "--size", config.size]
+            flags += ["--flow-method", config.flow_method, f"--minutes={max(seconds, 5.0) / 60}"]
+            return [python, "main.py", *flags, *TINY.split() * config.rehearse]
         if name == "evaluation":
-            flags = ["--data", config.testset, "--out", self.out / "results", "--no-save-frames"]
-            flags += ["--checkpoint", self.out / "best.safetensors", "--no-figures"]
-            flags += ["--device", self.device.type]
-            return [*python, "test.py", *map(str, flags)]
+            flags = ["--data", config.testset, "--out", str(self.out / "results")]
+            flags += ["--checkpoint", str(self.out / "best.safetensors"), device]
+            return [python, "test.py", *flags, "--no-save-frames", "--no-figures"]
         flags = [config.stills, config.testset, config.out, "--part", name, "--size", config.size]
-        return [*python, "-m", "benchmarks.gpu", *flags, *["--rehearse"] * config.rehearse]
+        return [python, "-m", "benchmarks.gpu", *flags, *["--rehearse"] * config.rehearse]
 
     def do(self, name: str, limit: float) -> None:
         """Run a part for at most so many seconds, and write down how it ended."""
         start = time.monotonic()
         # What is stopped has printed what it knew by then.
-        environment = {"MSTT_TEST_DEVICE": self.device.type, "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | {"MSTT_TEST_DEVICE": self.device.type, "PYTHONUNBUFFERED": "1"}
         outcome = f"stopped after {limit:.0f} s"
         try:
             with open(self.out / f"{name}.txt", "w", encoding="utf-8") as file:
                 streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
-                process = subprocess.Popen(
-                    self.command(name), cwd=ROOT, env={**os.environ, **environment}, **streams
-                )
+                process = subprocess.Popen(self.command(name), cwd=ROOT, env=environment, **streams)
                 try:
                     outcome = f"status {process.wait(timeout=max(limit, 1))}"
                 except subprocess.TimeoutExpired:
                     process.terminate()  # main.py saves
-                    try:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(timeout=10)
-                    except subprocess.TimeoutExpired:
-                        process.kill()
+                    process.kill()  # where that did not end it
         except OSError as error:
             outcome = f"{type(error).__name__}: {error}"
         self.note(name, outcome, time.monotonic() - start)
@@ -296,7 +272,7 @@ class Run:
         try:
             for name in ("best.safetensors", "best.json", "log.jsonl"):
                 if (run / name).is_file():
-                    shutil.copy(run / name, self.out / name)
+                    shutil.copy(run / name, self.out)
             if (run / "last.pt").is_file():
                 slim.pack(run / "last.pt", self.out / "state", LARGEST_FILE - 2**20)
             shutil.rmtree(run, ignore_errors=True)

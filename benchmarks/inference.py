@@ -103,9 +103,11 @@ def random_window(side: int, count: int = 4, batch: int = 1) -> tuple[torch.Tens
     return frames, *flows
 
 
-def call(network: nn.Module, inputs, precision: str) -> Callable[[], torch.Tensor]:
+def call(
+    network: nn.Module, inputs, precision: str | torch.dtype, device: torch.device = CPU
+) -> Callable[[], torch.Tensor]:
     def run() -> torch.Tensor:
-        with torch.no_grad(), autocast(CPU, precision):
+        with torch.no_grad(), autocast(device, precision):
             return network(*inputs)
 
     return run

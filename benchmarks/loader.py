@@ -46,12 +46,6 @@ STAGES = {
 }
 
 
-def watch(stopwatch: Stopwatch) -> None:
-    """Let every stage add its processor time."""
-    for name, (module, attribute) in STAGES.items():
-        setattr(module, attribute, stopwatch.call(name, getattr(module, attribute)))
-
-
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("stills",))
     cv2.setNumThreads(1)
@@ -66,7 +60,8 @@ def main() -> None:
     for index in order[:10]:
         dataset[index]
     stopwatch = Stopwatch(time.thread_time)
-    watch(stopwatch)
+    for name, (module, attribute) in STAGES.items():  # each adds its processor time
+        setattr(module, attribute, stopwatch.call(name, getattr(module, attribute)))
 
     def load_all() -> None:
         for index in order:

@@ -87,12 +87,9 @@ def mutate(folder: Path, mutant: Mutant) -> None:
 
 def copy_project(folder: Path, tests: Path) -> None:
     """The project with these tests; what Python compiled of it saves a second each time."""
-    for name in KEPT:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name)
-        else:
-            shutil.copy2(source, folder / name)
+    for source in (ROOT / name for name in KEPT):
+        copy = shutil.copytree if source.is_dir() else shutil.copy2
+        copy(source, folder / source.name)
     shutil.copytree(tests, folder / "tests")
 
 

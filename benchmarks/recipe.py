@@ -4,32 +4,29 @@
     python -m benchmarks.recipe STILLS TESTSET --samples 1000 --variants base,symmetric
 
 The base is the recipe of main.py, with averages over fewer steps (EMA), for short runs. Every
-variant trains from the same initial weights on the same samples, animated
-from STILLS, and is measured on the test clips of TESTSET (PSNR in dB, RGB, 8 bits, no border cut).
-Short runs rank what matters early; they do not tell what a long run would reach.
+variant is a run of main.py from the same initial weights on the same samples, animated from STILLS,
+and is measured on the test clips of TESTSET (PSNR in dB, RGB, 8 bits, no border cut). Short runs
+rank what matters early; they do not tell what a long run would reach.
 """
 
 import math
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from benchmarks.sizes import jointly, quality
-from data.animation import Animation, StillsDataset
-from data.loading import one_opencv_thread, start_worker
-from data.sampler import MixedDataset, ResumableSampler
 from models import MSTT, build_network
-from models.checkpoint import load_network
-from models.inference import autocast
-from training.loop import Ema, charbonnier, learning_rate, move_batch
-from training.optimiser import Optimiser
+from models.checkpoint import load_network, save_network
 from training.validation import FramesAlone
 from utils.config import parse_config, run_script
 
+MAIN = Path(__file__).resolve().parent.parent / "main.py"
 BASE = {
     # Network: a size of models.mstt.SIZES, and options of MSTT that take the place of its own.
     "size": "fast",
@@ -39,16 +36,9 @@ BASE = {
         "offset_limit": 10.0,
         "midpoint_flow": True,
     },
-    "optimiser": "muon",
-    "rate": 8e-4,
-    "muon_rate": 1e-2,
-    "alignment_share": 0.1,
-    "final_share": 1e-3,
+    # Flags of main.py, where they are not its defaults or needed here.
     "batch": 1,
     "flow_method": "dis2x",
-    "blur_min": 0.8,
-    "blur_max": 1.5,
-    "fast_share": 0.5,
     "ema": 0.99,
 }
 VARIANTS = {
@@ -96,47 +86,24 @@ class Config:
         return list(VARIANTS) if self.variants == "all" else self.variants.split(",")
 
 
-def train(config: Config, choice: dict) -> torch.nn.Module:
-    """The network after config.samples samples."""
+def train(config: Config, choice: dict, folder: Path) -> torch.nn.Module:
+    """The network after config.samples samples, trained by main.py; `folder` is for its files."""
     torch.manual_seed(0)
-    look = Animation(
-        blur_min=choice["blur_min"], blur_max=choice["blur_max"], fast_share=choice["fast_share"]
-    )
-    stills = StillsDataset(
-        config.stills,
-        flow_method=choice["flow_method"],
-        animation=look,
-        given_frames=choice["given_frames"],
-    )
-    count = config.samples // choice["batch"]
-    sampler = ResumableSampler([len(stills)], [1.0], range(count * choice["batch"]))
-    loader = DataLoader(
-        MixedDataset([stills]),
-        sampler=sampler,
-        batch_size=choice["batch"],
-        num_workers=1,
-        worker_init_fn=start_worker,
-    )
     network = build_network(choice["size"], **choice["network"])
     if config.weights:
         start_from(network, config.weights)
-    network = network.to(memory_format=torch.channels_last)
-    average = Ema(network, choice["ema"])
-    names = ("optimiser", "rate", "muon_rate", "alignment_share")
-    optimiser = Optimiser(network, *(choice[name] for name in names))
-    for step, batch in enumerate(tqdm(loader, unit="step", leave=False)):
-        optimiser.set_rate(learning_rate(step, count, 50, choice["final_share"]))
-        inputs, truth = move_batch(batch, torch.device("cpu"))
-        with autocast(torch.device("cpu")):
-            output = network(*inputs)
-        loss = charbonnier(output, truth)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
-        optimiser.step()
-        average.update(network, step + 1)
-    network.load_state_dict(average.weights)
-    return FramesAlone(network).eval() if choice["given_frames"] == 1 else network.eval()
+    save_network(folder / "start.safetensors", network, {})
+    steps = config.samples // choice["batch"]
+    flags = {name: value for name, value in choice.items() if name not in ("size", "network")}
+    flags |= {"weights": folder / "start.safetensors", "run": folder / "run", "device": "cpu"}
+    flags |= {"stills": config.stills, "steps": steps, "workers": 1}
+    flags |= {"validation": config.testset, "validate-every": steps}
+    command = [sys.executable, str(MAIN), *(f"--{name}={value}" for name, value in flags.items())]
+    status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
+    if status:
+        raise ValueError(f"main.py ended with status {status}")
+    network, _ = load_network(folder / "run" / "last.pt")
+    return FramesAlone(network) if choice["given_frames"] == 1 else network
 
 
 def start_from(network: MSTT, path: str) -> None:
@@ -149,14 +116,15 @@ def start_from(network: MSTT, path: str) -> None:
 
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("stills", "testset"))
-    one_opencv_thread()
     print(f"{config.samples} samples; mean of the clips of {config.testset}")
     print(f"{'variant':<20}{'all':>8}{'given':>8}{'interpolated':>14}{'moving':>8}{'minutes':>9}")
     for name in config.names:
         choice = BASE | {"given_frames": config.given_frames} | VARIANTS[name]
         choice["network"] = BASE["network"] | choice["network"]
         start = time.perf_counter()
-        method = partial(jointly, train(config, choice), choice["flow_method"], precision="auto")
+        with tempfile.TemporaryDirectory() as folder:
+            network = train(config, choice, Path(folder))
+        method = partial(jointly, network, choice["flow_method"], precision="auto")
         mean = quality(method, config.testset)
         print(
             f"{name:<20}{mean['psnr_rgb']:8.2f}{mean['psnr_rgb_given']:8.2f}"

@@ -30,7 +30,7 @@ MARKERS = ("<!-- speed:begin -->", "<!-- speed:end -->")
 @dataclass(frozen=True)
 class Config:
     what: Literal["plot", "tables"]  # what is made
-    write: bool = False  # put the section between the markers of docs/speed.md
+    write: bool = False  # put the tables between the markers of docs/speed.md
 
 
 def main() -> None:
@@ -127,23 +127,7 @@ def section() -> str:
     parts = [machine_section(name, parts) for name, parts in stored().items()]
     if not parts:
         raise ValueError(f"{SPEED} is missing; first run python -m benchmarks.inference compare")
-    return f"""\
-Four frames to seven of four times the side, flow given, against the network written the obvious
-way (`benchmarks/obvious.py`), side by side in one run. PyTorch's allocator gives large tensors
-back to the system, which clears their pages anew; our scripts keep them (`utils/memory.py`), and
-the second row of each table shows what that alone is worth. TFLOP and shares of the peak count
-direct convolutions; in float32 most of ours are done with a quarter of the products
-(`models/cpu/winograd.py`; `MSTT_CONVOLUTION=pytorch` turns that off). Figures of commit c38ccc7 are
-from before that.
-
-{chr(10).join(parts)}
-For GPUs see below. `python -m benchmarks.inference compare`, `stages`, `growth`
-and `python -m benchmarks.training` measure again, `python -m benchmarks.speed plot` draws, `python
--m benchmarks.speed tables --write` writes this section; what was tried, and what it brought, is in
-`benchmarks/NOTES.md`.
-
-![Time and memory against frame size and number of frames](../figures/speed.png)
-"""
+    return "\n".join(parts)
 
 
 def machine_section(name: str, parts: dict[str, dict]) -> str:
@@ -187,7 +171,7 @@ def stage_rows(networks: dict[str, dict[str, float]]) -> list[dict[str, str]]:
 
 
 def tables(write: bool) -> None:
-    """Print the section, or put it into docs/speed.md."""
+    """Print the tables, or put them into docs/speed.md."""
     text = section()
     if not write:
         print(text)

@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -153,20 +154,15 @@ def peak_extra_memory(function: Callable) -> int | None:
 
 def _process_memory(field: str) -> int:
     """A figure of /proc/self/status in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
+    return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 
 def machine() -> str:
     """Processor, cores and versions, in one line."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                processor = line.partition(":")[2].strip()
-                break
+        named = re.search(r"^model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text(), re.M)
+        processor = named[1] if named else processor
     return (
         f"{processor}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}, "
         f"{platform.system()}, Python {platform.python_version()}, PyTorch {torch.__version__}"

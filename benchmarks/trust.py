@@ -68,27 +68,26 @@ def run_python(arguments: list[str], launcher: tuple[str, ...] = ()) -> None:
 def largest_difference(first: Any, second: Any) -> float:
     """Over all numbers of two nested states; infinite where their structure differs."""
     if type(first) is not type(second):
-        return float("inf")
+        return math.inf
     if isinstance(first, torch.Tensor):
         if first.shape != second.shape:
-            return float("inf")
+            return math.inf
         if torch.equal(first, second):
             return 0.0
         difference = (first.double() - second.double()).abs().max().item()
-        return float("inf") if math.isnan(difference) else difference
+        return math.inf if math.isnan(difference) else difference
     if isinstance(first, dict):
         if first.keys() != second.keys():
-            return float("inf")
-        return max((largest_difference(first[k], second[k]) for k in first), default=0.0)
+            return math.inf
+        first, second = list(first.values()), [second[key] for key in first]
     if isinstance(first, list | tuple):
         if len(first) != len(second):
-            return float("inf")
-        pairs = zip(first, second, strict=True)
-        return max((largest_difference(a, b) for a, b in pairs), default=0.0)
+            return math.inf
+        return max(map(largest_difference, first, second), default=0.0)
     if first == second:
         return 0.0
     is_number = isinstance(first, int | float)
-    return abs(first - second) if is_number and math.isfinite(first - second) else float("inf")
+    return abs(first - second) if is_number and math.isfinite(first - second) else math.inf
 
 
 def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:

@@ -68,15 +68,13 @@ def look_inside(network: MSTT, given: np.ndarray, flow_method: str) -> dict[str,
         "key": network.transformer.block.attention.key_embedding,
     }
     seen: dict[str, list[Tensor]] = {name: [] for name in modules}
-    hooks = [capture(module, seen[name]) for name, module in modules.items()]
     frames = to_tensor(given)[None]
     with torch.inference_mode():
         if flow_method == ENHANCED:
             flows = EnhancedFlow(network).between(frames)
         else:
             flows = [torch.from_numpy(x)[None] for x in estimate_flow(given, method=flow_method)]
-        for maps in seen.values():
-            maps.clear()
+        hooks = [capture(module, seen[name]) for name, module in modules.items()]
         network(frames, *flows)
     for hook in hooks:
         hook.remove()

@@ -90,8 +90,13 @@ def test_variants_take_turns_in_processes_of_their_own(monkeypatch):
 
 
 def test_recipe(run, folder, few_channels, monkeypatch, capsys):
-    small = functools.partial(benchmarks.recipe.StillsDataset, patch=16)
-    monkeypatch.setattr(benchmarks.recipe, "StillsDataset", small)
+    def run_main(command, **streams):
+        with contextlib.redirect_stdout(None):
+            return SimpleNamespace(returncode=run_here(*command[1:]))
+
+    here = SimpleNamespace(run=run_main, DEVNULL=None)
+    monkeypatch.setattr(benchmarks.recipe, "subprocess", here)
+    monkeypatch.setitem(benchmarks.recipe.BASE, "patch", 16)
     variants = "base,no skip,one given frame,batch 4"
     flags = ("--samples", 4, "--variants", variants)
     run(benchmarks.recipe, folder / "stills", folder / "clips", *flags)
@@ -204,7 +209,7 @@ def test_flow_methods(run, tmp_path, folder, capsys):
 
 def test_loader(run, folder, monkeypatch, capsys):
     for module, name in benchmarks.loader.STAGES.values():
-        monkeypatch.setattr(module, name, getattr(module, name))  # put back what `watch` replaces
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back what main replaces
     run(benchmarks.loader, folder / "stills", "--samples", 2, "--degrade", "real")
     assert "samples per second of wall time" in capsys.readouterr().out
 
