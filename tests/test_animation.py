@@ -1,5 +1,7 @@
 """Clips from stills: determinism, camera, traffic, odd stills, and the command's folders."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -330,6 +332,20 @@ def test_command_writes_septuplets_that_the_dataset_reads(stills, tmp_path):
     dataset = SeptupletDataset(out, patch=PATCH, flow_method="dis")
     assert len(dataset) == 4
     assert dataset[0]["truth"].shape == (7, 3, 64, 64)
+
+
+def test_clips_that_are_there_stay_in_the_list(stills, tmp_path):
+    out = tmp_path / "out"
+    config = Config(stills=str(stills), out=str(out), clips=1, height=64, width=64)
+    (name,) = write_clips(config)
+    for other in ("listed", "unlisted"):
+        shutil.copytree(out / "train" / name, out / "train" / other)
+    (out / "189_vime7_train.txt").write_text(f"listed\n{name}\n")
+    assert write_clips(config) == [name]
+    assert SeptupletDataset(out, patch=PATCH).names == ["listed", name]
+    (out / "189_vime7_train.txt").unlink()
+    write_clips(config)
+    assert SeptupletDataset(out, patch=PATCH).names == ["listed", "unlisted", name]
 
 
 def test_command_fits_test_clips_to_small_stills(stills, tmp_path):
