@@ -357,3 +357,5 @@ def test_command_fits_test_clips_to_small_stills(stills, tmp_path):
     assert sorted(path.name for path in folders[0].iterdir()) == [f"{t:08d}.png" for t in range(7)]
     shapes = [cv2.imread(str(folder / "00000000.png")).shape[:2] for folder in folders]
     assert shapes == [(72, 88), (64, 64), (128, 128)]
+    with pytest.raises(ValueError, match="holds something already; give an empty folder"):
+        write_clips(Config(**settings, height=128, width=128, fit=True))
