@@ -64,24 +64,31 @@ def _child(folder, names):
 
 def _find_folders(root, list_file):
     """The folders of all clips, in the order of the list or in natural order."""
+    truth, given = _child(root, TRUTH_FOLDERS), _child(root, GIVEN_FOLDERS)
+    paired = truth and not list_images(truth) and list_folders(truth)  # GT/<clip>/, BIx4/<clip>/
     list_file = list_file or find_list(root, TEST_LIST_NAMES)
     if list_file is not None:
-        bases, names = folders_of_clips(root), read_list(list_file)
+        bases, names = [truth] if paired else folders_of_clips(root), read_list(list_file)
         if not names:
             raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
         if wrong := [name for name in names if not stays_inside(name)]:
             raise ValueError(f"{list_file}: {wrong[0]} leads out of {root}")
         found = []
         for name in dict.fromkeys(names):
+            parts = Path(name).parts
+            if paired and parts[:1] and parts[0].lower() == truth.name.lower():
+                name = Path(*parts[1:]).as_posix()
             folder = next((base / name for base in bases if is_folder(base / name)), None)
             if folder is None:
                 raise FileNotFoundError(f"{bases[0] / name}: no such clip, but {list_file} has it")
-            found.append(_folders_of_clip(folder)._replace(name=name))
+            found.append(
+                _Folders(name, folder, given and given / name)
+                if paired
+                else _folders_of_clip(folder)._replace(name=name)
+            )
         return found
-    truth, given = _child(root, TRUTH_FOLDERS), _child(root, GIVEN_FOLDERS)
-    if truth and not list_images(truth) and list_folders(truth):
-        folders = list_folders(truth)
-        return [_Folders(f.name, f, given and given / f.name) for f in folders]
+    if paired:
+        return [_Folders(f.name, f, given and given / f.name) for f in paired]
     own = truth or list_images(root)
     folders = [] if truth else [f for f in list_folders(root) if _is_clip(f)]
     return [_folders_of_clip(f) for f in folders or ([root] if own else [])]

@@ -152,6 +152,21 @@ def test_the_test_list_of_vimeo(tmp_path):
         find_clips(tmp_path, tmp_path / "fast.txt")
 
 
+@pytest.mark.parametrize("name", ["b", "GT/b", "gt/b"])
+def test_a_list_of_clips_whose_lr_frames_lie_apart(tmp_path, name):
+    """GT/a, GT/b and BIx4/a, BIx4/b: a list's names may have the leading folder."""
+    for clip in ("a", "b"):
+        write_frames(tmp_path / "GT" / clip, 5)
+        small = write_frames(tmp_path / "BIx4" / clip, 5, 16, 17)
+    (tmp_path / "list.txt").write_text(f"{name}\n")
+    (clip,) = find_clips(tmp_path, tmp_path / "list.txt")
+    assert clip.name == "b"
+    np.testing.assert_array_equal(read_clip(clip)[0], small[::2])
+    (tmp_path / "list.txt").write_text("BIx4/b\n")
+    with pytest.raises(FileNotFoundError, match="GT/BIx4/b: no such clip"):
+        find_clips(tmp_path, tmp_path / "list.txt")
+
+
 @pytest.mark.parametrize("suffix", [".bmp", ".tif"])
 def test_frames_of_other_formats(tmp_path, suffix):
     truth = write_frames(tmp_path / "png", 3)
