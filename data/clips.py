@@ -73,20 +73,18 @@ def _find_folders(root, list_file):
             raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
         if wrong := [name for name in names if not stays_inside(name)]:
             raise ValueError(f"{list_file}: {wrong[0]} leads out of {root}")
-        found = []
-        for name in dict.fromkeys(names):
+        found = {}  # by folder, so that a clip of several spellings counts once
+        for name in names:
             parts = Path(name).parts
             if paired and parts[:1] and parts[0].lower() == truth.name.lower():
-                name = Path(*parts[1:]).as_posix()
+                parts = parts[1:]
+            name = Path(*parts).as_posix()
             folder = next((base / name for base in bases if is_folder(base / name)), None)
             if folder is None:
                 raise FileNotFoundError(f"{bases[0] / name}: no such clip, but {list_file} has it")
-            found.append(
-                _Folders(name, folder, given and given / name)
-                if paired
-                else _folders_of_clip(folder)._replace(name=name)
-            )
-        return found
+            apart = paired and _Folders(name, folder, given and given / name)
+            found.setdefault(folder, apart or _folders_of_clip(folder)._replace(name=name))
+        return list(found.values())
     if paired:
         return [_Folders(f.name, f, given and given / f.name) for f in paired]
     own = truth or list_images(root)

@@ -152,6 +152,14 @@ def test_the_test_list_of_vimeo(tmp_path):
         find_clips(tmp_path, tmp_path / "fast.txt")
 
 
+def test_a_clip_that_a_list_names_in_several_ways_counts_once(tmp_path):
+    for clip in ("a", "b"):
+        write_frames(tmp_path / "train" / clip, 3)
+    (tmp_path / "list.txt").write_text("./b\nb/\na\nb\ntrain/a\n")
+    names = [clip.name for clip in find_clips(tmp_path, tmp_path / "list.txt")]
+    assert names == ["b", "a"]
+
+
 @pytest.mark.parametrize("name", ["b", "GT/b", "gt/b"])
 def test_a_list_of_clips_whose_lr_frames_lie_apart(tmp_path, name):
     """GT/a, GT/b and BIx4/a, BIx4/b: a list's names may have the leading folder."""
