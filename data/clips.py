@@ -6,6 +6,7 @@ The names that other projects give these folders are known too; docs/data.md lis
 import os
 import warnings
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES
 from media.images import read_image
 from media.open import open_source
 from media.rgb import Rgb
+from utils.text import last_numbers
 
 DRAWS = 0  # seed of what clips go through under the condition "real", the same for all trainings
 # The names that folders of HR and of LR frames go by; the first one that is there counts.
@@ -85,11 +87,23 @@ def _find_folders(root, list_file):
             apart = paired and _Folders(name, folder, given and given / name)
             found.setdefault(folder, apart or _folders_of_clip(folder)._replace(name=name))
         return list(found.values())
+    folders = list_folders(root)
+    clips = dict.fromkeys(f for f in folders if _is_clip(f))
+    left_out = [f for f in folders if f not in clips] if clips else []
+    if truth:
+        apart = {name.lower() for name in TRUTH_FOLDERS + GIVEN_FOLDERS}
+        left_out = [f for f in clips if f.name.lower() not in apart]
+    if left_out:
+        why = f"clip folders beside {truth.name}" if truth else "folders without truth frames"
+        warnings.warn(
+            f"{root}: {why} are left out: {len(left_out)}, {left_out[0].name} the first",
+            stacklevel=3,
+        )
     if paired:
         return [_Folders(f.name, f, given and given / f.name) for f in paired]
-    own = truth or list_images(root)
-    folders = [] if truth else [f for f in list_folders(root) if _is_clip(f)]
-    return [_folders_of_clip(f) for f in folders or ([root] if own else [])]
+    if clips and not truth:
+        return [_folders_of_clip(f) for f in clips]
+    return [_folders_of_clip(root)] if truth or list_images(root) else []
 
 
 def _is_clip(folder):
@@ -160,6 +174,15 @@ def _check_clip(folders, root):
             f"{folders.truth}: {len(truth)} frames, an even number; the last is left out",
             stacklevel=3,
         )
+    numbers = last_numbers(truth[:odd]) or []
+    steps = [after - before for before, after in pairwise(numbers)]
+    if len(set(steps)) > 1:
+        at = steps.index(max(steps))
+        warnings.warn(
+            f"{folders.truth}: {truth[at + 1].name} follows {truth[at].name}, a gap in the "
+            "numbers; measured as if evenly timed",
+            stacklevel=3,
+        )
     if given is None and any(side % 4 for side in size):
         warnings.warn(
             f"{folders.truth}: {size[1]}x{size[0]} is not a multiple of 4; cut to "
@@ -180,8 +203,9 @@ def find_clips(root, list_file=None):
             holds frames itself is a clip without LR frames.
         list_file: names the clips below the root; None: sep_testlist.txt, if the root holds it.
 
-    Returns: list of Clip, in natural order, or in that of the list. An even number of truth frames
-        loses its last, with a warning.
+    Returns: list of Clip, in natural order, or in that of the list. Warnings tell of folders that
+        are left out, of gaps in the numbers of frames, and of an even number of truth frames, which
+        loses its last.
     Raises: ValueError: no clip in it, or the problems of all clips, by file.
     """
     root = Path(root)

@@ -226,6 +226,29 @@ def test_endings_that_are_not_read_are_the_problem(tmp_path):
         find_clips(tmp_path)
 
 
+def test_folders_that_are_left_out_are_said(tmp_path):
+    write_frames(tmp_path / "a/truth", 3)
+    write_frames(tmp_path / "b/tru", 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.warns(UserWarning, match="folders without truth frames are left out: 2, b the fir"):
+        (clip,) = find_clips(tmp_path)
+    assert clip.name == "a"
+    write_frames(tmp_path / "truth", 3)
+    write_frames(tmp_path / "input4", 3, 16, 17)  # belongs to it
+    with pytest.warns(UserWarning, match="clip folders beside truth are left out: 1, a the first"):
+        (clip,) = find_clips(tmp_path)
+    assert clip.truth[0].parent == tmp_path / "truth"
+
+
+def test_a_gap_in_the_numbers_of_frames_is_said(tmp_path):
+    write_frames(tmp_path / "a", 4, name="f{}.png")
+    write_frames(tmp_path / "even", 3, name="x2_{}0.png")  # 0, 10, 20
+    (tmp_path / "a/f2.png").unlink()
+    with pytest.warns(UserWarning, match=r"a: f3\.png follows f1\.png, a gap in the num") as told:
+        find_clips(tmp_path)
+    assert len(told) == 1
+
+
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
         find_clips(tmp_path / "a")
