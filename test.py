@@ -150,12 +150,22 @@ def open_methods(
     return config, methods
 
 
-def check_out(out: Path, data: Path) -> None:
-    """Refuse an OUT that is a file or lies among the test clips."""
+def check_out(out: Path, data: Path, written: Iterable[str]) -> None:
+    """Refuse an OUT that is a file or lies among the test clips, or whose folders hold them.
+
+    Arguments:
+        written: the names of the folders in OUT that frames and figures come into.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder with --out")
     if out.resolve().is_relative_to(data.resolve()):
         raise ValueError(f"{out} lies in the test data {data}; give another folder with --out")
+    for folder in (out / name for name in written):
+        if data.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"the test data {data} would be written over, as {folder} is written to; give "
+                "another folder with --out"
+            )
 
 
 def evaluate(
@@ -203,7 +213,8 @@ def main() -> None:
     names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
     conditions = {name: degraded(clips, name) for name in names}
     clips = next(iter(conditions.values()))
-    check_out(out, data)
+    folders = [*methods] * config.save_frames + ["figures"] * config.figures
+    check_out(out, data, folders if len(names) == 1 else names)
     for clip in clips:
         read_files(clip)  # a damaged frame must show before the first file is written
 

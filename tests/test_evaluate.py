@@ -289,6 +289,20 @@ def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoin
     assert [path.name for path in out.iterdir()] == ["results.json"]
 
 
+def test_data_among_the_results_are_not_written_over(tmp_path, monkeypatch):
+    data = tmp_path / "bicubic+blend"
+    make_clip(data / "a", frames=3)
+    flags = ("--data", data, "--checkpoint", "none", "--no-page", "--out", tmp_path)
+    with pytest.raises(ValueError, match=r"would be written over, as .*blend is written to"):
+        run(monkeypatch, *flags)
+    data.rename(tmp_path / "noise")
+    flags = ("--data", tmp_path / "noise/a", *flags[2:])
+    with pytest.raises(ValueError, match=r"would be written over, as .*noise is written to"):
+        run(monkeypatch, *flags, "--degrade", "all")
+    assert [path.name for path in tmp_path.iterdir()] == ["noise"]
+    run(monkeypatch, *flags, "--no-save-frames", "--no-figures")
+
+
 @pytest.mark.parametrize(
     ("flag", "value", "problem"),
     [
