@@ -221,7 +221,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
     own = [clip.given[0].parent for clip in clips if clip.given]
-    given = f"LR frames given with {len(own)} of them, first {own[0]}" if own else "LR frames made"
+    given = f"LR frames given with {len(own)} clips, {own[0]} first" if own else "LR frames made"
     print(f"{len(clips)} clips of {data}, {given}; {what}")
     results = {
         "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -239,7 +239,8 @@ def main() -> None:
         print(f"{title}{table(measured[name])}", flush=True)
         if entries:
             page = folder / "index.html"
-            evaluation_page(page, results | {"methods": measured[name]}, entries)
+            shown = results | {"methods": measured[name]}
+            evaluation_page(page, shown, entries, given if name == "none" else name)
     if len(conditions) > 1:
         results["conditions"] = measured
         print(f"\nMean of {len(clips)} clips:\n{conditions_table(measured)}")

@@ -118,6 +118,7 @@ def test_results_frames_and_figures(tmp_path, monkeypatch, capsys, checkpoint, c
     for clip in ("long", "short"):
         assert f"<caption>{clip}</caption>" in page
         assert f'"name": "{clip}"' in page
+    assert "<dt>Given frames</dt><dd>LR frames made</dd>" in page
     assert f">{results['methods']['mstt']['mean']['psnr_y']:.2f}<" in page
     printed = capsys.readouterr().out
     mean = results["methods"]["mstt"]["mean"]
@@ -174,6 +175,8 @@ def test_every_method_is_given_the_same_degraded_frames(tmp_path, monkeypatch, c
         assert methods["bicubic+blend"]["clips"][clip.name]["psnr_rgb"] == figures["psnr_rgb"]
         frame = read_image(tmp_path / name / "bicubic+blend" / clip.name / "00000001.png")
         assert np.array_equal(frame, output[1])
+        page = (tmp_path / name / "index.html").read_text()
+        assert f"<dt>Given frames</dt><dd>{name}</dd>" in page
     printed = capsys.readouterr().out
     assert "given frames: noise+crf23" in printed
     assert re.search(r"method +figure +clean +crf18 +crf23 +crf28 +noise +noise\+crf23", printed)
