@@ -56,7 +56,7 @@ from models.checkpoint import (
     trained_flow,
 )
 from models.ensemble import Ensemble
-from models.inference import FLOWS, pick_device, super_resolve
+from models.inference import FLOWS, pick_device, pick_precision, super_resolve
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
@@ -125,13 +125,17 @@ def find_data(config: Config) -> Path:
 def open_methods(
     config: Config, checkpoint: Path | None, device: torch.device
 ) -> tuple[Config, dict[str, Method]]:
-    """The methods to measure by name, and the Config with the flow method that "auto" means."""
+    """The methods to measure by name, and the Config with what "auto" means of flow, precision."""
     methods: dict[str, Method] = {}
+    if checkpoint is None and config.ensemble:
+        raise ValueError("--ensemble needs a network; leave it out with --checkpoint none")
     if checkpoint is not None:
         network, information = load_network(checkpoint, device)
         network = Ensemble(network) if config.ensemble else network
         if config.flow_method == "auto":
             config = dataclasses.replace(config, flow_method=trained_flow(information))
+        precision = str(pick_precision(device, config.precision)).removeprefix("torch.")
+        config = dataclasses.replace(config, precision=precision)
         methods["mstt"] = partial(
             super_resolve,
             network,
@@ -231,6 +235,8 @@ def main() -> None:
         "versions": versions(),
         "settings": dataclasses.asdict(config) | {"device": str(device)},
     }
+    if checkpoint is None:  # and nothing that these would be of
+        results["settings"] |= {"flow_method": None, "precision": None}
     measured = {}
     for name, clips in conditions.items():
         folder = out / name if len(conditions) > 1 else out

@@ -20,7 +20,7 @@ from data.degrade import CONDITIONS
 from media.images import read_image, write_image
 from models import MSTT, baselines
 from models.checkpoint import SHIPPED, save_network
-from models.inference import super_resolve
+from models.inference import pick_precision, super_resolve
 from utils.metrics import clip_metrics, psnr
 from utils.resize import imresize
 
@@ -141,6 +141,7 @@ def test_baselines_alone_write_only_the_table(tmp_path, monkeypatch, clips):
     results = json.loads((out / "results.json").read_text())
     assert results["checkpoint"] is None
     assert results["checkpoint_sha256"] is None
+    assert results["settings"]["flow_method"] is results["settings"]["precision"] is None
     assert list(results["methods"]) == ["bicubic+flow", "bicubic+blend"]
     assert [path.name for path in out.iterdir()] == ["results.json"]
 
@@ -257,6 +258,13 @@ def test_trained_flow():
     assert evaluation.trained_flow({"origin": "released code"}) == "pyflow"
 
 
+def test_the_precision_that_is_found_is_recorded(checkpoint):
+    cpu = torch.device("cpu")
+    config, methods = evaluation.open_methods(evaluation.Config(precision="auto"), checkpoint, cpu)
+    assert f"torch.{config.precision}" == str(pick_precision(cpu, "auto"))
+    assert methods["mstt"].keywords["precision"] == config.precision
+
+
 def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoint, clips):
     out = tmp_path / "out"
     out.mkdir()
@@ -288,6 +296,8 @@ def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoin
             run(monkeypatch, *arguments)
     with pytest.raises(ValueError, match="nothing to measure"):
         run(monkeypatch, "--data", clips, "--checkpoint", "none", "--no-baselines", "--out", out)
+    with pytest.raises(ValueError, match="--ensemble needs a network"):
+        run(monkeypatch, "--data", clips, "--checkpoint", "none", "--ensemble", "--out", out)
     assert (out / "results.json").read_text() == "old"
     assert [path.name for path in out.iterdir()] == ["results.json"]
 
