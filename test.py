@@ -237,6 +237,8 @@ def main() -> None:
     }
     if checkpoint is None:  # and nothing that these would be of
         results["settings"] |= {"flow_method": None, "precision": None}
+    if config.degrade != "none":
+        results["seeds"] = {clip.name: clip.seed for clip in clips}
     measured = {}
     for name, clips in conditions.items():
         folder = out / name if len(conditions) > 1 else out

@@ -184,6 +184,7 @@ def test_every_method_is_given_the_same_degraded_frames(tmp_path, monkeypatch, c
 
     run(monkeypatch, *flags, "--degrade", "crf28")
     again = json.loads((tmp_path / "results.json").read_text())
+    assert again["seeds"] == results["seeds"] == {"short": 0}
     assert again["methods"] == results["conditions"]["crf28"]
 
 
