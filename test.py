@@ -56,7 +56,7 @@ from models.checkpoint import (
     trained_flow,
 )
 from models.ensemble import Ensemble
-from models.inference import FLOWS, pick_device, super_resolve
+from models.inference import FLOWS, pick_device, pick_precision, super_resolve
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
@@ -125,13 +125,17 @@ def find_data(config: Config) -> Path:
 def open_methods(
     config: Config, checkpoint: Path | None, device: torch.device
 ) -> tuple[Config, dict[str, Method]]:
-    """The methods to measure by name, and the Config with the flow method that "auto" means."""
+    """The methods to measure by name, and the Config with what "auto" means of flow, precision."""
     methods: dict[str, Method] = {}
+    if checkpoint is None and config.ensemble:
+        raise ValueError("--ensemble needs a network; leave it out with --checkpoint none")
     if checkpoint is not None:
         network, information = load_network(checkpoint, device)
         network = Ensemble(network) if config.ensemble else network
         if config.flow_method == "auto":
             config = dataclasses.replace(config, flow_method=trained_flow(information))
+        precision = str(pick_precision(device, config.precision)).removeprefix("torch.")
+        config = dataclasses.replace(config, precision=precision)
         methods["mstt"] = partial(
             super_resolve,
             network,
@@ -150,12 +154,22 @@ def open_methods(
     return config, methods
 
 
-def check_out(out: Path, data: Path) -> None:
-    """Refuse an OUT that is a file or lies among the test clips."""
+def check_out(out: Path, data: Path, written: Iterable[str]) -> None:
+    """Refuse an OUT that is a file or lies among the test clips, or whose folders hold them.
+
+    Arguments:
+        written: the names of the folders in OUT that frames and figures come into.
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder with --out")
     if out.resolve().is_relative_to(data.resolve()):
         raise ValueError(f"{out} lies in the test data {data}; give another folder with --out")
+    for folder in (out / name for name in written):
+        if data.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"the test data {data} would be written over, as {folder} is written to; give "
+                "another folder with --out"
+            )
 
 
 def evaluate(
@@ -203,14 +217,15 @@ def main() -> None:
     names = list(CONDITIONS) if config.degrade == "all" else [config.degrade]
     conditions = {name: degraded(clips, name) for name in names}
     clips = next(iter(conditions.values()))
-    check_out(out, data)
+    folders = [*methods] * config.save_frames + ["figures"] * config.figures
+    check_out(out, data, folders if len(names) == 1 else names)
     for clip in clips:
         read_files(clip)  # a damaged frame must show before the first file is written
 
     out.mkdir(parents=True, exist_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
     own = [clip.given[0].parent for clip in clips if clip.given]
-    given = f"LR frames given with {len(own)} of them, first {own[0]}" if own else "LR frames made"
+    given = f"LR frames given with {len(own)} clips, {own[0]} first" if own else "LR frames made"
     print(f"{len(clips)} clips of {data}, {given}; {what}")
     results = {
         "checkpoint": None if checkpoint is None else str(checkpoint),
@@ -220,6 +235,10 @@ def main() -> None:
         "versions": versions(),
         "settings": dataclasses.asdict(config) | {"device": str(device)},
     }
+    if checkpoint is None:  # and nothing that these would be of
+        results["settings"] |= {"flow_method": None, "precision": None}
+    if config.degrade != "none":
+        results["seeds"] = {clip.name: clip.seed for clip in clips}
     measured = {}
     for name, clips in conditions.items():
         folder = out / name if len(conditions) > 1 else out
@@ -228,7 +247,8 @@ def main() -> None:
         print(f"{title}{table(measured[name])}", flush=True)
         if entries:
             page = folder / "index.html"
-            evaluation_page(page, results | {"methods": measured[name]}, entries)
+            shown = results | {"methods": measured[name]}
+            evaluation_page(page, shown, entries, given if name == "none" else name)
     if len(conditions) > 1:
         results["conditions"] = measured
         print(f"\nMean of {len(clips)} clips:\n{conditions_table(measured)}")

@@ -4,7 +4,8 @@
     python -m data.animation STILLS OUT --test
 
 The first writes septuplets in the 189_vime7 layout (OUT/train/<clip>/im1.png..im7.png and the
-list OUT/189_vime7_train.txt), the second test clips (OUT/<clip>/truth/00000000.png..).
+list OUT/189_vime7_train.txt), beside clips that are there already; the second test clips
+(OUT/<clip>/truth/00000000.png..), into a folder that is empty or new.
 
 A clip is made as a satellite would film it: a camera that drifts and shakes a little over the
 still, tone and optics of its own, and traffic that moves by itself. All of it is a pure function
@@ -24,9 +25,10 @@ from tqdm import tqdm
 from data import look, traffic
 from data.degrade import of_sample, reduced
 from data.flow_cache import flow_of
-from data.lists import FRAMES, LEAST_SIDE, write_clip, write_list
+from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_list
 from data.stills import Stills
 from utils.config import parse_config, run_script
+from utils.files import check_empty
 
 CACHE_BYTES = 4 * 10**9  # decoded stills kept in memory
 MARGIN = 8  # pixels a still must be larger than a clip on each axis, for the camera to move in
@@ -321,6 +323,10 @@ def write_clips(config: Config) -> list[str]:
     least = (LEAST_SIDE, LEAST_SIDE) if config.fit else wanted
     stills = Stills(config.stills, (least[0] + MARGIN, least[1] + MARGIN), CACHE_BYTES)
     out, names = Path(config.out), []
+    if config.test:
+        check_empty(out)  # test.py takes all clips of a folder
+    else:
+        training_clips(out)  # refuses what could not be added to
     for number in tqdm(range(config.clips), unit="clip"):
         still = stills[number % len(stills)]
         room = [(side - MARGIN) // 4 * 4 for side in still.shape[:2]]
@@ -331,7 +337,8 @@ def write_clips(config: Config) -> list[str]:
         folder = out / names[-1] / "truth" if config.test else out / "train" / names[-1]
         write_clip(folder, clip, config.test)
     if not config.test:
-        write_list(out, names)
+        others = [name for name in training_clips(out) if name not in names]
+        write_list(out, others + names)
     return names
 
 

@@ -6,6 +6,7 @@ The names that other projects give these folders are known too; docs/data.md lis
 import os
 import warnings
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES
 from media.images import read_image
 from media.open import open_source
 from media.rgb import Rgb
+from utils.text import last_numbers
 
 DRAWS = 0  # seed of what clips go through under the condition "real", the same for all trainings
 # The names that folders of HR and of LR frames go by; the first one that is there counts.
@@ -63,27 +65,44 @@ def _child(folder, names):
 
 def _find_folders(root, list_file):
     """The folders of all clips, in the order of the list or in natural order."""
+    truth, given = _child(root, TRUTH_FOLDERS), _child(root, GIVEN_FOLDERS)
+    paired = truth and not list_images(truth) and list_folders(truth)  # GT/<clip>/, BIx4/<clip>/
     list_file = list_file or find_list(root, TEST_LIST_NAMES)
     if list_file is not None:
-        bases, names = folders_of_clips(root), read_list(list_file)
+        bases, names = [truth] if paired else folders_of_clips(root), read_list(list_file)
         if not names:
             raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
         if wrong := [name for name in names if not stays_inside(name)]:
             raise ValueError(f"{list_file}: {wrong[0]} leads out of {root}")
-        found = []
-        for name in dict.fromkeys(names):
+        found = {}  # by folder, so that a clip of several spellings counts once
+        for name in names:
+            parts = Path(name).parts
+            if paired and parts[:1] and parts[0].lower() == truth.name.lower():
+                parts = parts[1:]
+            name = Path(*parts).as_posix()
             folder = next((base / name for base in bases if os.path.isdir(base / name)), None)
             if folder is None:
                 raise FileNotFoundError(f"{bases[0] / name}: no such clip, but {list_file} has it")
-            found.append(_folders_of_clip(folder)._replace(name=name))
-        return found
-    truth, given = _child(root, TRUTH_FOLDERS), _child(root, GIVEN_FOLDERS)
-    if truth and not list_images(truth) and list_folders(truth):
-        folders = list_folders(truth)
-        return [_Folders(f.name, f, given and given / f.name) for f in folders]
-    own = truth or list_images(root)
-    folders = [] if truth else [f for f in list_folders(root) if _is_clip(f)]
-    return [_folders_of_clip(f) for f in folders or ([root] if own else [])]
+            apart = paired and _Folders(name, folder, given and given / name)
+            found.setdefault(folder, apart or _folders_of_clip(folder)._replace(name=name))
+        return list(found.values())
+    folders = list_folders(root)
+    clips = dict.fromkeys(f for f in folders if _is_clip(f))
+    left_out = [f for f in folders if f not in clips] if clips else []
+    if truth:
+        apart = {name.lower() for name in TRUTH_FOLDERS + GIVEN_FOLDERS}
+        left_out = [f for f in clips if f.name.lower() not in apart]
+    if left_out:
+        why = f"clip folders beside {truth.name}" if truth else "folders without truth frames"
+        warnings.warn(
+            f"{root}: {why} are left out: {len(left_out)}, {left_out[0].name} the first",
+            stacklevel=3,
+        )
+    if paired:
+        return [_Folders(f.name, f, given and given / f.name) for f in paired]
+    if clips and not truth:
+        return [_folders_of_clip(f) for f in clips]
+    return [_folders_of_clip(root)] if truth or list_images(root) else []
 
 
 def _is_clip(folder):
@@ -154,6 +173,15 @@ def _check_clip(folders, root):
             f"{folders.truth}: {len(truth)} frames, an even number; the last is left out",
             stacklevel=3,
         )
+    numbers = last_numbers(truth[:odd]) or []
+    steps = [after - before for before, after in pairwise(numbers)]
+    if len(set(steps)) > 1:
+        at = steps.index(max(steps))
+        warnings.warn(
+            f"{folders.truth}: {truth[at + 1].name} follows {truth[at].name}, a gap in the "
+            "numbers; measured as if evenly timed",
+            stacklevel=3,
+        )
     if given is None and any(side % 4 for side in size):
         warnings.warn(
             f"{folders.truth}: {size[1]}x{size[0]} is not a multiple of 4; cut to "
@@ -174,8 +202,9 @@ def find_clips(root, list_file=None):
             holds frames itself is a clip without LR frames.
         list_file: names the clips below the root; None: sep_testlist.txt, if the root holds it.
 
-    Returns: list of Clip, in natural order, or in that of the list. An even number of truth frames
-        loses its last, with a warning.
+    Returns: list of Clip, in natural order, or in that of the list. Warnings tell of folders that
+        are left out, of gaps in the numbers of frames, and of an even number of truth frames, which
+        loses its last.
     Raises: ValueError: no clip in it, or the problems of all clips, by file.
     """
     root = Path(root)

@@ -6,7 +6,8 @@
 
 SOURCE is anything that enhance.py takes; more than 8 bits are stretched, all frames alike.
 Writes OUT/train/<clip>/im1.png .. im7.png and OUT/189_vime7_train.txt, which `main.py` reads.
-Several videos, or one at several spacings, can be cut into the same OUT. Unreadable, empty and
+Several videos, or one at several spacings, can be cut into the same OUT, and into a data set that
+is there already; the clips of one without a list come into the new list. Unreadable, empty and
 repeated frames are skipped, and no septuplet spans a scene cut or a gap in the frame numbers.
 """
 
@@ -21,11 +22,12 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data.lists import FRAMES, LEAST_SIDE, LIST_NAME, read_list, write_clip, write_list
+from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_list
 from media.frames import FrameError
 from media.open import open_source
 from media.rgb import Rgb
 from utils.config import parse_config
+from utils.text import last_numbers
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,7 @@ def _numbers(source):
     """The last number in the name of every file of a folder, or None where one has none."""
     if not source.path.is_dir():
         return None
-    names = (Path(source.name(index)).stem for index in range(source.count))
-    digits = [re.findall(r"[0-9]+", name) for name in names]
-    return [int(d[-1]) for d in digits] if all(digits) else None
+    return last_numbers(source.name(index) for index in range(source.count))
 
 
 def good_frames(config, counts):
@@ -202,6 +202,7 @@ def cut(config):
             f"{old[0]}: exists already; give another --name or OUT, or --overwrite to replace it"
         )
 
+    training_clips(Path(config.out))  # refuses what could not be added to
     names, counts = [], Counter()
     for start, frames in septuplets(config, counts):
         height, width = (side // 4 * 4 for side in frames[0].shape[:2])
@@ -221,8 +222,8 @@ def cut(config):
             f"{source}: no 7 good frames in a row at spacing {config.spacing} "
             f"({', '.join(f'{count} {what}' for what, count in counts.items()) or 'no frames'})"
         )
-    list_file = Path(config.out) / LIST_NAME
-    others = [n for n in read_list(list_file) if not own.fullmatch(n)] if list_file.exists() else []
+    # Read last: another cut may have written it meanwhile.
+    others = [n for n in training_clips(Path(config.out)) if not own.fullmatch(n)]
     write_list(Path(config.out), others + names)
     for folder in old:
         if folder.name not in names:

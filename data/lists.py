@@ -1,13 +1,19 @@
 """How training and test sets lie on disk: the lists that name their clips, and their frames."""
 
+import os
 import re
 from pathlib import Path
 
+from media.files import list_folders
 from media.images import write_image
 from utils.files import write_atomically
 from utils.resize import SCALE, SMALLEST_SIDE
 
 FRAMES = 7  # of a septuplet
+FRAME_STEMS = (
+    tuple(f"im{number}" for number in range(1, FRAMES + 1)),
+    tuple(f"{number:03d}" for number in range(FRAMES)),
+)
 LEAST_SIDE = SCALE * SMALLEST_SIDE  # pixels, of its frames
 LIST_NAME = "189_vime7_train.txt"
 LIST_NAMES = ("sep_trainlist.txt", LIST_NAME)
@@ -79,6 +85,27 @@ def read_list(path):
     names = [name for name in names if name]
     if len(names) > MAX_NAMES:
         raise ValueError(f"{path}: {len(names)} names, over the limit of {MAX_NAMES}; split it")
+    return names
+
+
+def holds_septuplet(folder):
+    """Whether a folder has frames, though perhaps of endings that cannot be read."""
+    stems = {os.path.splitext(name)[0] for name in os.listdir(folder)}
+    return any(stem in stems for stems_ in FRAME_STEMS for stem in (stems_[0], stems_[-1]))
+
+
+def training_clips(root):
+    """Names of the clips that a training set has so far: of its list, or else all of `train/`.
+
+    Raises: ValueError: the clips lie in root itself, where they would not be found beside `train/`.
+    """
+    if (root / LIST_NAME).exists():
+        return read_list(root / LIST_NAME)
+    base = root / "train" if (root / "train").is_dir() else root
+    folders = list_folders(base) if base.is_dir() else []
+    names = [folder.name for folder in folders if holds_septuplet(folder)]
+    if names and base == root:
+        raise ValueError(f"{root}: its clips, {names[0]} the first, are not in train/; move them")
     return names
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from data.stills import find_stills, read_still
 from utils.config import parse_config, run_script
+from utils.files import check_empty
 
 QUALITIES = range(30, 96)  # of JPEG; below it blocks are all that is learnt
 
@@ -56,8 +57,7 @@ def fitting_quality(stills: list[Path], limit: float) -> int:
 def pack(config: Config) -> int:
     """Write the stills; returns their quality. ValueError: they do not fit, or OUT is in use."""
     root, out = Path(config.stills), Path(config.out)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds something already; give an empty folder")
+    check_empty(out)
     stills = find_stills(root)
     quality = fitting_quality(stills, config.mebibytes * 2**20)
     for path in stills:

@@ -27,10 +27,12 @@ from data.augment import augment_flows, augment_frames, draw_augmentation
 from data.degrade import of_sample, reduced
 from data.flow_cache import FlowCache, flow_of
 from data.lists import (
+    FRAME_STEMS,
     FRAMES,
     LIST_NAME,
     find_list,
     folders_of_clips,
+    holds_septuplet,
     read_list,
     stays_inside,
 )
@@ -40,10 +42,6 @@ from media.images import decode_image
 from utils.config import run_script
 from utils.resize import SMALLEST_SIDE, imresize
 
-FRAME_STEMS = (
-    tuple(f"im{number}" for number in range(1, FRAMES + 1)),
-    tuple(f"{number:03d}" for number in range(FRAMES)),
-)
 NEXT_STEMS = (f"im{FRAMES + 1}", f"{FRAMES:03d}")  # of an eighth frame
 WANTED = "im1.png .. im7.png or 000.png .. 006.png"
 ENDINGS = f"frames end in {', '.join(IMAGE_SUFFIXES)}"
@@ -72,7 +70,7 @@ def _find_names(root, list_file):
             "clips; put it beside the folder sequences"
         )
     folders = list_folders(bases[0])
-    names = [folder.name for folder in folders if _holds_frames(folder)]
+    names = [folder.name for folder in folders if holds_septuplet(folder)]
     if not names:
         raise ValueError(
             f"{root}: no septuplets; it needs {LIST_NAME} or sep_trainlist.txt, or folders "
@@ -86,12 +84,6 @@ def _find_names(root, list_file):
             stacklevel=2,
         )
     return bases[0], names
-
-
-def _holds_frames(folder):
-    """Whether a folder has frames, though perhaps of endings that cannot be read."""
-    stems = {os.path.splitext(name)[0] for name in os.listdir(folder)}
-    return any(stem in stems for stems_ in FRAME_STEMS for stem in (stems_[0], stems_[-1]))
 
 
 def _instead(folders):

@@ -1,5 +1,7 @@
 """Clips from stills: determinism, camera, traffic, odd stills, and the command's folders."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -332,6 +334,20 @@ def test_command_writes_septuplets_that_the_dataset_reads(stills, tmp_path):
     assert dataset[0]["truth"].shape == (7, 3, 64, 64)
 
 
+def test_clips_that_are_there_stay_in_the_list(stills, tmp_path):
+    out = tmp_path / "out"
+    config = Config(stills=str(stills), out=str(out), clips=1, height=64, width=64)
+    (name,) = write_clips(config)
+    for other in ("listed", "unlisted"):
+        shutil.copytree(out / "train" / name, out / "train" / other)
+    (out / "189_vime7_train.txt").write_text(f"listed\n{name}\n")
+    assert write_clips(config) == [name]
+    assert SeptupletDataset(out, patch=PATCH).names == ["listed", name]
+    (out / "189_vime7_train.txt").unlink()
+    write_clips(config)
+    assert SeptupletDataset(out, patch=PATCH).names == ["listed", "unlisted", name]
+
+
 def test_command_fits_test_clips_to_small_stills(stills, tmp_path):
     settings = {"stills": str(stills), "out": str(tmp_path / "out"), "clips": 3, "test": True}
     with pytest.raises(ValueError, match="2 of 3 stills"):
@@ -341,3 +357,5 @@ def test_command_fits_test_clips_to_small_stills(stills, tmp_path):
     assert sorted(path.name for path in folders[0].iterdir()) == [f"{t:08d}.png" for t in range(7)]
     shapes = [cv2.imread(str(folder / "00000000.png")).shape[:2] for folder in folders]
     assert shapes == [(72, 88), (64, 64), (128, 128)]
+    with pytest.raises(ValueError, match="holds something already; give an empty folder"):
+        write_clips(Config(**settings, height=128, width=128, fit=True))

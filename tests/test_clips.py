@@ -152,6 +152,29 @@ def test_the_test_list_of_vimeo(tmp_path):
         find_clips(tmp_path, tmp_path / "fast.txt")
 
 
+def test_a_clip_that_a_list_names_in_several_ways_counts_once(tmp_path):
+    for clip in ("a", "b"):
+        write_frames(tmp_path / "train" / clip, 3)
+    (tmp_path / "list.txt").write_text("./b\nb/\na\nb\ntrain/a\n")
+    names = [clip.name for clip in find_clips(tmp_path, tmp_path / "list.txt")]
+    assert names == ["b", "a"]
+
+
+@pytest.mark.parametrize("name", ["b", "GT/b", "gt/b"])
+def test_a_list_of_clips_whose_lr_frames_lie_apart(tmp_path, name):
+    """GT/a, GT/b and BIx4/a, BIx4/b: a list's names may have the leading folder."""
+    for clip in ("a", "b"):
+        write_frames(tmp_path / "GT" / clip, 5)
+        small = write_frames(tmp_path / "BIx4" / clip, 5, 16, 17)
+    (tmp_path / "list.txt").write_text(f"{name}\n")
+    (clip,) = find_clips(tmp_path, tmp_path / "list.txt")
+    assert clip.name == "b"
+    np.testing.assert_array_equal(read_clip(clip)[0], small[::2])
+    (tmp_path / "list.txt").write_text("BIx4/b\n")
+    with pytest.raises(FileNotFoundError, match="GT/BIx4/b: no such clip"):
+        find_clips(tmp_path, tmp_path / "list.txt")
+
+
 @pytest.mark.parametrize("suffix", [".bmp", ".tif"])
 def test_frames_of_other_formats(tmp_path, suffix):
     truth = write_frames(tmp_path / "png", 3)
@@ -201,6 +224,29 @@ def test_endings_that_are_not_read_are_the_problem(tmp_path):
         path.rename(path.with_suffix(".webp"))
     with pytest.raises(ValueError, match=r"0 frame\(s\); .* which end in \.png, \.jpg"):
         find_clips(tmp_path)
+
+
+def test_folders_that_are_left_out_are_said(tmp_path):
+    write_frames(tmp_path / "a/truth", 3)
+    write_frames(tmp_path / "b/tru", 3)
+    (tmp_path / "empty").mkdir()
+    with pytest.warns(UserWarning, match="folders without truth frames are left out: 2, b the fir"):
+        (clip,) = find_clips(tmp_path)
+    assert clip.name == "a"
+    write_frames(tmp_path / "truth", 3)
+    write_frames(tmp_path / "input4", 3, 16, 17)  # belongs to it
+    with pytest.warns(UserWarning, match="clip folders beside truth are left out: 1, a the first"):
+        (clip,) = find_clips(tmp_path)
+    assert clip.truth[0].parent == tmp_path / "truth"
+
+
+def test_a_gap_in_the_numbers_of_frames_is_said(tmp_path):
+    write_frames(tmp_path / "a", 4, name="f{}.png")
+    write_frames(tmp_path / "even", 3, name="x2_{}0.png")  # 0, 10, 20
+    (tmp_path / "a/f2.png").unlink()
+    with pytest.warns(UserWarning, match=r"a: f3\.png follows f1\.png, a gap in the num") as told:
+        find_clips(tmp_path)
+    assert len(told) == 1
 
 
 def test_nothing_there(tmp_path):

@@ -154,6 +154,18 @@ def test_nothing_is_overwritten_unasked(tmp_path, config):
     assert (read_clip(config, "city_s1_000007") != before).any()
 
 
+def test_clips_that_no_list_names_stay_in_the_data_set(tmp_path, config):
+    write_frames(tmp_path / "city", [make_frame(time) for time in range(7)])
+    cut(replace(config, name="old"))
+    (tmp_path / "out/189_vime7_train.txt").unlink()
+    (tmp_path / "out/train/notes").mkdir()  # no clip, so it must not come into the list
+    cut(config)
+    assert SeptupletDataset(config.out, patch=16).names == ["old_000000", "city_s1_000000"]
+    (tmp_path / "out/train").rename(tmp_path / "loose")
+    with pytest.raises(ValueError, match="city_s1_000000 the first, are not in train/; move them"):
+        cut(replace(config, out=str(tmp_path / "loose")))
+
+
 def test_video_file(tmp_path, config):
     pytest.importorskip("av")
     from videos import write_video

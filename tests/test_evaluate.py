@@ -20,7 +20,7 @@ from data.degrade import CONDITIONS
 from media.images import read_image, write_image
 from models import MSTT, baselines
 from models.checkpoint import SHIPPED, save_network
-from models.inference import super_resolve
+from models.inference import pick_precision, super_resolve
 from utils.metrics import clip_metrics, psnr
 from utils.resize import imresize
 
@@ -118,6 +118,7 @@ def test_results_frames_and_figures(tmp_path, monkeypatch, capsys, checkpoint, c
     for clip in ("long", "short"):
         assert f"<caption>{clip}</caption>" in page
         assert f'"name": "{clip}"' in page
+    assert "<dt>Given frames</dt><dd>LR frames made</dd>" in page
     assert f">{results['methods']['mstt']['mean']['psnr_y']:.2f}<" in page
     printed = capsys.readouterr().out
     mean = results["methods"]["mstt"]["mean"]
@@ -140,6 +141,7 @@ def test_baselines_alone_write_only_the_table(tmp_path, monkeypatch, clips):
     results = json.loads((out / "results.json").read_text())
     assert results["checkpoint"] is None
     assert results["checkpoint_sha256"] is None
+    assert results["settings"]["flow_method"] is results["settings"]["precision"] is None
     assert list(results["methods"]) == ["bicubic+flow", "bicubic+blend"]
     assert [path.name for path in out.iterdir()] == ["results.json"]
 
@@ -174,12 +176,15 @@ def test_every_method_is_given_the_same_degraded_frames(tmp_path, monkeypatch, c
         assert methods["bicubic+blend"]["clips"][clip.name]["psnr_rgb"] == figures["psnr_rgb"]
         frame = read_image(tmp_path / name / "bicubic+blend" / clip.name / "00000001.png")
         assert np.array_equal(frame, output[1])
+        page = (tmp_path / name / "index.html").read_text()
+        assert f"<dt>Given frames</dt><dd>{name}</dd>" in page
     printed = capsys.readouterr().out
     assert "given frames: noise+crf23" in printed
     assert re.search(r"method +figure +clean +crf18 +crf23 +crf28 +noise +noise\+crf23", printed)
 
     run(monkeypatch, *flags, "--degrade", "crf28")
     again = json.loads((tmp_path / "results.json").read_text())
+    assert again["seeds"] == results["seeds"] == {"short": 0}
     assert again["methods"] == results["conditions"]["crf28"]
 
 
@@ -254,6 +259,13 @@ def test_trained_flow():
     assert evaluation.trained_flow({"origin": "released code"}) == "pyflow"
 
 
+def test_the_precision_that_is_found_is_recorded(checkpoint):
+    cpu = torch.device("cpu")
+    config, methods = evaluation.open_methods(evaluation.Config(precision="auto"), checkpoint, cpu)
+    assert f"torch.{config.precision}" == str(pick_precision(cpu, "auto"))
+    assert methods["mstt"].keywords["precision"] == config.precision
+
+
 def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoint, clips):
     out = tmp_path / "out"
     out.mkdir()
@@ -285,8 +297,24 @@ def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoin
             run(monkeypatch, *arguments)
     with pytest.raises(ValueError, match="nothing to measure"):
         run(monkeypatch, "--data", clips, "--checkpoint", "none", "--no-baselines", "--out", out)
+    with pytest.raises(ValueError, match="--ensemble needs a network"):
+        run(monkeypatch, "--data", clips, "--checkpoint", "none", "--ensemble", "--out", out)
     assert (out / "results.json").read_text() == "old"
     assert [path.name for path in out.iterdir()] == ["results.json"]
+
+
+def test_data_among_the_results_are_not_written_over(tmp_path, monkeypatch):
+    data = tmp_path / "bicubic+blend"
+    make_clip(data / "a", frames=3)
+    flags = ("--data", data, "--checkpoint", "none", "--no-page", "--out", tmp_path)
+    with pytest.raises(ValueError, match=r"would be written over, as .*blend is written to"):
+        run(monkeypatch, *flags)
+    data.rename(tmp_path / "noise")
+    flags = ("--data", tmp_path / "noise/a", *flags[2:])
+    with pytest.raises(ValueError, match=r"would be written over, as .*noise is written to"):
+        run(monkeypatch, *flags, "--degrade", "all")
+    assert [path.name for path in tmp_path.iterdir()] == ["noise"]
+    run(monkeypatch, *flags, "--no-save-frames", "--no-figures")
 
 
 @pytest.mark.parametrize(

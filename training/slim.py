@@ -21,7 +21,7 @@ from torch import Tensor
 from models.checkpoint import load_torch_file, save_torch_file
 from training.run import read_state
 from utils.config import parse_config, run_script
-from utils.files import write_atomically
+from utils.files import check_empty, write_atomically
 
 DIGEST = 32  # bytes at the start of the joined parts
 
@@ -47,8 +47,7 @@ def pack(checkpoint: Path, folder: Path, part_bytes: int) -> list[Path]:
     Raises: ValueError: no training checkpoint, or the folder is in use.
     """
     state = read_state(checkpoint)
-    if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds something already; give an empty folder")
+    check_empty(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state["optimiser"] = convert(state["optimiser"], lambda x: x.bfloat16() if x.ndim else x)
     weights = state["network"]

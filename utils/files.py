@@ -37,6 +37,12 @@ def write_atomically(path: Path, write) -> None:
             os.close(folder)
 
 
+def check_empty(folder: Path) -> None:
+    """Refuse a folder to write to that holds something already, with a ValueError."""
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} holds something already; give an empty folder")
+
+
 @contextlib.contextmanager
 def lock_folder(folder: Path, otherwise: str) -> Iterator[Callable[[], bool]]:
     """Keep other processes that lock it out of a folder for the time of the block.

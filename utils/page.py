@@ -205,7 +205,7 @@ def evaluation_entry(
 
 
 def evaluation_page(
-    path: Path, results: Mapping[str, Any], entries: Sequence[dict[str, Any]]
+    path: Path, results: Mapping[str, Any], entries: Sequence[dict[str, Any]], given: str
 ) -> None:
     """Write the page of an evaluation by test.py.
 
@@ -213,12 +213,14 @@ def evaluation_page(
         path: the file.
         results: what results.json holds.
         entries: of `evaluation_entry`.
+        given: where the given frames came from, or what they went through.
     """
     methods = results["methods"]
     names = list(next(iter(methods.values()))["clips"])
     facts = {
         "Weights": results["checkpoint"] or "none",
         "Data": results["data"],
+        "Given frames": given,
         "Command": results["command"],
     }
     tables = _table("Mean of all clips", {name: methods[name]["mean"] for name in methods})
