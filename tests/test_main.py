@@ -309,6 +309,10 @@ def test_what_fails_between_two_steps_is_not_saved(run_main, monkeypatch):
         (("--workers", "-1"), "workers is -1"),
         (("--given-frames", "5"), "given_frames is 5"),
         (("--device", "cuda:7"), "here there is cpu"),
+        (
+            ("--data-root", "none", "--clips", "septuplets", "--list-file", "two.txt"),
+            r"list_file is two\.txt; it names septuplets of --data-root, which is none",
+        ),
     ],
 )
 def test_bad_input_is_named(run_main, flags, message):

@@ -167,7 +167,10 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     Arguments:
         config: of the training.
         device: where this process trains.
-        team: all processes; a ValueError for a batch that they cannot share.
+        team: all processes.
+
+    Raises: ValueError: a batch that the processes cannot share, a list of septuplets that are not
+        used, or a precision that the device lacks.
     """
     gpu = device.type == "cuda"
     parts = math.ceil((GPU_BATCH if gpu else 1) / config.accumulate)
@@ -187,6 +190,10 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     if size == "auto" and config.weights is None:
         size = "mstt" if gpu else "fast"
     root = find_data_root(config)
+    if config.list_file and not root:
+        raise ValueError(
+            f"list_file is {config.list_file}; it names septuplets of --data-root, which is none"
+        )
     list_file = config.list_file or (root and find_list(root))
     workers = config.workers
     if workers is None:
