@@ -18,7 +18,7 @@ from models.mstt import SIZES
 from training import recorder, sources
 from training.loop import learning_rate
 from training.run import MOST_STEPS
-from training.settings import fit_machine
+from training.settings import fit_machine, of_resumed_run
 from utils.team import Team
 
 NETWORK = {
@@ -168,6 +168,22 @@ def test_the_machine_decides_what_is_left_open(device, config, chosen):
     config = main.Config(**ARGUMENTS | config)
     fitted = asdict(fit_machine(config, torch.device(device), Team()))
     assert {name: fitted[name] for name in chosen} == chosen
+
+
+@pytest.mark.parametrize(
+    ("begun", "flags", "goes_on"),
+    [
+        ({"minutes": 3.0}, {}, {"minutes": 3.0, "steps": MOST_STEPS}),
+        ({"minutes": 3.0}, {"minutes": None}, {"minutes": None, "steps": 300}),
+        ({"minutes": 3.0, "steps": 50}, {"minutes": None}, {"steps": 50}),
+    ],
+)
+def test_a_continuation_has_a_schedule_of_its_own(begun, flags, goes_on):
+    cpu = torch.device("cpu")
+    recorded = asdict(fit_machine(main.Config(**ARGUMENTS | begun), cpu, Team()))
+    config = of_resumed_run(main.Config(**flags), set(flags), recorded)
+    fitted = asdict(fit_machine(config, cpu, Team()))
+    assert {name: fitted[name] for name in goes_on} == goes_on
 
 
 def test_workers_and_batches_of_several_processes(monkeypatch):

@@ -83,6 +83,7 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
     Raises: ValueError: some would make another run of it, or are recorded as what they cannot be.
     """
     check_kinds(type(config), recorded)
+    recorded = recorded | left_open(recorded)
     now = dataclasses.asdict(config)
     kept = {
         name: recorded[name]
@@ -94,6 +95,14 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
     config = dataclasses.replace(config, **kept)
     check_unchanged(config, recorded)
     return config
+
+
+def left_open(recorded: dict[str, Any]) -> dict[str, None]:
+    """The recorded constants of a schedule that stand for "none", to be found anew."""
+    steps, minutes = recorded.get("steps"), recorded.get("minutes")
+    if minutes and steps == MOST_STEPS:
+        return {"steps": None}
+    return {}
 
 
 def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
