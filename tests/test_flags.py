@@ -176,6 +176,9 @@ def test_the_machine_decides_what_is_left_open(device, config, chosen):
         ({"minutes": 3.0}, {}, {"minutes": 3.0, "steps": MOST_STEPS}),
         ({"minutes": 3.0}, {"minutes": None}, {"minutes": None, "steps": 300}),
         ({"minutes": 3.0, "steps": 50}, {"minutes": None}, {"steps": 50}),
+        ({"minutes": 3.0, "steps": 50}, {"minutes": 9.0}, {"minutes": 9.0, "steps": 50}),
+        ({}, {"minutes": 3.0}, {"minutes": 3.0, "steps": MOST_STEPS}),
+        ({"steps": 50}, {"minutes": 3.0, "steps": 60}, {"minutes": 3.0, "steps": 60}),
     ],
 )
 def test_a_continuation_has_a_schedule_of_its_own(begun, flags, goes_on):

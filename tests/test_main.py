@@ -178,7 +178,9 @@ def test_all_processes_validate_at_the_same_steps(other_is_tired):
 def test_a_finished_run_is_not_trained_again(run_main, begun, capsys):
     before = Path("a/last.pt").read_bytes()
     assert run_main("--resume", "--run", "a") == 0
-    assert "bicubic + flow" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "bicubic + flow" in said
+    assert "the 1 steps of this run are done; give more --steps" in said
     assert Path("a/last.pt").read_bytes() == before
     assert run_main("--resume", "--run", "a", "--steps", "2") == 0
     assert load_torch_file("a/last.pt")["step"] == 2

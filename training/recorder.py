@@ -70,11 +70,14 @@ class Recorder:
             yield
 
     def catch_up(self) -> bool:
-        """Do the validation that a resumed run still owes; whether its minutes are used up."""
+        """Do the validation that a resumed run still owes; whether its steps or minutes are over."""
         is_owed = self.progress.unvalidated
         if is_owed:
             self.validate()
         self._look_at_the_clock()
+        if self.progress.step >= self.config.steps:
+            self.bar.write(f"the {self.config.steps} steps of this run are done; give more --steps")
+            return True
         is_over = self.elapsed >= 1 and self.progress.step > 0
         if is_over:
             self.bar.write(f"the {self.config.minutes:g} minutes of this run are used up")

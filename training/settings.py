@@ -84,6 +84,8 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
     """
     check_kinds(type(config), recorded)
     recorded = recorded | left_open(recorded)
+    if config.minutes and not recorded.get("minutes"):  # which now limit the run, not its steps
+        recorded["steps"] = None
     now = dataclasses.asdict(config)
     kept = {
         name: recorded[name]
