@@ -174,10 +174,12 @@ def test_the_machine_decides_what_is_left_open(device, config, chosen):
     ("begun", "flags", "goes_on"),
     [
         ({"minutes": 3.0}, {}, {"minutes": 3.0, "steps": MOST_STEPS}),
-        ({"minutes": 3.0}, {"minutes": None}, {"minutes": None, "steps": 300}),
+        ({"minutes": 3.0}, {"minutes": None}, {"steps": 300, "validate_every": 30}),
         ({"minutes": 3.0, "steps": 50}, {"minutes": None}, {"steps": 50}),
         ({"minutes": 3.0, "steps": 50}, {"minutes": 9.0}, {"minutes": 9.0, "steps": 50}),
-        ({}, {"minutes": 3.0}, {"minutes": 3.0, "steps": MOST_STEPS}),
+        ({}, {"minutes": 3.0}, {"steps": MOST_STEPS, "validate_every": None}),
+        ({}, {"steps": 3000}, {"steps": 3000, "validate_every": 300}),
+        ({"validate_every": 7}, {"steps": 3000}, {"validate_every": 7}),
         ({"steps": 50}, {"minutes": 3.0, "steps": 60}, {"minutes": 3.0, "steps": 60}),
     ],
 )

@@ -102,9 +102,15 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
 def left_open(recorded: dict[str, Any]) -> dict[str, None]:
     """The recorded constants of a schedule that stand for "none", to be found anew."""
     steps, minutes = recorded.get("steps"), recorded.get("minutes")
-    if minutes and steps == MOST_STEPS:
-        return {"steps": None}
-    return {}
+    if minutes:
+        return {"steps": None} if steps == MOST_STEPS else {}
+    is_usual = steps and recorded.get("validate_every") == tenth(steps)
+    return {"validate_every": None} if is_usual else {}
+
+
+def tenth(steps: int) -> int:
+    """How many steps apart the validations of a run are, where nothing else is asked for."""
+    return min(max(steps // 10, 1), 5000)
 
 
 def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
@@ -196,7 +202,7 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
         steps = MOST_STEPS
     every = config.validate_every
     if not config.minutes:
-        every = every or min(max(steps // 10, 1), 5000)
+        every = every or tenth(steps)
     size = config.size
     if size == "auto" and config.weights is None:
         size = "mstt" if gpu else "fast"
