@@ -70,7 +70,7 @@ class Recorder:
             yield
 
     def catch_up(self) -> bool:
-        """Do the validation that a resumed run still owes; whether its steps or minutes are over."""
+        """Do the validation that a resumed run still owes; whether nothing else is left to do."""
         is_owed = self.progress.unvalidated
         if is_owed:
             self.validate()
@@ -140,14 +140,16 @@ class Recorder:
         step, gain = self.progress.step, score - self.baseline
         self.log.write(step, psnr=score, gain_over_bicubic_flow=gain)
         self.bar.write(f"step {step}: {score:.2f} dB, {gain:+.2f} over bicubic + flow")
-        self.progress.unvalidated = False
+        # A run that has diverged ends alike each time it is resumed.
+        has_diverged = score < self.progress.best_score - DIVERGED
+        self.progress.unvalidated = has_diverged
         if math.isfinite(score) and score > self.progress.best_score:
             self.progress.best_score = score
             self.save("best.pt")
             if self.team.first:
                 save_half(self.run / "best.safetensors", average, self.config, step, score)
         self.save("last.pt")
-        if score < self.progress.best_score - DIVERGED:
+        if has_diverged:
             raise FloatingPointError(
                 f"step {step}: {score:.2f} dB after {self.progress.best_score:.2f} dB, the "
                 "training has diverged. Lower the rates and start from "
