@@ -28,6 +28,7 @@ PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 # `minutes` leave alone what it learns; these move the end of its schedule.
 MAY_CHANGE = {"resume", "run", "device", "workers", "patience", "accumulate", "compile"}
 MAY_CHANGE |= {"skip_nonfinite", "validate_every", "log_every", "save_minutes", "steps", "minutes"}
+MAY_CHANGE |= {"flow_cache"}
 
 DECIDED = {"list_file", "patch", "batch"}  # of the others, those that "none" leaves to the machine
 
