@@ -191,6 +191,13 @@ def test_a_continuation_has_a_schedule_of_its_own(begun, flags, goes_on):
     assert {name: fitted[name] for name in goes_on} == goes_on
 
 
+def test_a_shortened_warm_up_is_said(capsys):
+    fit_machine(main.Config(**ARGUMENTS, steps=20), torch.device("cpu"), Team())
+    assert capsys.readouterr().out == "warmup is 50 of 20 steps; it takes 10 of them\n"
+    fit_machine(main.Config(**ARGUMENTS, steps=51), torch.device("cpu"), Team())
+    assert capsys.readouterr().out == ""
+
+
 def test_workers_and_batches_of_several_processes(monkeypatch):
     monkeypatch.setattr("training.settings.usable_cores", lambda: 12)
     config, gpu = main.Config(**ARGUMENTS), torch.device("cuda")

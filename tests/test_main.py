@@ -310,6 +310,7 @@ def test_what_fails_between_two_steps_is_not_saved(run_main, monkeypatch):
         (("--seed", "9" * 20), "seed is 9+; it must be"),
         (("--skip-nonfinite", "-1"), "skip_nonfinite is -1"),
         (("--warmup", "-3"), "warmup is -3"),
+        (("--final-share", "50"), r"final_share is 50\.0; it must be at most 1"),
         (("--workers", "-1"), "workers is -1"),
         (("--given-frames", "5"), "given_frames is 5"),
         (("--device", "cuda:7"), "here there is cpu"),

@@ -13,6 +13,7 @@ from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network
 from models.inference import pick_device, pick_precision
+from training.loop import fitting_warmup
 from training.run import MOST_STEPS
 from training.sources import Data, find_data_root, find_validation_folder, open_data
 from utils.config import check_kinds, given_fields
@@ -217,6 +218,8 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     if workers is None:
         cores = usable_cores() // team.local_world
         workers = min(max(cores, 1), 16) if gpu else 1
+    if (warmup := fitting_warmup(config.warmup, steps)) != config.warmup:
+        print(f"warmup is {config.warmup} of {steps} steps; it takes {warmup} of them", flush=True)
     native = pick_precision(device) == torch.bfloat16
     if config.precision == "bfloat16" and not native:
         raise ValueError(
