@@ -59,6 +59,8 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
         config = team.from_first(partial(with_network_of_weights, config, given))
     device = team.own_device(pick_device(config.device))
     config = team.from_first(partial(fit_machine, config, device, team))
+    for line in without_effect(config, given):
+        print(line, flush=True)
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)
     if state:
@@ -152,6 +154,28 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     if wrong:
         raise ValueError(f"{config.weights} has another network: {'; '.join(wrong)}")
     return dataclasses.replace(config, **{name: found[name] for name in NETWORK})
+
+
+def without_effect(config: Any, given: set[str]) -> list[str]:
+    """A line for each flag of the command line that changes nothing, since another is missing.
+
+    Arguments:
+        config: with nothing left to decide but the patch.
+        given: names of the constants that the command line gives.
+    """
+    needs = (
+        (config.data_root, "--data-root", ("data_weight",)),
+        (config.clips, "--clips", ("clips_weight",)),
+        (config.stills, "--stills", ("stills_weight", "blur_min", "blur_max", "fast_share")),
+        (config.optimiser == "muon", "--optimiser muon", ("muon_rate",)),
+        (config.given_frames > 1, "--given-frames 2 to 4", ("moving_weight", "alignment_share")),
+    )
+    return [
+        f"--{name.replace('_', '-')} has no effect without {missing}"
+        for is_there, missing, names in needs
+        for name in names
+        if name in given and not is_there
+    ]
 
 
 def check_maps(config: Any, options: dict[str, Any], part: int) -> None:
