@@ -110,7 +110,8 @@ class Config:
     def __post_init__(self):
         counts = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
         rates = ("rate", "muon_rate", "moving_weight", "bend", "clip", "offset_limit")
-        for name in (*counts, *rates, "patience", "minutes", "save_minutes"):
+        weights = ("data_weight", "clips_weight", "stills_weight")
+        for name in (*counts, *rates, *weights, "patience", "minutes", "save_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= MOST_STEPS:
                 raise ValueError(f"{name} is {value}; it must be above 0, and at most {MOST_STEPS}")

@@ -313,6 +313,13 @@ def test_what_fails_between_two_steps_is_not_saved(run_main, monkeypatch):
         (("--final-share", "50"), r"final_share is 50\.0; it must be at most 1"),
         (("--workers", "-1"), "workers is -1"),
         (("--given-frames", "5"), "given_frames is 5"),
+        (("--data-weight", "0"), r"data_weight is 0\.0; it must be above 0"),
+        (("--stills-weight", "-1"), r"stills_weight is -1\.0; it must be above 0"),
+        (("--clips-weight", "nan"), "clips_weight is nan; it must be above 0"),
+        (
+            ("--clips", "septuplets", "--clips-weight", "5000"),
+            "data_weight is 1, clips_weight is 5000; none may be below 1/1024 of their sum",
+        ),
         (("--device", "cuda:7"), "here there is cpu"),
         (
             ("--data-root", "none", "--clips", "septuplets", "--list-file", "two.txt"),
@@ -322,7 +329,8 @@ def test_what_fails_between_two_steps_is_not_saved(run_main, monkeypatch):
 )
 def test_bad_input_is_named(run_main, flags, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run_main("--steps", "1", *flags)
+        run_main("--steps", "1", "--run", "r", *flags)
+    assert not Path("r").exists()
 
 
 @pytest.mark.parametrize("script", ["main.py", "test.py", "enhance.py"])

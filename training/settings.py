@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 
 from data.lists import find_list
+from data.sampler import BLOCK, shares_of
 from flow import usable_cores
 from models import SIZES
 from models.blocks import SCALE
@@ -61,6 +62,7 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     config = team.from_first(partial(fit_machine, config, device, team))
     for line in without_effect(config, given):
         print(line, flush=True)
+    check_weights(config)
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)
     if state:
@@ -176,6 +178,16 @@ def without_effect(config: Any, given: set[str]) -> list[str]:
         for name in names
         if name in given and not is_there
     ]
+
+
+def check_weights(config: Any) -> None:
+    """Refuse, by a ValueError that names them, weights that leave a source without samples."""
+    folders = {"data": config.data_root, "clips": config.clips, "stills": config.stills}
+    names = [f"{source}_weight" for source, folder in folders.items() if folder is not None]
+    weights = {name: getattr(config, name) for name in names}
+    if weights and shares_of(list(weights.values())).min() < 1:
+        told = ", ".join(f"{name} is {weight:g}" for name, weight in weights.items())
+        raise ValueError(f"{told}; none may be below 1/{BLOCK} of their sum")
 
 
 def check_maps(config: Any, options: dict[str, Any], part: int) -> None:
