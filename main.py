@@ -80,7 +80,7 @@ class Config:
     minutes: float | None = None  # newer: time budget, which the schedule follows; none: no limit
     batch: int | None = None  # of all processes; none: 1 (paper) a CPU process, 16 a GPU
     accumulate: int = 1  # gradient accumulation: parts that a process computes one by one
-    patch: int | None = None  # LR pixels, side of a training crop; none: 80 (paper) if it fits
+    patch: int | None = None  # LR pixels of crops; none: 80 (paper), less for small septuplets
     given_frames: int = 4  # N of a sample (paper: 4); 2 train faster, 1 only the enlargement
     optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the weights inside
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
