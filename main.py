@@ -80,7 +80,7 @@ class Config:
     minutes: float | None = None  # newer: time budget, which the schedule follows; none: no limit
     batch: int | None = None  # of all processes; none: 1 (paper) a CPU process, 16 a GPU
     accumulate: int = 1  # gradient accumulation: parts that a process computes one by one
-    patch: int | None = None  # LR pixels, side of a training crop; none: 80 (paper) if it fits
+    patch: int | None = None  # LR pixels of crops; none: 80 (paper), less for small septuplets
     given_frames: int = 4  # N of a sample (paper: 4); 2 train faster, 1 only the enlargement
     optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the weights inside
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
@@ -88,8 +88,8 @@ class Config:
     moving_weight: float = 1.0  # newer: loss weight of moving pixels of interpolated frames
     bend: float = 1e-3  # epsilon of the Charbonnier loss; newer: 0.03 to 0.1 is closer to PSNR
     alignment_share: float = 0.1  # of Adam's rate, for the alignment, whose offsets run away
-    final_share: float = 1e-3  # of the peak rates, at the end of the cosine
-    warmup: int = 50  # newer: steps of linear warm-up
+    final_share: float = 1e-3  # of the peak rates, at the end of the cosine, at most 1
+    warmup: int = 50  # newer: steps of linear warm-up, half of them where it would take all
     clip: float = 0.5  # newer: gradient clipping, largest norm; guards against runaway offsets
     ema: float = 0.999  # newer: averaging of the weights that are validated and saved as best
     precision: Literal["auto", "bfloat16", "float32"] = "auto"  # auto: bfloat16 where it is native
@@ -110,7 +110,8 @@ class Config:
     def __post_init__(self):
         counts = ("batch", "accumulate", "patch", "steps", "log_every", "validate_every")
         rates = ("rate", "muon_rate", "moving_weight", "bend", "clip", "offset_limit")
-        for name in (*counts, *rates, "patience", "minutes", "save_minutes"):
+        weights = ("data_weight", "clips_weight", "stills_weight")
+        for name in (*counts, *rates, *weights, "patience", "minutes", "save_minutes"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= MOST_STEPS:
                 raise ValueError(f"{name} is {value}; it must be above 0, and at most {MOST_STEPS}")
@@ -119,6 +120,8 @@ class Config:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**63:
                 raise ValueError(f"{name} is {value}; it must be at least 0, and below 2**63")
+        if self.final_share > 1:
+            raise ValueError(f"final_share is {self.final_share}; it must be at most 1")
         if not 1 <= self.given_frames <= 4:
             raise ValueError(f"given_frames is {self.given_frames}; a septuplet has 1 to 4 of them")
         if not 0 <= self.ema < 1:

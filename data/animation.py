@@ -29,6 +29,7 @@ from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_lis
 from data.stills import Stills
 from utils.config import parse_config, run_script
 from utils.files import check_empty
+from utils.resize import SMALLEST_SIDE
 
 CACHE_BYTES = 4 * 10**9  # decoded stills kept in memory
 MARGIN = 8  # pixels a still must be larger than a clip on each axis, for the camera to move in
@@ -256,7 +257,8 @@ class StillsDataset(Dataset):
         self.seed = seed
         self.animation = animation or Animation()
         least = (4 * patch + MARGIN, 4 * patch + MARGIN)
-        self.stills = Stills(root, least, cache_bytes)
+        lower = "a lower --patch" if patch > SMALLEST_SIDE else ""
+        self.stills = Stills(root, least, cache_bytes, lower)
         self.names = [path.relative_to(root).as_posix() for path in self.stills.paths]
         self.sizes = self.stills.shapes
         sides = [math.sqrt(height * width) for height, width in self.sizes]
@@ -321,7 +323,8 @@ def write_clips(config: Config) -> list[str]:
     """Animate the stills of a folder, in turn until there are enough clips; returns their names."""
     wanted = (config.height, config.width)
     least = (LEAST_SIDE, LEAST_SIDE) if config.fit else wanted
-    stills = Stills(config.stills, (least[0] + MARGIN, least[1] + MARGIN), CACHE_BYTES)
+    least = (least[0] + MARGIN, least[1] + MARGIN)
+    stills = Stills(config.stills, least, CACHE_BYTES, "" if config.fit else "--fit")
     out, names = Path(config.out), []
     if config.test:
         check_empty(out)  # test.py takes all clips of a folder

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset, Sampler
 BLOCK = 1024
 
 
-def _shares(weights):
+def shares_of(weights):
     """Draws of every source in a block: BLOCK split by weight, largest remainders rounded up."""
     exact = np.asarray(weights, dtype=np.float64) / np.sum(weights) * BLOCK
     shares = np.floor(exact).astype(np.int64)
@@ -38,7 +38,7 @@ class ResumableSampler(Sampler):
             raise ValueError(f"sources of {lengths} clips; every source needs at least one")
         if len(weights) != len(lengths) or not all(0 < weight < np.inf for weight in weights):
             raise ValueError(f"weights are {weights}; give {len(lengths)} numbers above 0")
-        self.shares = _shares(weights)
+        self.shares = shares_of(weights)
         if self.shares.min() < 1:
             raise ValueError(f"weights are {weights}; none may be below 1/{BLOCK} of their sum")
         self.lengths, self.seed, self.samples = lengths, seed, samples[rank::world]

@@ -85,11 +85,12 @@ class Stills:
         root: folder, searched with its sub-folders.
         least: (H, W) that every still must have, either way round.
         cache_bytes: limit of the decoded stills in memory; those beyond it are read every time.
+        lower: the flag that makes smaller stills do, for the message.
 
     Raises: ValueError: stills that cannot be read or are too small, named, the first of very many.
     """
 
-    def __init__(self, root: str | Path, least: tuple[int, int], cache_bytes: int):
+    def __init__(self, root: str | Path, least: tuple[int, int], cache_bytes: int, lower: str = ""):
         self.paths = find_stills(root)
         self.shapes: list[tuple[int, int]] = []
         self._cache: dict[int, np.ndarray] = {}
@@ -109,9 +110,10 @@ class Stills:
                 problems.append(f"{path}: {still.shape[1]}x{still.shape[0]} pixels, too small")
             self._keep(number, still)
         if problems:
+            fewer = f", fewer with {lower}" if lower else ""
             raise ValueError(
                 f"{len(problems)} of {len(self.paths)} stills cannot be used; remove them (at "
-                f"least {least[1]}x{least[0]} pixels are needed):{listed(problems)}"
+                f"least {least[1]}x{least[0]} pixels are needed{fewer}):{listed(problems)}"
             )
 
     def __len__(self) -> int:

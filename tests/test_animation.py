@@ -299,6 +299,19 @@ def test_bad_stills_are_named_together(stills):
         assert name in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("patch", "remedy"),
+    [
+        (80, "328x328 pixels are needed, fewer with a lower --patch"),
+        (16, "72x72 pixels are needed"),
+    ],
+)
+def test_small_stills_are_refused_with_what_makes_them_do(tmp_path, patch, remedy):
+    cv2.imwrite(str(tmp_path / "small.png"), texture(60, 200))
+    with pytest.raises(ValueError, match=rf"at least {remedy}\):"):
+        StillsDataset(tmp_path, patch=patch)
+
+
 def test_no_stills(tmp_path):
     with pytest.raises(FileNotFoundError, match="no stills"):
         StillsDataset(tmp_path)
@@ -350,7 +363,7 @@ def test_clips_that_are_there_stay_in_the_list(stills, tmp_path):
 
 def test_command_fits_test_clips_to_small_stills(stills, tmp_path):
     settings = {"stills": str(stills), "out": str(tmp_path / "out"), "clips": 3, "test": True}
-    with pytest.raises(ValueError, match="2 of 3 stills"):
+    with pytest.raises(ValueError, match=r"2 of 3 stills .* fewer with --fit"):
         write_clips(Config(**settings, height=128, width=128))
     names = write_clips(Config(**settings, height=128, width=128, fit=True))
     folders = [tmp_path / "out" / name / "truth" for name in names]

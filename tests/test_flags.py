@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainings import FEW_CHANNELS, deliver, run_here, write_clip
+from trainings import FEW_CHANNELS, deliver, run_here, same_training, write_clip
 
 import main
 from data.animation import Animation, StillsDataset
@@ -18,7 +18,7 @@ from models.mstt import SIZES
 from training import recorder, sources
 from training.loop import learning_rate
 from training.run import MOST_STEPS
-from training.settings import fit_machine
+from training.settings import fit_machine, of_resumed_run
 from utils.team import Team
 
 NETWORK = {
@@ -168,6 +168,57 @@ def test_the_machine_decides_what_is_left_open(device, config, chosen):
     config = main.Config(**ARGUMENTS | config)
     fitted = asdict(fit_machine(config, torch.device(device), Team()))
     assert {name: fitted[name] for name in chosen} == chosen
+
+
+@pytest.mark.parametrize(
+    ("begun", "flags", "goes_on"),
+    [
+        ({"minutes": 3.0}, {}, {"minutes": 3.0, "steps": MOST_STEPS}),
+        ({"minutes": 3.0}, {"minutes": None}, {"steps": 300, "validate_every": 30}),
+        ({"minutes": 3.0, "steps": 50}, {"minutes": None}, {"steps": 50}),
+        ({"minutes": 3.0, "steps": 50}, {"minutes": 9.0}, {"minutes": 9.0, "steps": 50}),
+        ({}, {"minutes": 3.0}, {"steps": MOST_STEPS, "validate_every": None}),
+        ({}, {"steps": 3000}, {"steps": 3000, "validate_every": 300}),
+        ({"validate_every": 7}, {"steps": 3000}, {"validate_every": 7}),
+        ({"steps": 50}, {"minutes": 3.0, "steps": 60}, {"minutes": 3.0, "steps": 60}),
+    ],
+)
+def test_a_continuation_has_a_schedule_of_its_own(begun, flags, goes_on):
+    cpu = torch.device("cpu")
+    recorded = asdict(fit_machine(main.Config(**ARGUMENTS | begun), cpu, Team()))
+    config = of_resumed_run(main.Config(**flags), set(flags), recorded)
+    fitted = asdict(fit_machine(config, cpu, Team()))
+    assert {name: fitted[name] for name in goes_on} == goes_on
+
+
+def test_a_shortened_warm_up_is_said(capsys):
+    fit_machine(main.Config(**ARGUMENTS, steps=20), torch.device("cpu"), Team())
+    assert capsys.readouterr().out == "warmup is 50 of 20 steps; it takes 10 of them\n"
+    fit_machine(main.Config(**ARGUMENTS, steps=51), torch.device("cpu"), Team())
+    assert capsys.readouterr().out == ""
+
+
+def test_flags_without_effect_are_said(run_main, capsys):
+    useless = {"data-weight": 2, "stills-weight": 2, "blur-min": 1, "blur-max": 1, "fast-share": 0}
+    useless |= {"muon-rate": 1e-3, "moving-weight": 5, "alignment-share": 1}
+    words = [str(word) for name, value in useless.items() for word in (f"--{name}", value)]
+    flags = ("--data-root", "none", "--clips", "septuplets", "--clips-weight", 2, *words)
+    alone = ("--steps", 1, "--optimiser", "adam", "--given-frames", 1)
+    assert run_main(*flags, *alone, "--run", "r") == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "has no effect" in line]
+    assert [line.split()[0] for line in said] == [f"--{name}" for name in useless]
+    assert said[1] == "--stills-weight has no effect without --stills"
+    run_main("--steps", 1, "--data-weight", 2, "--moving-weight", 5, "--muon-rate", 1e-2)
+    assert "has no effect" not in capsys.readouterr().out
+
+
+def test_one_given_frame_learns_alike_whatever_the_flags_without_effect(run_main):
+    states = []
+    for run, flags in (("a", ()), ("b", ("--moving-weight", 9)), ("c", ("--alignment-share", 1))):
+        assert run_main("--steps", 2, "--given-frames", 1, "--run", run, *flags) == 0
+        states.append(load_torch_file(f"{run}/last.pt"))
+    assert same_training(states[0], states[1])
+    assert same_training(states[0], states[2])
 
 
 def test_workers_and_batches_of_several_processes(monkeypatch):

@@ -178,7 +178,9 @@ def test_all_processes_validate_at_the_same_steps(other_is_tired):
 def test_a_finished_run_is_not_trained_again(run_main, begun, capsys):
     before = Path("a/last.pt").read_bytes()
     assert run_main("--resume", "--run", "a") == 0
-    assert "bicubic + flow" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "bicubic + flow" in said
+    assert "the 1 steps of this run are done; give more --steps" in said
     assert Path("a/last.pt").read_bytes() == before
     assert run_main("--resume", "--run", "a", "--steps", "2") == 0
     assert load_torch_file("a/last.pt")["step"] == 2
@@ -199,10 +201,12 @@ def test_a_score_that_is_no_number_is_never_best(run_main, monkeypatch):
 
 
 def test_a_training_that_has_diverged_ends_and_names_its_best_weights(run_main, monkeypatch):
-    scores = iter([30.0, 26.0, 24.9])
+    scores = iter([30.0, 26.0, 24.9, 24.9])
     monkeypatch.setattr(recorder.Recorder, "_score", lambda *arguments: next(scores))
-    with pytest.raises(FloatingPointError, match=r"step 3: 24\.90 dB after 30\.00 .* r/best\.pt"):
-        run_main("--steps", "4", "--validate-every", "1", "--run", "r")
+    message = r"step 3: 24\.90 dB after 30\.00 .* r/best\.pt"
+    for again in ((), ("--resume",)):
+        with pytest.raises(FloatingPointError, match=message):
+            run_main("--steps", "4", "--validate-every", "1", "--run", "r", *again)
     assert load_torch_file("r/best.pt")["step"] == 1
     assert load_torch_file("r/last.pt")["step"] == 3
 
@@ -306,14 +310,27 @@ def test_what_fails_between_two_steps_is_not_saved(run_main, monkeypatch):
         (("--seed", "9" * 20), "seed is 9+; it must be"),
         (("--skip-nonfinite", "-1"), "skip_nonfinite is -1"),
         (("--warmup", "-3"), "warmup is -3"),
+        (("--final-share", "50"), r"final_share is 50\.0; it must be at most 1"),
         (("--workers", "-1"), "workers is -1"),
         (("--given-frames", "5"), "given_frames is 5"),
+        (("--data-weight", "0"), r"data_weight is 0\.0; it must be above 0"),
+        (("--stills-weight", "-1"), r"stills_weight is -1\.0; it must be above 0"),
+        (("--clips-weight", "nan"), "clips_weight is nan; it must be above 0"),
+        (
+            ("--clips", "septuplets", "--clips-weight", "5000"),
+            "data_weight is 1, clips_weight is 5000; none may be below 1/1024 of their sum",
+        ),
         (("--device", "cuda:7"), "here there is cpu"),
+        (
+            ("--data-root", "none", "--clips", "septuplets", "--list-file", "two.txt"),
+            r"list_file is two\.txt; it names septuplets of --data-root, which is none",
+        ),
     ],
 )
 def test_bad_input_is_named(run_main, flags, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        run_main("--steps", "1", *flags)
+        run_main("--steps", "1", "--run", "r", *flags)
+    assert not Path("r").exists()
 
 
 @pytest.mark.parametrize("script", ["main.py", "test.py", "enhance.py"])

@@ -115,6 +115,11 @@ def test_training_goes_on_from_weights(run_main, begun):
         run_main("--resume", "--run", "b", "--weights", "b/best.pt")
 
 
+def test_the_flow_of_a_continuation_may_be_kept_elsewhere(run_main, begun):
+    assert run_main("--resume", "--run", "a", "--steps", "2", "--flow-cache", "other") == 0
+    assert any(Path("other").rglob("*.flow"))
+
+
 def test_resume_does_without_the_weights_it_began_with(run_main, begun):
     """Of a network that no size has; the command line of a test would name the size."""
     assert run_main("--steps", "1", "--run", "b", "--weights", "a/best.pt") == 0

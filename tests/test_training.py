@@ -30,6 +30,21 @@ def test_the_rate_follows_time_where_that_is_further():
     assert learning_rate(5, 10**9, 5, 0.1, elapsed=0.5) == pytest.approx(0.55)
 
 
+def test_time_counts_in_the_warm_up_too():
+    """The rate goes on where the warm-up ends, also late in a run."""
+    assert learning_rate(0, 10**9, 10, 0.1, elapsed=0.5) == pytest.approx(0.1)
+    last, first = (learning_rate(step, 10**9, 10, 0.1, elapsed=0.5) for step in (9, 10))
+    assert last == first == pytest.approx(0.55)
+    assert learning_rate(0, 10**9, 10, 0.0, elapsed=1.0) == 0
+
+
+def test_a_warm_up_that_would_take_all_steps_takes_half():
+    assert [learning_rate(step, 5, 50, 0.0) for step in range(3)] == [0.5, 1.0, 1.0]
+    assert learning_rate(0, 5, 5, 0.0) == 0.5
+    assert learning_rate(0, 5, 4, 0.0) == 0.25
+    assert learning_rate(0, 1, 50, 0.0) == 1.0
+
+
 def test_a_clock_keeps_the_end_for_validation(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -24,15 +24,20 @@ def learning_rate(step: int, steps: int, warmup: int, final: float, elapsed: flo
     rate of an uninterrupted one.
 
     Arguments:
-        step: 0 .. steps - 1, of which `warmup` are the warm-up.
+        step: 0 .. steps - 1, of which `warmup` are the warm-up, see `fitting_warmup`.
         final: share at the end.
         elapsed: share of the run's time that is used, 0 to 1. The cosine is as far as the larger
-            of this and the share of the steps.
+            of this and the share of the steps; in the warm-up too, where it is the lower one.
     """
-    if step < warmup:
-        return (step + 1) / warmup
+    warmup = fitting_warmup(warmup, steps)
     progress = min(max((step - warmup) / max(steps - warmup, 1), elapsed), 1.0)
-    return final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+    share = final + (1 - final) * (1 + math.cos(math.pi * progress)) / 2
+    return min((step + 1) / warmup, share) if step < warmup else share
+
+
+def fitting_warmup(warmup: int, steps: int) -> int:
+    """Steps of warm-up in a run of so many: half of them where it would take all."""
+    return warmup if warmup < steps else steps // 2
 
 
 def charbonnier(

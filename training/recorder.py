@@ -70,11 +70,14 @@ class Recorder:
             yield
 
     def catch_up(self) -> bool:
-        """Do the validation that a resumed run still owes; whether its minutes are used up."""
+        """Do the validation that a resumed run still owes; whether nothing else is left to do."""
         is_owed = self.progress.unvalidated
         if is_owed:
             self.validate()
         self._look_at_the_clock()
+        if self.progress.step >= self.config.steps:
+            self.bar.write(f"the {self.config.steps} steps of this run are done; give more --steps")
+            return True
         is_over = self.elapsed >= 1 and self.progress.step > 0
         if is_over:
             self.bar.write(f"the {self.config.minutes:g} minutes of this run are used up")
@@ -137,14 +140,16 @@ class Recorder:
         step, gain = self.progress.step, score - self.baseline
         self.log.write(step, psnr=score, gain_over_bicubic_flow=gain)
         self.bar.write(f"step {step}: {score:.2f} dB, {gain:+.2f} over bicubic + flow")
-        self.progress.unvalidated = False
+        # A run that has diverged ends alike each time it is resumed.
+        has_diverged = score < self.progress.best_score - DIVERGED
+        self.progress.unvalidated = has_diverged
         if math.isfinite(score) and score > self.progress.best_score:
             self.progress.best_score = score
             self.save("best.pt")
             if self.team.first:
                 save_half(self.run / "best.safetensors", average, self.config, step, score)
         self.save("last.pt")
-        if score < self.progress.best_score - DIVERGED:
+        if has_diverged:
             raise FloatingPointError(
                 f"step {step}: {score:.2f} dB after {self.progress.best_score:.2f} dB, the "
                 "training has diverged. Lower the rates and start from "

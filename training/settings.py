@@ -8,11 +8,13 @@ from typing import Any, TypeVar
 import torch
 
 from data.lists import find_list
+from data.sampler import BLOCK, shares_of
 from flow import usable_cores
 from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network
 from models.inference import pick_device, pick_precision
+from training.loop import fitting_warmup
 from training.run import MOST_STEPS
 from training.sources import Data, find_data_root, find_validation_folder, open_data
 from utils.config import check_kinds, given_fields
@@ -28,6 +30,7 @@ PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 # `minutes` leave alone what it learns; these move the end of its schedule.
 MAY_CHANGE = {"resume", "run", "device", "workers", "patience", "accumulate", "compile"}
 MAY_CHANGE |= {"skip_nonfinite", "validate_every", "log_every", "save_minutes", "steps", "minutes"}
+MAY_CHANGE |= {"flow_cache"}
 
 DECIDED = {"list_file", "patch", "batch"}  # of the others, those that "none" leaves to the machine
 
@@ -57,6 +60,9 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
         config = team.from_first(partial(with_network_of_weights, config, given))
     device = team.own_device(pick_device(config.device))
     config = team.from_first(partial(fit_machine, config, device, team))
+    for line in without_effect(config, given):
+        print(line, flush=True)
+    check_weights(config)
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)
     if state:
@@ -83,6 +89,9 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
     Raises: ValueError: some would make another run of it, or are recorded as what they cannot be.
     """
     check_kinds(type(config), recorded)
+    recorded = recorded | left_open(recorded)
+    if config.minutes and not recorded.get("minutes"):  # which now limit the run, not its steps
+        recorded["steps"] = None
     now = dataclasses.asdict(config)
     kept = {
         name: recorded[name]
@@ -94,6 +103,20 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
     config = dataclasses.replace(config, **kept)
     check_unchanged(config, recorded)
     return config
+
+
+def left_open(recorded: dict[str, Any]) -> dict[str, None]:
+    """The recorded constants of a schedule that stand for "none", to be found anew."""
+    steps, minutes = recorded.get("steps"), recorded.get("minutes")
+    if minutes:
+        return {"steps": None} if steps == MOST_STEPS else {}
+    is_usual = steps and recorded.get("validate_every") == tenth(steps)
+    return {"validate_every": None} if is_usual else {}
+
+
+def tenth(steps: int) -> int:
+    """How many steps apart the validations of a run are, where nothing else is asked for."""
+    return min(max(steps // 10, 1), 5000)
 
 
 def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
@@ -135,6 +158,38 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     return dataclasses.replace(config, **{name: found[name] for name in NETWORK})
 
 
+def without_effect(config: Any, given: set[str]) -> list[str]:
+    """A line for each flag of the command line that changes nothing, since another is missing.
+
+    Arguments:
+        config: with nothing left to decide but the patch.
+        given: names of the constants that the command line gives.
+    """
+    needs = (
+        (config.data_root, "--data-root", ("data_weight",)),
+        (config.clips, "--clips", ("clips_weight",)),
+        (config.stills, "--stills", ("stills_weight", "blur_min", "blur_max", "fast_share")),
+        (config.optimiser == "muon", "--optimiser muon", ("muon_rate",)),
+        (config.given_frames > 1, "--given-frames 2 to 4", ("moving_weight", "alignment_share")),
+    )
+    return [
+        f"--{name.replace('_', '-')} has no effect without {missing}"
+        for is_there, missing, names in needs
+        for name in names
+        if name in given and not is_there
+    ]
+
+
+def check_weights(config: Any) -> None:
+    """Refuse, by a ValueError that names them, weights that leave a source without samples."""
+    folders = {"data": config.data_root, "clips": config.clips, "stills": config.stills}
+    names = [f"{source}_weight" for source, folder in folders.items() if folder is not None]
+    weights = {name: getattr(config, name) for name in names}
+    if weights and shares_of(list(weights.values())).min() < 1:
+        told = ", ".join(f"{name} is {weight:g}" for name, weight in weights.items())
+        raise ValueError(f"{told}; none may be below 1/{BLOCK} of their sum")
+
+
 def check_maps(config: Any, options: dict[str, Any], part: int) -> None:
     """Refuse, by a ValueError, parts of a batch whose largest map has too many numbers.
 
@@ -167,7 +222,10 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     Arguments:
         config: of the training.
         device: where this process trains.
-        team: all processes; a ValueError for a batch that they cannot share.
+        team: all processes.
+
+    Raises: ValueError: a batch that the processes cannot share, a list of septuplets that are not
+        used, or a precision that the device lacks.
     """
     gpu = device.type == "cuda"
     parts = math.ceil((GPU_BATCH if gpu else 1) / config.accumulate)
@@ -182,16 +240,22 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
         steps = MOST_STEPS
     every = config.validate_every
     if not config.minutes:
-        every = every or min(max(steps // 10, 1), 5000)
+        every = every or tenth(steps)
     size = config.size
     if size == "auto" and config.weights is None:
         size = "mstt" if gpu else "fast"
     root = find_data_root(config)
+    if config.list_file and not root:
+        raise ValueError(
+            f"list_file is {config.list_file}; it names septuplets of --data-root, which is none"
+        )
     list_file = config.list_file or (root and find_list(root))
     workers = config.workers
     if workers is None:
         cores = usable_cores() // team.local_world
         workers = min(max(cores, 1), 16) if gpu else 1
+    if (warmup := fitting_warmup(config.warmup, steps)) != config.warmup:
+        print(f"warmup is {config.warmup} of {steps} steps; it takes {warmup} of them", flush=True)
     native = pick_precision(device) == torch.bfloat16
     if config.precision == "bfloat16" and not native:
         raise ValueError(
