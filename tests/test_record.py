@@ -16,8 +16,7 @@ from data.scenes.make import make_scenes
 from media.images import write_image
 from models.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
 from models.inference import super_resolve
-from training import recorder, slim, sources
-from utils.team import Team
+from training import recorder, settings, slim, sources
 
 
 def test_automatic_folders_are_recorded_and_their_change_is_refused(run_main):
@@ -101,8 +100,8 @@ def test_the_built_in_scenes_are_recorded_by_their_folder(run_main, monkeypatch)
 
 
 def test_the_recorded_device_counts_on_resume(begun, monkeypatch):
-    asked, device = [], Team.device
-    monkeypatch.setattr(Team, "device", lambda team, name: asked.append(name) or device(team, name))
+    asked, pick = [], settings.pick_device
+    monkeypatch.setattr(settings, "pick_device", lambda name: asked.append(name) or pick(name))
     monkeypatch.setattr(sys, "argv", ["main.py", "--resume", "--run", "a"])
     assert main.main() == 0
     assert asked == ["cpu"]
