@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from media.codec import X264_KERNELS
 from media.decoder import av_path, import_av
 from media.frames import Sink, remove
 from media.video import (
@@ -277,7 +278,8 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
     Raises: ValueError: no codec of this container keeps such frames.
     """
     if not lossless and depth == 8:
-        options = {"crf": CRF["libx264"], "preset": "medium", "x264-params": CHROMA_CENTRED[1:]}
+        parameters = (X264_KERNELS + CHROMA_CENTRED)[1:]
+        options = {"crf": CRF["libx264"], "preset": "medium", "x264-params": parameters}
         return "libx264", "yuv420p", options
     if not lossless:
         if suffix in (".avi", ".m4v"):
@@ -291,7 +293,10 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
         return "ffv1", "bgr0" if depth == 8 else "gbrp16le", {"level": "3"}
     if depth > 8:
         raise ValueError(f"lossless {depth}-bit video needs an OUTPUT that ends in .mkv (FFV1)")
-    return "libx264rgb", "rgb24", {"qp": "0", "preset": "medium"}
+    options = {"qp": "0", "preset": "medium"} | (
+        {"x264-params": X264_KERNELS[1:]} if X264_KERNELS else {}
+    )
+    return "libx264rgb", "rgb24", options
 
 
 def _even(times: list[Fraction]) -> list[Fraction]:
