@@ -73,7 +73,7 @@ class Config:
     propagation_blocks: int = 0  # newer: residual blocks of a recurrent propagation (BasicVSR)
     offset_limit: float | None = 10.0  # newer: largest offset of the alignment, LR pixels
     weights: str | None = None  # start from these (a file, or fast, large ..) and their network
-    frozen: str | None = None  # newer: stages that keep their weights, such as extraction
+    frozen: str | None = None  # newer: stages that keep their weights, with commas between
 
     # Optimisation
     steps: int | None = None  # optimiser steps; none: the paper's samples on a GPU, else 300
@@ -275,8 +275,10 @@ def freeze(network: MSTT, frozen: str | None) -> None:
     parts = {name: part for name, part in network.named_modules() if name}
     for name in frozen.split(",") if frozen else ():
         if name not in parts:
-            raise ValueError(f"frozen is {name!r}; the network has {', '.join(stages)}")
+            raise ValueError(f"frozen is {name!r}; the network has {', '.join(stages)} (and parts)")
         parts[name].requires_grad_(False)
+    if not any(weight.requires_grad for weight in network.parameters()):
+        raise ValueError(f"frozen is {frozen!r}, which leaves nothing to train")
 
 
 def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[str, Any]) -> float:

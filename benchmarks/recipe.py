@@ -123,7 +123,11 @@ def main() -> None:
         choice["network"] = BASE["network"] | choice["network"]
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            network = train(config, choice, Path(folder))
+            try:
+                network = train(config, choice, Path(folder))
+            except ValueError as error:
+                print(f"{name:<20}  {error}", flush=True)
+                continue
         method = partial(jointly, network, choice["flow_method"], precision="auto")
         mean = quality(method, config.testset)
         print(

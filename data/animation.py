@@ -325,23 +325,25 @@ def write_clips(config: Config) -> list[str]:
     least = (LEAST_SIDE, LEAST_SIDE) if config.fit else wanted
     least = (least[0] + MARGIN, least[1] + MARGIN)
     stills = Stills(config.stills, least, CACHE_BYTES, "" if config.fit else "--fit")
-    out, names = Path(config.out), []
+    out = Path(config.out)
+    paths = [stills.paths[number % len(stills)] for number in range(config.clips)]
+    names = [f"{number:05d}_{path.stem}" for number, path in enumerate(paths)]
+    folders = [out / name / "truth" if config.test else out / "train" / name for name in names]
     if config.test:
         check_empty(out)  # test.py takes all clips of a folder
     else:
         training_clips(out)  # refuses what could not be added to
-    for number in tqdm(range(config.clips), unit="clip"):
+        if there := [folder for folder in folders if folder.exists()]:
+            raise ValueError(f"{there[0]}: exists already; remove it or give another OUT")
+    for number, folder in enumerate(tqdm(folders, unit="clip")):
         still = stills[number % len(stills)]
         room = [(side - MARGIN) // 4 * 4 for side in still.shape[:2]]
         size = (min(wanted[0], room[0]), min(wanted[1], room[1])) if config.fit else wanted
         rng = np.random.default_rng((config.seed, 0, number))
         clip = animate(still, size, rng, config)
-        names.append(f"{number:05d}_{stills.paths[number % len(stills)].stem}")
-        folder = out / names[-1] / "truth" if config.test else out / "train" / names[-1]
         write_clip(folder, clip, config.test)
     if not config.test:
-        others = [name for name in training_clips(out) if name not in names]
-        write_list(out, others + names)
+        write_list(out, dict.fromkeys((*training_clips(out), *names)))
     return names
 
 

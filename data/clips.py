@@ -4,6 +4,7 @@ The names that other projects give these folders are known too; docs/data.md lis
 """
 
 import os
+import re
 import warnings
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,7 +28,6 @@ from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES
 from media.images import read_image
 from media.open import open_source
 from media.rgb import Rgb
-from utils.text import last_numbers
 
 DRAWS = 0  # seed of what clips go through under the condition "real", the same for all trainings
 # The names that folders of HR and of LR frames go by; the first one that is there counts.
@@ -69,7 +69,8 @@ def _find_folders(root, list_file):
     paired = truth and not list_images(truth) and list_folders(truth)  # GT/<clip>/, BIx4/<clip>/
     list_file = list_file or find_list(root, TEST_LIST_NAMES)
     if list_file is not None:
-        bases, names = [truth] if paired else folders_of_clips(root), read_list(list_file)
+        bases, names = folders_of_clips(root), read_list(list_file)
+        bases = [truth, *(base for base in bases if base != root)] if paired else bases
         if not names:
             raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
         if wrong := [name for name in names if not stays_inside(name)]:
@@ -83,7 +84,8 @@ def _find_folders(root, list_file):
             folder = next((base / name for base in bases if os.path.isdir(base / name)), None)
             if folder is None:
                 raise FileNotFoundError(f"{bases[0] / name}: no such clip, but {list_file} has it")
-            apart = paired and _Folders(name, folder, given and given / name)
+            apart = paired and folder == truth / name
+            apart = apart and _Folders(name, folder, given and given / name)
             found.setdefault(folder, apart or _folders_of_clip(folder)._replace(name=name))
         return list(found.values())
     folders = list_folders(root)
@@ -103,6 +105,15 @@ def _find_folders(root, list_file):
     if clips and not truth:
         return [_folders_of_clip(f) for f in clips]
     return [_folders_of_clip(root)] if truth or list_images(root) else []
+
+
+def _counter(paths):
+    """The number that counts the frames: the only one that differs between their names, or none."""
+    digits = [re.findall(r"[0-9]+", path.stem) for path in paths]
+    if len({len(numbers) for numbers in digits}) > 1:
+        return []
+    differing = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
+    return [int(number) for number in differing[0]] if len(differing) == 1 else []
 
 
 def _is_clip(folder):
@@ -173,9 +184,9 @@ def _check_clip(folders, root):
             f"{folders.truth}: {len(truth)} frames, an even number; the last is left out",
             stacklevel=3,
         )
-    numbers = last_numbers(truth[:odd]) or []
+    numbers = _counter(truth[:odd])
     steps = [after - before for before, after in pairwise(numbers)]
-    if len(set(steps)) > 1:
+    if len(set(steps)) > 1 and min(steps) > 0 and not any(step % min(steps) for step in steps):
         at = steps.index(max(steps))
         warnings.warn(
             f"{folders.truth}: {truth[at + 1].name} follows {truth[at].name}, a gap in the "

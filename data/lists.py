@@ -97,10 +97,17 @@ def holds_septuplet(folder):
 def training_clips(root):
     """Names of the clips that a training set has so far: of its list, or else all of `train/`.
 
-    Raises: ValueError: the clips lie in root itself, where they would not be found beside `train/`.
+    Raises: ValueError: the set has a list of another name, or clips elsewhere than in `train/`,
+        so that clips added to `train/` would not be found.
     """
-    if (root / LIST_NAME).exists():
-        return read_list(root / LIST_NAME)
+    listed = find_list(root)
+    if listed and listed != root / LIST_NAME:
+        raise ValueError(f"{root}: clips are not added to {listed.name}; give another OUT")
+    if listed:
+        names = read_list(listed)
+        if names and not (root / "train" / names[0]).is_dir():
+            raise ValueError(f"{root}: its clip {names[0]} is not in train/; move its clips there")
+        return names
     base = root / "train" if (root / "train").is_dir() else root
     folders = list_folders(base) if base.is_dir() else []
     names = [folder.name for folder in folders if holds_septuplet(folder)]

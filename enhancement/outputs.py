@@ -95,8 +95,10 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
             colours = {name: getattr(given, name) for name in kept}
             colours["metadata"] = given.metadata
             if config.lossless and suffix in (".mkv", ".avi") and given.aspect not in (None, 0, 1):
-                problem = f"its pixels are {given.aspect} as wide as high, which"
-                print(f"{config.input}: {problem} lossless {suffix} does not say", file=sys.stderr)
+                problem = (
+                    f"pixels of {given.aspect} are not square, and lossless {suffix} forgets it"
+                )
+                print(f"{config.input}: {problem}", file=sys.stderr)
         size = (SCALE * given.height, SCALE * given.width)
         kind = {"suffix": suffix, "lossless": config.lossless, "last": last}
         if config.keep_audio:

@@ -15,8 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-# Words of a container about itself, which are not true of another file.
-OF_THE_FILE = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
+# Words about what is seen. Others are about the file itself, or, as a timecode, about its frames.
+ABOUT_THE_CONTENT = {"title", "comment", "description", "synopsis", "artist", "copyright", "date"}
+ABOUT_THE_CONTENT |= {"creation_time", "location"}
 
 
 def import_av() -> Any:
@@ -93,7 +94,7 @@ class Decoder:
             self.metadata = {
                 name: text
                 for name, text in container.metadata.items()
-                if name.lower() not in OF_THE_FILE
+                if name.lower() in ABOUT_THE_CONTENT
             }
 
     def frames(self, start: int) -> Iterator[tuple[int | None, Any]]:

@@ -4,7 +4,7 @@ import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ BLACK_WHITE = [(0, 0, 0, 255), (255, 255, 255, 255)]
 LAYOUTS = ("ImageJ=", '{"shape"', "<?xml", "<OME")
 # Domains of GDAL with other contents than words about what is seen, or that are read elsewhere.
 OTHER_DOMAINS = ("IMAGE_STRUCTURE", "DERIVED_SUBDATASETS", "SUBDATASETS", "RPC", "COLOR_PROFILE")
-OTHER_DOMAINS += ("GEOLOCATION",)  # of the given pixels
+OTHER_DOMAINS += ("GEOLOCATION", "IMD")  # of the given pixels
 TIFF_TIME = "%Y:%m:%d %H:%M:%S"
 RESOLUTIONS = ("TIFFTAG_XRESOLUTION", "TIFFTAG_YRESOLUTION")  # pixels per inch or centimetre
 
@@ -106,8 +106,8 @@ def _at_time(
     share: float,
     read: Callable[[str], datetime] = datetime.fromisoformat,
 ) -> dict[str, str]:
-    """Tags with the time `share` of the way from one's own to another's, in its own form."""
-    if name not in own:
+    """Tags with the time `share` of the way from one's own to another's."""
+    if name not in own or own[name] == other.get(name):
         return own
     try:
         time, following = read(own[name]), read(other[name])
@@ -115,8 +115,9 @@ def _at_time(
     except (KeyError, ValueError, TypeError):  # no such tag, unreadable, only one has a zone
         return {key: value for key, value in own.items() if key != name}
     if read is _tiff_time:
-        return own | {name: between.strftime(TIFF_TIME)}
-    return own | {name: between.isoformat(sep="T" if "T" in own[name] else " ")}
+        return own | {name: (between + timedelta(seconds=0.5)).strftime(TIFF_TIME)}
+    text = between.isoformat(sep="T" if "T" in own[name] else " ")
+    return own | {name: text.replace("+00:00", "Z") if own[name].endswith("Z") else text}
 
 
 def _enlarged_rpcs(rpcs: Any) -> Any:
@@ -160,7 +161,7 @@ def georeference_of(dataset: Any, bands: list[int] | None = None) -> Georeferenc
         profile={} if is_converted else dataset.tags(ns="COLOR_PROFILE"),
         domains={
             name: dataset.tags(ns=name)
-            for name in dataset.tag_namespaces()
+            for name in {*dataset.tag_namespaces(), "IMAGERY"}  # which comes from a sidecar, too
             if name not in OTHER_DOMAINS and not name.startswith("xml:")
         },
         scales=chosen(dataset.scales),

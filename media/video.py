@@ -122,7 +122,7 @@ class VideoSource(Source):
         matrix = frame.colorspace
         if frame.format.is_rgb:
             matrix = RGB
-        elif matrix in (UNSPECIFIED, RESERVED):
+        elif matrix in (UNSPECIFIED, RESERVED, RGB):  # RGB: grey PNG says so
             matrix = BT709 if frame.height >= 720 or frame.width >= 1280 else BT601
         elif matrix not in SWSCALE_MATRIX:
             raise ValueError(

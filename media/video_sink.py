@@ -263,8 +263,11 @@ def check_sound(path: Path, suffix: str, begin: Fraction) -> None:
                 ) from error
         if suffix == ".avi":  # which plays sound from the first frame on
             packets = (packet for packet in given.demux(given.streams.audio) if packet.size)
-            starts = (_seconds(packet) - begin for packet in packets if packet.dts is not None)
-            late = next((start for start in starts if start >= 0), 0)
+            starts = {}  # of every stream, seconds after the first frame
+            for packet in packets:
+                if packet.dts is not None and _seconds(packet) >= begin:
+                    starts.setdefault(packet.stream.index, _seconds(packet) - begin)
+            late = max(starts.values(), default=0)
             if late > LARGEST_DELAY:
                 raise ValueError(
                     f"{path}: its sound begins {float(late):.3f} s after the frames, which AVI "
@@ -303,13 +306,20 @@ def _even(times: list[Fraction]) -> list[Fraction]:
     """Times at a fixed rate, if they are that but for a container's rounding; else a ValueError."""
     mean = (len(times) - 1) / (times[-1] - times[0])
     usual = Fraction(round(mean)), Fraction(1000 * round(mean * 1001 / 1000), 1001)
-    for rate, tolerance in ((mean, 0), *((rate, MATROSKA_STEP) for rate in (*usual, mean) if rate)):
-        even = [times[0] + index / rate for index in range(len(times))]
-        if all(abs(a - b) <= tolerance for a, b in zip(even, times, strict=True)):
-            return even
-    raise ValueError(
-        "AVI has one fixed frame rate, this video has not; write .mp4 or .mkv, or give --fps"
-    )
+    candidates = [
+        [times[0] + i / rate for i in range(len(times))] for rate in (mean, *usual) if rate
+    ]
+
+    def error(even: list[Fraction]) -> Fraction:
+        return max(abs(a - b) for a, b in zip(even, times, strict=True))
+
+    even = min(candidates, key=error)
+    # --slow-motion stretches the rounding with the times.
+    if error(even) > max(MATROSKA_STEP, Fraction(1, 10) / mean):
+        raise ValueError(
+            "AVI has one fixed frame rate, this video has not; write .mp4 or .mkv, or give --fps"
+        )
+    return even
 
 
 def _common_step(gaps: list[Fraction]) -> Fraction:

@@ -351,14 +351,27 @@ def test_clips_that_are_there_stay_in_the_list(stills, tmp_path):
     out = tmp_path / "out"
     config = Config(stills=str(stills), out=str(out), clips=1, height=64, width=64)
     (name,) = write_clips(config)
+    with pytest.raises(ValueError, match=f"{name}: exists already; remove it or give another OUT"):
+        write_clips(config)
     for other in ("listed", "unlisted"):
-        shutil.copytree(out / "train" / name, out / "train" / other)
-    (out / "189_vime7_train.txt").write_text(f"listed\n{name}\n")
-    assert write_clips(config) == [name]
+        (out / "train" / name).rename(out / "train" / other)
+        (out / "189_vime7_train.txt").write_text("listed\n")
+        assert write_clips(config) == [name]
     assert SeptupletDataset(out, patch=PATCH).names == ["listed", name]
+    shutil.rmtree(out / "train" / name)
     (out / "189_vime7_train.txt").unlink()
     write_clips(config)
-    assert SeptupletDataset(out, patch=PATCH).names == ["listed", "unlisted", name]
+    assert sorted(SeptupletDataset(out, patch=PATCH).names) == sorted(["listed", "unlisted", name])
+
+
+def test_clips_are_not_added_where_they_would_not_be_seen(stills, tmp_path):
+    config = Config(stills=str(stills), out=str(tmp_path), clips=1, height=64, width=64)
+    (tmp_path / "sep_trainlist.txt").write_text("00001/0001\n")
+    with pytest.raises(ValueError, match=r"clips are not added to .*sep_trainlist\.txt"):
+        write_clips(config)
+    (tmp_path / "sep_trainlist.txt").rename(tmp_path / "189_vime7_train.txt")
+    with pytest.raises(ValueError, match="its clip 00001/0001 is not in train/"):
+        write_clips(config)
 
 
 def test_command_fits_test_clips_to_small_stills(stills, tmp_path):

@@ -140,6 +140,9 @@ def test_frozen_stages_keep_their_weights(run_main, frozen):
             names = {f"{part}.{name}" for name, _ in network.get_submodule(part).named_parameters()}
             assert (names <= kept) == (part in frozen)
         assert not any(name.startswith(("reconstruction.", "interpolation.fu")) for name in kept)
+    stages = "extraction,interpolation,transformer,reconstruction"
+    with pytest.raises(ValueError, match="which leaves nothing to train"):
+        run_main(*SCHEDULE, "--run", "s", "--weights", "start.safetensors", "--frozen", stages)
     for wrong, name in (("trunk", "trunk"), ("extraction,", "")):
         flags = ("--run", "s", "--weights", "start.safetensors", "--frozen", wrong)
         with pytest.raises(ValueError, match=f"frozen is '{name}'; the network has extraction, i"):

@@ -180,7 +180,7 @@ def test_a_finished_run_is_not_trained_again(run_main, begun, capsys):
     assert run_main("--resume", "--run", "a") == 0
     said = capsys.readouterr().out
     assert "bicubic + flow" in said
-    assert "the 1 steps of this run are done; give more --steps" in said
+    assert "the run has done its 1 steps; give more --steps" in said
     assert Path("a/last.pt").read_bytes() == before
     assert run_main("--resume", "--run", "a", "--steps", "2") == 0
     assert load_torch_file("a/last.pt")["step"] == 2

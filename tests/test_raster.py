@@ -83,6 +83,19 @@ def test_a_frame_between_has_the_time_between(tmp_path, checkpoint):
     ]
 
 
+def test_times_of_a_file_beside_are_kept_and_its_sizes_are_not(tmp_path, checkpoint):
+    given = write_sequence(tmp_path / "in", sixteen_bits(2))
+    for number, path in enumerate(sorted(given.iterdir())):
+        line = f"firstLineTime = 2020-01-01T00:00:0{2 * number}.000000Z;"
+        image = f'BEGIN_GROUP = IMAGE_1\n\tsatId = "WV02";\n\t{line}\nEND_GROUP = IMAGE_1\n'
+        path.with_suffix(".IMD").write_text(f'version = "28.4";\nnumRows = 24;\n{image}END;\n')
+    result = run(checkpoint, given, tmp_path / "out")
+    assert {path.suffix for path in result.iterdir()} == {".tif"}
+    with rasterio.open(result / "00000001.tif") as dataset:
+        assert "IMD" not in dataset.tag_namespaces()
+        assert dataset.tags(ns="IMAGERY")["ACQUISITIONDATETIME"].startswith("2020-01-01 00:00:01")
+
+
 def test_places_of_two_systems_are_not_averaged(tmp_path, checkpoint):
     (tmp_path / "in").mkdir()
     for index, (bands, zone) in enumerate(zip(sixteen_bits(2), (33, 34), strict=True)):

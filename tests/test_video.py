@@ -87,6 +87,15 @@ def test_the_files_own_matrix_and_range_are_used(tmp_path, matrix, full_range):
     assert np.abs(source.read(1).astype(int) - colour).max() <= 3
 
 
+@pytest.mark.parametrize("pixel_format", ["gray", "gray16be"])
+def test_grey_png_in_quicktime_is_read(tmp_path, pixel_format):
+    frames = [np.repeat(frame[..., :1], 3, axis=2) for frame in make_frames(2)]
+    path = write_video(tmp_path / "v.mov", frames, None, "png", pixel_format)
+    source = open_source(path)
+    scale = 1 if pixel_format == "gray" else 257
+    assert np.abs(source.read(1) / scale - frames[1][..., :1]).max() <= 1
+
+
 def test_a_matrix_that_is_not_read_is_refused(tmp_path):
     options = {"x264-params": "colormatrix=YCgCo"}
     path = write_video(tmp_path / "v.mkv", make_frames(2, 64, 64), **options)

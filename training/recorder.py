@@ -76,7 +76,9 @@ class Recorder:
             self.validate()
         self._look_at_the_clock()
         if self.progress.step >= self.config.steps:
-            self.bar.write(f"the {self.config.steps} steps of this run are done; give more --steps")
+            self.bar.write(f"the run has done its {self.config.steps} steps; give more --steps")
+            if not is_owed and self.progress.best_score == -math.inf:
+                self.validate()
             return True
         is_over = self.elapsed >= 1 and self.progress.step > 0
         if is_over:
