@@ -69,25 +69,7 @@ def _find_folders(root, list_file):
     paired = truth and not list_images(truth) and list_folders(truth)  # GT/<clip>/, BIx4/<clip>/
     list_file = list_file or find_list(root, TEST_LIST_NAMES)
     if list_file is not None:
-        bases, names = folders_of_clips(root), read_list(list_file)
-        bases = [truth, *(base for base in bases if base != root)] if paired else bases
-        if not names:
-            raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
-        if wrong := [name for name in names if not stays_inside(name)]:
-            raise ValueError(f"{list_file}: {wrong[0]} leads out of {root}")
-        found = {}  # by folder, so that a clip of several spellings counts once
-        for name in names:
-            parts = Path(name).parts
-            if paired and parts[:1] and parts[0].lower() == truth.name.lower():
-                parts = parts[1:]
-            name = Path(*parts).as_posix()
-            folder = next((base / name for base in bases if os.path.isdir(base / name)), None)
-            if folder is None:
-                raise FileNotFoundError(f"{bases[0] / name}: no such clip, but {list_file} has it")
-            apart = paired and folder == truth / name
-            apart = apart and _Folders(name, folder, given and given / name)
-            found.setdefault(folder, apart or _folders_of_clip(folder)._replace(name=name))
-        return list(found.values())
+        return _listed_folders(root, list_file, truth if paired else None, given)
     folders = list_folders(root)
     clips = dict.fromkeys(f for f in folders if _is_clip(f))
     left_out = [f for f in folders if f not in clips] if clips else []
@@ -105,6 +87,31 @@ def _find_folders(root, list_file):
     if clips and not truth:
         return [_folders_of_clip(f) for f in clips]
     return [_folders_of_clip(root)] if truth or list_images(root) else []
+
+
+def _listed_folders(root, list_file, truth, given):
+    """The folders of the clips in a list; where they lie apart, `truth` and `given` hold them."""
+    bases, names = folders_of_clips(root), read_list(list_file)
+    bases = [truth, *(base for base in bases if base != root)] if truth else bases
+    if not names:
+        raise ValueError(f"{list_file}: names no clip; give one clip folder per line")
+    if wrong := [name for name in names if not stays_inside(name)]:
+        raise ValueError(f"{list_file}: {wrong[0]} leads out of {root}")
+    found = {}  # by folder, so that a clip of several spellings counts once
+    for name in names:
+        parts = Path(name).parts
+        if truth and parts[:1] and parts[0].lower() == truth.name.lower():
+            parts = parts[1:]
+        name = Path(*parts).as_posix()
+        folder = next((base / name for base in bases if os.path.isdir(base / name)), None)
+        if folder is None:
+            raise FileNotFoundError(f"{bases[0] / name}: no such clip, but {list_file} has it")
+        if truth and folder == truth / name:
+            clip = _Folders(name, folder, given and given / name)
+        else:
+            clip = _folders_of_clip(folder)._replace(name=name)
+        found.setdefault(folder, clip)
+    return list(found.values())
 
 
 def _counter(paths):

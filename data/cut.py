@@ -27,7 +27,6 @@ from media.frames import FrameError
 from media.open import open_source
 from media.rgb import Rgb
 from utils.config import parse_config
-from utils.text import last_numbers
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,9 @@ def _numbers(source):
     """The last number in the name of every file of a folder, or None where one has none."""
     if not source.path.is_dir():
         return None
-    return last_numbers(source.name(index) for index in range(source.count))
+    names = (Path(source.name(index)).stem for index in range(source.count))
+    digits = [re.findall(r"[0-9]+", name) for name in names]
+    return [int(d[-1]) for d in digits] if all(digits) else None
 
 
 def good_frames(config, counts):

@@ -13,10 +13,10 @@ from media.video import CHROMA_CENTRED, exact_conversion
 
 AVX_512 = 13  # CPU_AVX_512F in OpenCV's headers
 # x264's code for AVX-512 does not give the same result every time, and another than all the rest.
-X264_KERNELS = ":asm=AVX2" if cv2.checkHardwareSupport(AVX_512) else ""
+X264_KERNELS = f"asm={'AVX2' if cv2.checkHardwareSupport(AVX_512) else 'auto'}"
 # The encoders' names in FFmpeg. One thread each: loader processes share the cores.
 ENCODERS = {
-    "h264": ("libx264", "x264-params", f"log-level=none{X264_KERNELS}"),
+    "h264": ("libx264", "x264-params", f"log-level=none:{X264_KERNELS}"),
     "hevc": ("libx265", "x265-params", "log-level=none:pools=none:frame-threads=1"),
 }
 # Sides are even in 4:2:0. x265 writes beyond its memory in frames of less than 50 pixels, and its
@@ -67,13 +67,12 @@ def through_video(frames: np.ndarray, crf: int, codec: str, exact: bool = False)
     return np.stack(decoded)[:, :height, :width]
 
 
-def through_jpeg(frames: np.ndarray, quality: int, exact: bool = True) -> np.ndarray:
+def through_jpeg(frames: np.ndarray, quality: int) -> np.ndarray:
     """Each frame as a JPEG with colour at half resolution (4:2:0), as MJPEG video has it too.
 
     Arguments:
         frames: (T, H, W, 3) uint8 RGB; so is the result.
         quality: of libjpeg, 1 to 100.
-        exact: of no effect, libjpeg always interpolates the colours.
     """
     settings = (cv2.IMWRITE_JPEG_QUALITY, quality)
     settings += (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420)
@@ -88,7 +87,7 @@ def through_jpeg(frames: np.ndarray, quality: int, exact: bool = True) -> np.nda
 CODECS: dict[str, Callable[[np.ndarray, int, bool], np.ndarray]] = {
     "h264": partial(through_video, codec="h264"),
     "hevc": partial(through_video, codec="hevc"),
-    "jpeg": through_jpeg,
+    "jpeg": lambda frames, quality, exact: through_jpeg(frames, quality),  # libjpeg's is exact
 }
 
 

@@ -161,7 +161,8 @@ def georeference_of(dataset: Any, bands: list[int] | None = None) -> Georeferenc
         profile={} if is_converted else dataset.tags(ns="COLOR_PROFILE"),
         domains={
             name: dataset.tags(ns=name)
-            for name in {*dataset.tag_namespaces(), "IMAGERY"}  # which comes from a sidecar, too
+            # IMAGERY comes from a sidecar, too. In order, so that all processes write the same.
+            for name in dict.fromkeys((*dataset.tag_namespaces(), "IMAGERY"))
             if name not in OTHER_DOMAINS and not name.startswith("xml:")
         },
         scales=chosen(dataset.scales),

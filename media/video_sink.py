@@ -267,6 +267,8 @@ def check_sound(path: Path, suffix: str, begin: Fraction) -> None:
             for packet in packets:
                 if packet.dts is not None and _seconds(packet) >= begin:
                     starts.setdefault(packet.stream.index, _seconds(packet) - begin)
+                if len(starts) == len(given.streams.audio):
+                    break
             late = max(starts.values(), default=0)
             if late > LARGEST_DELAY:
                 raise ValueError(
@@ -281,7 +283,7 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
     Raises: ValueError: no codec of this container keeps such frames.
     """
     if not lossless and depth == 8:
-        parameters = (X264_KERNELS + CHROMA_CENTRED)[1:]
+        parameters = X264_KERNELS + CHROMA_CENTRED
         options = {"crf": CRF["libx264"], "preset": "medium", "x264-params": parameters}
         return "libx264", "yuv420p", options
     if not lossless:
@@ -296,10 +298,7 @@ def encoder(depth: int, suffix: str, lossless: bool) -> tuple[str, str, dict[str
         return "ffv1", "bgr0" if depth == 8 else "gbrp16le", {"level": "3"}
     if depth > 8:
         raise ValueError(f"lossless {depth}-bit video needs an OUTPUT that ends in .mkv (FFV1)")
-    options = {"qp": "0", "preset": "medium"} | (
-        {"x264-params": X264_KERNELS[1:]} if X264_KERNELS else {}
-    )
-    return "libx264rgb", "rgb24", options
+    return "libx264rgb", "rgb24", {"qp": "0", "preset": "medium", "x264-params": X264_KERNELS}
 
 
 def _even(times: list[Fraction]) -> list[Fraction]:

@@ -1,7 +1,6 @@
 """Text for messages, and names in the order in which people sort them."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 MOST_PRINTED = 400  # characters of a file's content in a message
@@ -29,12 +28,6 @@ def natural_key(path: Path | str) -> tuple[list[str | int], str]:
     # At even places text, at odd ones numbers, so that any two keys compare.
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)], str(path)
-
-
-def last_numbers(names: Iterable[Path | str]) -> list[int] | None:
-    """The last number in every name, its ending left out, or None where one has none."""
-    digits = [re.findall(r"[0-9]+", Path(name).stem) for name in names]
-    return [int(d[-1]) for d in digits] if all(digits) else None
 
 
 def listed(problems: list[str]) -> str:
