@@ -17,8 +17,8 @@
     torchrun --nproc-per-node 4 -- enhance.py input.mp4 output.mp4    on four GPUs, or on several
                                                          machines, see docs/distributed.md
 
-Frames are enhanced in windows of four that share their end frame, tile by tile where the memory
-does not hold a whole frame; any length and any size work. Work goes on in OUTPUT.partial, where
+Frames are enhanced in windows that share their end frame, tile by tile where the memory does not
+hold a whole frame; any length and any size work. Work goes on in OUTPUT.partial, where
 finished frames can be looked at, and becomes OUTPUT when all of it is complete.
 
 N frames become 2N - 1. With --times 4 (or 8) the frames that a pass puts between the given ones
@@ -66,9 +66,16 @@ from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Source
 from media.open import open_source
 from media.raster import PALETTES, TiffSource
 from models.blocks import SCALE
-from models.checkpoint import find_weights, load_network, shipped_weights, trained_flow
+from models.checkpoint import load_network
 from models.ensemble import Ensemble
 from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
+from models.weights import (
+    check_window,
+    find_weights,
+    shipped_weights,
+    trained_flow,
+    trained_window,
+)
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.team import Team, join
@@ -105,6 +112,7 @@ class Config:
     black: float | None = None  # the value that is black; none: as white, or 0 below a given white
     white: float | None = None  # the value that is white; none: of 8 bits, video, or the values
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
+    window: int = 0  # given frames that the network sees at once; 0: as many as the weights ask for
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
     overlap: int = 32  # of neighbouring tiles, LR pixels
     flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: what the weights ask for
@@ -132,6 +140,7 @@ class Config:
             )
         if self.bands_per_frame < 0:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
+        check_window(self.window)
         tiling.check_tile(self.tile or tiling.PATCH, self.overlap)
         suffix = Path(self.output).suffix.lower()
         if Path(self.output).name in ("", ".."):
@@ -253,7 +262,7 @@ def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.E
     job = team.together(open_job, first_alone=True)
     job.saves = team.first
     team.together(lambda: wait_to_see(job.record.exists, job.folder, team))
-    kind = (precision, config.flow_method, config.tile, config.overlap)
+    kind = (precision, config.flow_method, config.window, config.tile, config.overlap)
     enhancer = Enhancer(network, device, *kind, levels, job, say, team)
     told = {"flow_method": config.flow_method, "device": str(device)}
     say("start", model=str(checkpoint), **told, **size)
@@ -290,8 +299,8 @@ def prepare(
 ) -> tuple[Config, Source, list[Path], torch.device, torch.dtype, Path, Any]:
     """Open what the config names, and check what can be checked before the frames are read.
 
-    Returns: the Config with the flow method that the weights ask for, the given frames, the paths
-        of the comparisons, device, precision, checkpoint, and network.
+    Returns: the Config with the flow method and the window that the weights ask for, the given
+        frames, the paths of the comparisons, device, precision, checkpoint, and network.
     """
     given = open_source(config.input, config.bands_per_frame, config.palette)
     if config.bands_per_frame and getattr(given, "layout", None) != "bands":
@@ -314,6 +323,7 @@ def prepare(
     network = Ensemble(network) if config.ensemble else network
     if config.flow_method == "auto":
         config = replace(config, flow_method=trained_flow(information))
+    config = replace(config, window=config.window or trained_window(information))
     # A frame too small, or a method that is not installed, is found out before any work.
     sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
     given_flow(sample, config.flow_method)

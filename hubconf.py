@@ -14,8 +14,8 @@ names the entries: every checkpoints/NAME.safetensors is one. An entry takes `de
 
 from functools import partial as _partial
 
-from models import checkpoint as _checkpoint
 from models import pretrained as _pretrained
+from models import weights as _weights
 
 dependencies = ["torch", "numpy", "cv2", "safetensors"]
 
@@ -23,7 +23,7 @@ dependencies = ["torch", "numpy", "cv2", "safetensors"]
 def _entries():
     """{name: function that loads it} of all trained weights there are."""
     entries = {}
-    for path in sorted(_checkpoint.CHECKPOINTS.glob("*.safetensors")):
+    for path in sorted(_weights.CHECKPOINTS.glob("*.safetensors")):
         entries[path.stem] = _partial(_pretrained.Pretrained, path)
         entries[path.stem].__doc__ = f"{path.name} as a network that enhances frames."
     return entries

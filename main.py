@@ -30,7 +30,7 @@ from data.loading import load_steps, one_opencv_thread, open_loader
 from flow import FLOW_METHODS
 from models import MSTT, build_network
 from models.checkpoint import load_network, network_from
-from models.inference import autocast
+from models.inference import LONGEST_WINDOW, autocast
 from models.mstt import widened
 from training.diagnosis import blame, largest_offset
 from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
@@ -81,7 +81,7 @@ class Config:
     batch: int | None = None  # of all processes; none: 1 (paper) a CPU process, 16 a GPU
     accumulate: int = 1  # gradient accumulation: parts that a process computes one by one
     patch: int | None = None  # LR pixels of crops; none: 80 (paper), less for small septuplets
-    given_frames: int = 4  # N of a sample (paper: 4); 2 train faster, 1 only the enlargement
+    given_frames: int = 4  # N of a sample (paper: 4); 1: the enlargement alone; stills allow more
     optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the weights inside
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
     muon_rate: float = 1e-2  # peak learning rate of Muon
@@ -122,8 +122,8 @@ class Config:
                 raise ValueError(f"{name} is {value}; it must be at least 0, and below 2**63")
         if self.final_share > 1:
             raise ValueError(f"final_share is {self.final_share}; it must be at most 1")
-        if not 1 <= self.given_frames <= 4:
-            raise ValueError(f"given_frames is {self.given_frames}; a septuplet has 1 to 4 of them")
+        if not 1 <= self.given_frames <= LONGEST_WINDOW:
+            raise ValueError(f"given_frames is {self.given_frames}; give 1 to {LONGEST_WINDOW}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be at least 0 and below 1")
 

@@ -48,15 +48,17 @@ from data.lists import write_clip
 from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
 from models.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
-from models.checkpoint import (
-    CHECKPOINTS,
-    find_weights,
-    load_network,
-    shipped_weights,
-    trained_flow,
-)
+from models.checkpoint import load_network
 from models.ensemble import Ensemble
 from models.inference import FLOWS, pick_device, pick_precision, super_resolve
+from models.weights import (
+    CHECKPOINTS,
+    check_window,
+    find_weights,
+    shipped_weights,
+    trained_flow,
+    trained_window,
+)
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
@@ -81,6 +83,7 @@ class Config:
     out: str = "results"  # folder for results.json, frames and figures
     flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: as the weights ask
     baseline_flow_method: Literal[*FLOW_METHODS] = "dis"  # of the baselines
+    window: int = 0  # given frames that the network sees at once; 0: as many as the weights ask for
     degrade: Literal["none", *CONDITIONS, "real", "all"] = "none"  # what given frames went through
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
@@ -89,6 +92,9 @@ class Config:
     save_frames: bool = True  # write the output frames as PNG
     figures: bool = True  # draw one comparison figure per clip
     page: bool = True  # write index.html, to look at the saved frames in a browser
+
+    def __post_init__(self):
+        check_window(self.window)
 
 
 def find_checkpoint(config: Config, device: torch.device) -> Path | None:
@@ -134,6 +140,8 @@ def open_methods(
         network = Ensemble(network) if config.ensemble else network
         if config.flow_method == "auto":
             config = dataclasses.replace(config, flow_method=trained_flow(information))
+        window = config.window or trained_window(information)
+        config = dataclasses.replace(config, window=window)
         precision = str(pick_precision(device, config.precision)).removeprefix("torch.")
         config = dataclasses.replace(config, precision=precision)
         methods["mstt"] = partial(
@@ -142,6 +150,7 @@ def open_methods(
             flow_method=config.flow_method,
             device=device,
             precision=config.precision,
+            window=config.window,
         )
     if config.baselines:
         flow_method = config.baseline_flow_method
@@ -236,7 +245,7 @@ def main() -> None:
         "settings": dataclasses.asdict(config) | {"device": str(device)},
     }
     if checkpoint is None:  # and nothing that these would be of
-        results["settings"] |= {"flow_method": None, "precision": None}
+        results["settings"] |= {"flow_method": None, "precision": None, "window": None}
     if config.degrade != "none":
         results["seeds"] = {clip.name: clip.seed for clip in clips}
     measured = {}

@@ -37,6 +37,7 @@ from models.blocks import SCALE
 from models.checkpoint import load_network, save_network
 from models.enhanced_flow import EnhancedFlow
 from models.inference import autocast, windows, with_flow
+from models.weights import trained_window
 from utils.config import parse_config, run_script
 from utils.images import to_tensor
 from utils.resize import imresize
@@ -105,19 +106,19 @@ def command_of(source: Path, output: Path, model: Path, config: Config, *flags) 
 
 
 def memory(config: Config, folder: Path) -> None:
-    """Peak memory of enhance.py on four square frames that fit one tile, and the plan for it."""
+    """Peak memory of enhance.py on a window of square frames of one tile, and the plan for it."""
     print("network   side  peak MiB  bytes/LR pixel above the smallest  planned MiB")
     sides = [int(side) for side in config.sides.split(",")]
-    clips = {side: write_clip(folder / f"clip{side}", 4, side, side) for side in sides}
     for name, model in checkpoints(config, folder).items():
-        options = load_network(model)[0].options
-        least = None
-        for side, clip in clips.items():
+        network, information = load_network(model)
+        window, least = trained_window(information), None
+        for side in sides:
+            clip = write_clip(folder / f"clip_{name}{side}", window, side, side)
             _, peak = measure(clip, folder / f"{name}{side}", model, config, "--tile", 100_000)
             least = least or peak
             growth = (peak - least) * 2**30 / max(side**2 - sides[0] ** 2, 1)
-            planned = tiling.network_bytes(side, options)
-            planned += tiling.blending_bytes(side, side, side, 32)
+            planned = tiling.network_bytes(side, network.options, window)
+            planned += tiling.blending_bytes(side, side, side, 32, frames=window)
             print(
                 f"{name:8}  {side:4}  {peak * 1024:8.0f}  {growth:34.0f}  {planned / 2**20:11.0f}",
                 flush=True,
@@ -129,7 +130,7 @@ STAGES = {
     "whole": (enhancer.Enhancer, "run"),
     "reading": (enhancer.Enhancer, "read_windows"),
     "  flow": (enhancer, "window_flow"),
-    "network": (enhancer.Enhancer, "window"),
+    "network": (enhancer.Enhancer, "enhance_window"),
     "  own flow": (EnhancedFlow, "between_enlarged"),
     "  keeping": (enhancer.WindowBuffer, "append"),
     "writing": (ImageSink, "write"),
@@ -154,7 +155,7 @@ def pipeline(config: Config, folder: Path) -> None:
                 timed = count_time(stage, getattr(owner, attribute))
                 stack.enter_context(patch.object(owner, attribute, timed))
             enhance.main(command_of(clip, folder / name, model, config)[2:])
-        watch.call("network alone", run_alone)(load_network(model)[0], frames, config)
+        watch.call("network alone", run_alone)(*load_network(model), frames, config)
         whole, by_itself = watch.seconds["whole"], watch.seconds["network alone"]
         print(f"{name}, {count} frames of {width}x{height}: stage, seconds, waiting")
         for stage in [stage for stage in STAGES if stage != "whole"]:
@@ -166,11 +167,11 @@ def pipeline(config: Config, folder: Path) -> None:
         print(f"  the whole takes {whole / by_itself:.2f} times the network alone", flush=True)
 
 
-def run_alone(network, frames: torch.Tensor, config: Config) -> None:
+def run_alone(network, information: dict, frames: torch.Tensor, config: Config) -> None:
     """All windows of a clip, without motion unless the flow is the network's own; nothing kept."""
     network, device = with_flow(network, config.flow_method), torch.device("cpu")
     with torch.no_grad(), autocast(device, config.precision):
-        for start, stop, _ in windows(len(frames)):
+        for start, stop, _ in windows(len(frames), trained_window(information)):
             given = frames[None, start:stop]
             none = given.new_zeros(1, stop - start - 1, 2, *given.shape[-2:])
             network(given, none, none)

@@ -50,13 +50,8 @@ from media.open import open_source
 from media.tiff import import_rasterio, write_tiff
 from media.video_sink import VideoSink
 from models import MSTT
-from models.checkpoint import (
-    load_network,
-    network_from,
-    save_network,
-    save_torch_file,
-    trained_flow,
-)
+from models.checkpoint import load_network, network_from, save_network, save_torch_file
+from models.weights import trained_flow
 from training.loop import Ema
 from training.optimiser import Optimiser
 from training.run import Progress, read_state, restore, training_state

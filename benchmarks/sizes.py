@@ -26,7 +26,7 @@ from benchmarks.timing import interleaved_medians, machine, print_table
 from data.clips import find_clips, read_clip
 from models import load_network, super_resolve
 from models.baselines import bicubic_flow, interpolate_along_flow
-from models.checkpoint import SHIPPED, trained_flow
+from models.weights import SHIPPED, trained_flow
 from utils.config import parse_config, run_script
 from utils.images import to_tensor, to_uint8
 from utils.metrics import Metrics, clip_metrics, mean_metrics

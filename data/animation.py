@@ -5,7 +5,7 @@
 
 The first writes septuplets in the 189_vime7 layout (OUT/train/<clip>/im1.png..im7.png and the
 list OUT/189_vime7_train.txt), beside clips that are there already; the second test clips
-(OUT/<clip>/truth/00000000.png..), into a folder that is empty or new.
+(OUT/<clip>/truth/00000000.png..), with --frames 23 longer ones, into a folder that is empty or new.
 
 A clip is made as a satellite would film it: a camera that drifts and shakes a little over the
 still, tone and optics of its own, and traffic that moves by itself. All of it is a pure function
@@ -78,6 +78,7 @@ def draw_camera(
     still: tuple[int, int],
     size: tuple[int, int],
     animation: Animation,
+    length: int = FRAMES,
 ) -> tuple[np.ndarray, float]:
     """The path of the camera over a still.
 
@@ -87,6 +88,7 @@ def draw_camera(
     Arguments:
         still: (H, W) of the still.
         size: (H, W) of the clip, less than the still's by MARGIN or more, one way round.
+        length: T, frames of the clip.
 
     Returns: (T, 2, 3) affine maps from (x, y) in each frame to (x, y) in the still, and the factor
         by which the still is reduced.
@@ -104,7 +106,7 @@ def draw_camera(
     )
     reduction = max(reduction, 1.0)
 
-    time = np.arange(FRAMES) - (FRAMES - 1) / 2
+    time = np.arange(length) - (length - 1) / 2
     if rng.random() < animation.drift_fast_share:
         speed = math.exp(
             rng.uniform(math.log(animation.drift_usual), math.log(animation.drift_max))
@@ -113,7 +115,7 @@ def draw_camera(
         speed = rng.uniform(0, animation.drift_usual)
     way = rng.uniform(0, 2 * math.pi)
     shift = time[:, None] * speed * np.array([math.cos(way), math.sin(way)])
-    shift += rng.normal(0, animation.jitter, (FRAMES, 2))
+    shift += rng.normal(0, animation.jitter, (length, 2))
     angle = np.deg2rad(rng.normal(0, animation.rotation)) * time
     zoom = 1 + rng.normal(0, animation.zoom) * time
     # A still with little room holds the camera back.
@@ -122,7 +124,7 @@ def draw_camera(
     shift, angle, zoom = shift * hold, angle * hold, 1 + (zoom - 1) * hold
 
     rotation = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1)
-    linear = reduction * turn @ (zoom[:, None, None] * rotation.reshape(FRAMES, 2, 2))
+    linear = reduction * turn @ (zoom[:, None, None] * rotation.reshape(length, 2, 2))
     slack = room - reduction * (extent + need * hold)
     centre = room + 0.5 + rng.uniform(-1, 1, 2) * np.maximum(slack, 0)
     middle = reach - 0.5
@@ -137,15 +139,16 @@ def animate(
     animation: Animation,
     count: int = FRAMES,
 ) -> np.ndarray:
-    """Make a clip of seven frames from a still, or the first ones of them.
+    """Make a clip of seven frames from a still, the first ones of them, or a longer one.
 
     Arguments:
         still: (H, W, 3) uint8, larger than the clip by MARGIN or more, one way round.
         size: (H, W) of the clip.
         rng: source of everything random.
-        count: frames to make, (count, H, W, 3) uint8; they do not depend on it.
+        count: frames to make, (count, H, W, 3) uint8; up to seven they do not depend on it.
     """
-    camera, reduction = draw_camera(rng, still.shape[:2], size, animation)
+    length = max(count, FRAMES)
+    camera, reduction = draw_camera(rng, still.shape[:2], size, animation, length)
     sigma = rng.uniform(animation.blur_min, animation.blur_max)
     saturation = look.draw_saturation(rng, animation.grey_share)
 
@@ -171,10 +174,10 @@ def animate(
         )
 
     frames = [film(t) for t in range(count)]
-    middle = frames[FRAMES // 2] if count > FRAMES // 2 else film(FRAMES // 2)
+    middle = frames[length // 2] if count > length // 2 else film(length // 2)
     _add_traffic(frames, middle, camera, rng, sigma, saturation, animation)
 
-    gain, offset = look.brightness_drift(rng, FRAMES)
+    gain, offset = look.brightness_drift(rng, length)
     clip = np.empty((count, *size, 3), np.uint8)
     for t, frame in enumerate(frames):
         cv2.addWeighted(frame, gain[t], frame, 0, offset[t], dst=clip[t], dtype=cv2.CV_8U)
@@ -209,8 +212,9 @@ def _add_traffic(
 
 def ground_to_frames(camera: np.ndarray) -> np.ndarray:
     """Maps from the middle frame's (x, y) to each frame's, (T, 2, 3), from the camera's maps."""
-    square = np.concatenate([camera, np.broadcast_to([[[0.0, 0.0, 1.0]]], (FRAMES, 1, 3))], axis=1)
-    return (np.linalg.inv(square) @ square[FRAMES // 2])[:, :2]
+    last = np.broadcast_to([[[0.0, 0.0, 1.0]]], (len(camera), 1, 3))
+    square = np.concatenate([camera, last], axis=1)
+    return (np.linalg.inv(square) @ square[len(camera) // 2])[:, :2]
 
 
 class StillsDataset(Dataset):
@@ -233,7 +237,7 @@ class StillsDataset(Dataset):
         seed: of all random choices.
         animation: how the clips move and look, by default Animation().
         cache_bytes: see `Stills`.
-        given_frames: N, 1 to 4; fewer are the first ones of the same clip. One has no flow.
+        given_frames: N; below 4 they are the first ones of the same clip. One has no flow.
         degrade: whether the given frames are degraded as real footage is, see data/degrade.py.
 
     Raises: ValueError: stills that cannot be read or are too small, all of them named.
@@ -276,7 +280,7 @@ class StillsDataset(Dataset):
         rng = np.random.default_rng((self.seed, epoch, index))
         frames = 2 * self.given_frames - 1
         degradation, noise = of_sample(self.degrade, self.seed, epoch, index)
-        filmed = FRAMES if degradation.codec else frames
+        filmed = max(frames, FRAMES) if degradation.codec else frames
         clip = animate(self.stills[number], self.size, rng, self.animation, filmed)
         given = reduced(clip, degradation, noise)[: self.given_frames]
         truth = clip[:frames]
@@ -308,6 +312,7 @@ class Config(Animation):
     fit: bool = False  # make smaller clips of stills that are too small, instead of refusing them
     seed: int = 123  # of all random choices
     test: bool = False  # write test clips instead of septuplets for training
+    frames: int = FRAMES  # of a test clip; an odd number, since every second one is given
 
     def __post_init__(self):
         super().__post_init__()
@@ -317,6 +322,10 @@ class Config(Animation):
             raise ValueError(
                 f"clips of {self.width}x{self.height} pixels: want multiples of 4 from {LEAST_SIDE}"
             )
+        if self.frames < 3 or self.frames % 2 == 0:
+            raise ValueError(f"clips of {self.frames} frames: want an odd number from 3")
+        if self.frames != FRAMES and not self.test:
+            raise ValueError(f"--frames {self.frames} is for --test; a septuplet has {FRAMES}")
 
 
 def write_clips(config: Config) -> list[str]:
@@ -340,7 +349,7 @@ def write_clips(config: Config) -> list[str]:
         room = [(side - MARGIN) // 4 * 4 for side in still.shape[:2]]
         size = (min(wanted[0], room[0]), min(wanted[1], room[1])) if config.fit else wanted
         rng = np.random.default_rng((config.seed, 0, number))
-        clip = animate(still, size, rng, config)
+        clip = animate(still, size, rng, config, config.frames)
         write_clip(folder, clip, config.test)
     if not config.test:
         write_list(out, dict.fromkeys((*training_clips(out), *names)))
@@ -350,7 +359,7 @@ def write_clips(config: Config) -> list[str]:
 def main() -> None:
     config = parse_config(Config, __doc__, positional=("stills", "out"))
     names = write_clips(config)
-    print(f"{len(names)} clips of {FRAMES} frames in {config.out}")
+    print(f"{len(names)} clips of {config.frames} frames in {config.out}")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ class Enhancer:
     device: torch.device
     precision: torch.dtype  # of its convolutions, see `models.inference.pick_precision`
     flow_method: str  # one of `models.inference.FLOWS`
+    window: int  # given frames that it sees at once
     tile: int  # LR pixels, see `enhancement.tiling`; 0: what the free memory allows
     overlap: int  # of tiles, LR pixels
     levels: Levels  # of the given frames
@@ -98,7 +99,7 @@ class Enhancer:
             share: what this process makes of it; None: all that the sink does not have already.
             shot: the number of the source, if there are several.
         """
-        share = share or Share(missing_windows(source, sink))
+        share = share or Share(missing_windows(source, sink, self.window))
         total = 2 * source.count - 1 - share.elsewhere
         finished = total - share.frames
         self.place = title, shot
@@ -128,7 +129,7 @@ class Enhancer:
 
             writing = None
             for window in reading if is_large else one_ahead(reading):
-                buffer = self.window(source, window, levels, dtype)
+                buffer = self.enhance_window(source, window, levels, dtype)
                 if writing:
                     writing.result()
                 if is_large:  # leaves room to cache the frames that were just written
@@ -159,7 +160,7 @@ class Enhancer:
                 flows = window_flow(views, self.flow_method)
             yield Window(start, first_new, list(frames.values()), flows)
 
-    def window(
+    def enhance_window(
         self, source: Source, window: Window, levels: Levels, dtype: np.dtype
     ) -> WindowBuffer:
         """Enhance one window; when memory runs out, with the next smaller tile.
@@ -281,8 +282,11 @@ class Enhancer:
         if "tile" not in self.job.notes:
             host = tiling.available_memory(torch.device("cpu")) // self.team.local_world
             gpu = tiling.available_memory(self.device) if self.device.type == "cuda" else None
+            frames = min(self.window, source.count)
             options, sizes = self.network.options, (source.height, source.width)
-            tile = tiling.choose_tile(*sizes, options, source.bands, self.overlap, host, gpu)
+            tile = tiling.choose_tile(
+                *sizes, options, source.bands, self.overlap, host, gpu, frames
+            )
             self.job.note("tile", tile)
         return self.job.notes["tile"]
 

@@ -64,7 +64,9 @@ def run_pass(
     team, job = enhancer.team, enhancer.job
 
     def missing() -> list[list]:
-        return [missing_windows(*pair) for pair in zip(sources, sinks, strict=True)]
+        return [
+            missing_windows(*pair, enhancer.window) for pair in zip(sources, sinks, strict=True)
+        ]
 
     def begin() -> list[list]:
         cuts = missing()

@@ -42,9 +42,9 @@ def output_frames(cut: Cut) -> tuple[int, int]:
     return 2 * start + first_new, 2 * stop - 1
 
 
-def missing_windows(source: Source, sink: Sink) -> list[Cut]:
-    """The windows of a source that a sink does not have."""
-    return [cut for cut in windows(source.count) if not sink.holds(*output_frames(cut))]
+def missing_windows(source: Source, sink: Sink, length: int) -> list[Cut]:
+    """The windows of up to `length` frames of a source that a sink does not have."""
+    return [cut for cut in windows(source.count, length) if not sink.holds(*output_frames(cut))]
 
 
 def deal(missing: Sequence[Sequence[Cut]], rank: int, world: int) -> list[Share]:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from models.blocks import SCALE
+from models.inference import WINDOW
 
 PATCH = 80  # LR pixels of the largest attention patch: tiles of its multiples keep patches whole
 MARGIN = 8  # LR pixels next to a cut that get no weight
@@ -29,8 +30,8 @@ MARGIN = 8  # LR pixels next to a cut that get no weight
 LARGEST_WHOLE = 640
 LARGEST_TILE = 400
 
-# Bytes that the network needs for a window of four frames per LR pixel of a tile: for each of its
-# channels, for each of those of a propagation, and besides; measured with benchmarks/enhance.py.
+# Bytes that the network needs for four given frames of a window per LR pixel of a tile: for each of
+# its channels, for each of those of a propagation, and besides; as benchmarks/enhance.py measures.
 BYTES_PER_CHANNEL = 150
 BYTES_OF_PROPAGATION = 60
 BYTES_BESIDES = 8500
@@ -164,16 +165,17 @@ def check_tile(tile: int, overlap: int) -> None:
         raise ValueError(f"tile is {tile}; it needs at least twice the overlap, {2 * overlap}")
 
 
-def network_bytes(tile: int, options: dict[str, Any]) -> int:
+def network_bytes(tile: int, options: dict[str, Any], frames: int = WINDOW) -> int:
     """Bytes that a network of such options needs for a window on one tile, on its device."""
     per_channel = BYTES_PER_CHANNEL
     if options.get("propagation_blocks"):
         per_channel += BYTES_OF_PROPAGATION
-    return tile * tile * (per_channel * options["channels"] + BYTES_BESIDES)
+    per_frame = (per_channel * options["channels"] + BYTES_BESIDES) / WINDOW
+    return int(frames * tile * tile * per_frame)
 
 
 def blending_bytes(
-    height: int, width: int, tile: int, overlap: int, bands: int = 3, frames: int = 4
+    height: int, width: int, tile: int, overlap: int, bands: int = 3, frames: int = WINDOW
 ) -> int:
     """Bytes on the host that `blend_tiles` needs: a row of tiles, and what is carried to the next.
 
@@ -196,6 +198,7 @@ def choose_tile(
     overlap: int,
     host: int,
     gpu: int | None = None,
+    frames: int = WINDOW,
 ) -> int:
     """The whole frame if the free memory allows it, else the largest tile that it allows.
 
@@ -204,13 +207,14 @@ def choose_tile(
         options: of the network.
         overlap: of neighbouring tiles.
         host, gpu: free bytes, see `available_memory`; gpu: None where the network is on the host.
+        frames: given ones of a window.
 
     Returns: the side of a tile, a multiple of PATCH; however little memory there is, PATCH.
     """
 
     def fits(side: int) -> bool:
-        network = network_bytes(side, options)
-        blending = blending_bytes(height, width, side, overlap, bands)
+        network = network_bytes(side, options, frames)
+        blending = blending_bytes(height, width, side, overlap, bands, frames)
         if gpu is None:
             return network + blending <= USABLE * host
         return network <= USABLE * gpu and blending <= USABLE * host

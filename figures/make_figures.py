@@ -27,9 +27,10 @@ from dcn.deform_conv import bounded
 from flow import estimate_flow
 from models import MSTT
 from models.baselines import bicubic_flow
-from models.checkpoint import load_network, trained_flow
+from models.checkpoint import load_network
 from models.enhanced_flow import EnhancedFlow
 from models.inference import ENHANCED, super_resolve
+from models.weights import trained_flow
 from utils.config import parse_config, run_script
 from utils.images import to_tensor
 from utils.plots import comparison_figure

@@ -19,19 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from models.inference import FLOWS
 from models.mstt import MSTT
+from models.weights import find_weights
 from utils.files import file_sha256, write_atomically
 from utils.pickles import check_torch_file
-from utils.text import one_line
+from utils.text import one_line, plain
 
-CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-
-# The weights in the box by their name, and which of them to take, best first. Those called real
-# are trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
-NAMES = ("large", "fast", "small", "large_real", "fast_real")
-SHIPPED = {name: CHECKPOINTS / f"mstt_{name}.safetensors" for name in NAMES}
-PREFERRED = {"cuda": ("large", "fast", "small"), "cpu": ("fast", "small", "large")}
 FORMAT = "mstt-stvsr training checkpoint, version 1"
 
 # The parts of a training checkpoint and what they are.
@@ -125,52 +118,6 @@ def load_network(
     return network.to(device).eval(), information
 
 
-def find_weights(name: str | Path) -> Path:
-    """The file of weights: a path, or shipped ones by their name ("fast" or "mstt_fast").
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    path = Path(name)
-    if not path.is_file():
-        path = SHIPPED.get(str(name).removeprefix("mstt_"), path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no checkpoint at {path}; give a file, or the name of shipped weights: "
-            f"{', '.join(SHIPPED)}"
-        )
-    return path
-
-
-def shipped_weights(device: torch.device, real: bool = False) -> Path | None:
-    """The weights in the box that suit a device best; None where there are none.
-
-    Arguments:
-        device: where they run.
-        real: those for compressed and noisy footage.
-    """
-    names = PREFERRED.get(device.type, PREFERRED["cpu"])
-    paths = [SHIPPED.get(f"{name}_real" if real else name) for name in names]
-    return next((path for path in paths if path and path.is_file()), None)
-
-
-def trained_flow(information: dict[str, Any]) -> str:
-    """The flow method that a file asks for, from load_network; the released code: PyFlow.
-
-    Raises:
-        ValueError: the file names no method that there is.
-    """
-    config = information.get("config", {})
-    config = config if isinstance(config, dict) else {"flow_method": config}
-    method = information.get("flow_method", config.get("flow_method", "pyflow"))
-    if not isinstance(method, str) or method not in FLOWS:
-        raise ValueError(
-            f"the checkpoint names an unknown flow method ({_shown(method)}); choose one of "
-            f"{', '.join(FLOWS)} with --flow-method"
-        )
-    return method
-
-
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         weights = load_file(path)
@@ -208,7 +155,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         check_weights(path, content)
         weights = {_our_name(name): tensor for name, tensor in content.items()}
         return weights, {"network": _released_options(path, content), "origin": "released code"}
-    some = one_line(", ".join(map(_shown, list(content)[:4])))
+    some = one_line(", ".join(map(plain, list(content)[:4])))
     raise ValueError(
         f"{path} is neither a training checkpoint of this project nor a state dict of the "
         f"released MSTT code; it holds {some or 'nothing'}"
@@ -228,11 +175,6 @@ def check_state(path: str | Path, state: dict[str, Any]) -> None:
     ]
     if wrong:
         raise ValueError(f"{path} is not a complete training checkpoint: {', '.join(wrong)}")
-
-
-def _shown(value: Any) -> str:
-    """A value from a file in a message: text as it is, of all else, which may be deep, the kind."""
-    return one_line(value) if isinstance(value, str) else type(value).__name__
 
 
 def load_torch_file(path: str | Path) -> dict[str, Any]:

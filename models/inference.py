@@ -1,8 +1,8 @@
-"""Running a network over frames: device, precision, windows of four given frames.
+"""Running a network over frames: device, precision, windows of given frames.
 
-A network sees N = 4 given frames at a time and gives 7. A longer sequence is cut into windows
-that share their end frame; a last window covers the tail, and what two windows both produce is
-taken from the first (as in the released evaluation).
+A network sees N = 4 given frames at a time and gives 7, or more of both where that makes better
+frames. A longer sequence is cut into windows that share their end frame; a last window covers the
+tail, and what two windows both produce is taken from the first (as in the released evaluation).
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from models.enhanced_flow import EnhancedFlow
 from utils.images import to_tensor, to_uint8
 
 WINDOW = 4  # given frames that the network sees at once
+LONGEST_WINDOW = 32  # more gain nothing, and their frames have to be in memory together
 ENHANCED = "enhanced"  # flow between frames that the network has enlarged, see `EnhancedFlow`
 FLOWS = (*FLOW_METHODS, ENHANCED)
 PRECISIONS = ("auto", "bfloat16", "float32")
@@ -145,6 +146,7 @@ def super_resolve(
     flow_method: str,
     device: str | torch.device = "cpu",
     precision: str = "float32",
+    window: int = WINDOW,
 ) -> Iterator[np.ndarray]:
     """Super-resolve a sequence of any length, window by window.
 
@@ -154,6 +156,7 @@ def super_resolve(
         frames: (N, H, W, 3) uint8 RGB, N of at least 2.
         flow_method: one of FLOWS; the flow is taken between whole frames.
         device, precision: where and how the network runs, see `pick_precision`.
+        window: given frames that it sees at once, see `models.checkpoint.trained_window`.
 
     Raises:
         NotFinite: the output is not finite.
@@ -164,7 +167,7 @@ def super_resolve(
     device = torch.device(device)
     dtype = pick_precision(device, precision)
     network = with_flow(network, flow_method)
-    for start, stop, first_new in windows(len(frames)):
+    for start, stop, first_new in windows(len(frames), window):
         given = frames[start:stop]
         flows = given_flow(given, flow_method)
         inputs = (to_tensor(given), *map(torch.from_numpy, flows))

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from flow import check_frames
-from models.checkpoint import load_network, trained_flow
+from models.checkpoint import load_network
 from models.inference import pick_device, pick_precision, super_resolve
+from models.weights import trained_flow, trained_window
 
 
 class Pretrained(nn.Module):
@@ -30,6 +31,7 @@ class Pretrained(nn.Module):
         self.precision = precision
         self.network, self.information = load_network(path, device)
         self.flow_method = trained_flow(self.information)
+        self.window = trained_window(self.information)
 
     @property
     def device(self) -> torch.device:
@@ -55,5 +57,5 @@ class Pretrained(nn.Module):
             ValueError: frames of another shape or type.
         """
         check_frames(frames)
-        settings = (self.flow_method, self.device, self.precision)
+        settings = (self.flow_method, self.device, self.precision, self.window)
         return np.stack(list(super_resolve(self.network, frames, *settings)))

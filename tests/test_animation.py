@@ -1,6 +1,7 @@
 """Clips from stills: determinism, camera, traffic, odd stills, and the command's folders."""
 
 import shutil
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from data.animation import (
     ground_to_frames,
     write_clips,
 )
+from data.clips import find_clips, read_clip
 from data.septuplets import SeptupletDataset
 from data.stills import Stills, read_still, stretch_to_8_bits
 from utils.resize import imresize
@@ -74,6 +76,16 @@ def test_fewer_given_frames_are_the_first_ones_of_the_same_clip(stills, given, d
         assert torch.equal(cut["frames"], all_frames["frames"][:given])
         for name in ("forward_flow", "backward_flow"):
             assert torch.equal(cut[name], all_frames[name][: given - 1])
+
+
+@pytest.mark.parametrize("degrade", [False, True])
+def test_stills_allow_more_given_frames_than_septuplets(stills, degrade):
+    dataset = StillsDataset(stills, PATCH, given_frames=6, degrade=degrade)
+    for index in range(4):
+        sample = dataset[index]
+        assert sample["frames"].shape == (6, 3, 16, 16)
+        assert sample["truth"].shape == (11, 3, 64, 64)
+        assert sample["backward_flow"].shape == (5, 2, 16, 16)
 
 
 def test_given_frames_are_the_reduced_truth(stills):
@@ -220,11 +232,13 @@ def test_vehicles_at_and_beyond_the_border_are_clipped():
         assert (frames[3].sum() > 0) == (min(position) >= 0 and max(position) < 48)
 
 
-def test_ground_moves_with_the_camera():
+@pytest.mark.parametrize("length", [7, 13])
+def test_ground_moves_with_the_camera(length):
     """A point of the still is where ground_to_frames says, in every frame."""
-    camera, _ = draw_camera(np.random.default_rng(3), (200, 200), (64, 64), Animation())
+    camera, _ = draw_camera(np.random.default_rng(3), (200, 200), (64, 64), Animation(), length)
     point = np.array([20.0, 40.0, 1.0])
-    on_still = camera[3] @ point
+    assert len(camera) == length
+    on_still = camera[length // 2] @ point
     for motion, matrix in zip(ground_to_frames(camera), camera, strict=True):
         assert matrix @ np.append(motion @ point, 1) == pytest.approx(on_still)
 
@@ -345,6 +359,26 @@ def test_command_writes_septuplets_that_the_dataset_reads(stills, tmp_path):
     dataset = SeptupletDataset(out, patch=PATCH, flow_method="dis")
     assert len(dataset) == 4
     assert dataset[0]["truth"].shape == (7, 3, 64, 64)
+
+
+def test_test_clips_of_any_odd_length(stills, tmp_path):
+    settings = {
+        "stills": str(stills),
+        "out": str(tmp_path / "out"),
+        "clips": 1,
+        "height": 64,
+        "width": 64,
+    }
+    with pytest.raises(ValueError, match="frames 9 is for --test; a septuplet has 7"):
+        Config(**settings, frames=9)
+    for frames in (1, 8):
+        with pytest.raises(ValueError, match=f"clips of {frames} frames: want an odd number"):
+            Config(**settings, frames=frames, test=True)
+    write_clips(Config(**settings, frames=9, test=True))
+    (clip,) = find_clips(tmp_path / "out")
+    given, truth = read_clip(clip)
+    assert (len(given), len(truth)) == (5, 9)
+    assert all((before != after).any() for before, after in pairwise(truth))
 
 
 def test_clips_that_are_there_stay_in_the_list(stills, tmp_path):

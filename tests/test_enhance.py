@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import combinations
 
 import cv2
 import numpy as np
@@ -24,10 +25,11 @@ from enhancement.job import CARRIED, Job, window_name, work_folder
 from media.folder import ImageSink, write_image_file
 from media.open import open_source
 from models import MSTT
-from models.checkpoint import load_network, save_network, shipped_weights, trained_flow
+from models.checkpoint import load_network, save_network
 from models.enhanced_flow import EnhancedFlow
 from models.ensemble import Ensemble
 from models.inference import pick_precision, super_resolve
+from models.weights import shipped_weights, trained_flow
 from utils.files import file_sha256
 from utils.resize import imresize
 
@@ -46,6 +48,20 @@ def test_a_folder_is_what_super_resolve_gives(tmp_path, checkpoint, network, cou
     np.testing.assert_array_equal(read_all(result), expected)
     assert sorted(os.listdir(result)) == [f"{index:08d}.png" for index in range(2 * count - 1)]
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_windows_are_as_long_as_the_weights_or_the_user_want(tmp_path, network):
+    """Nine frames: in windows of four, of six as the file says, and of eight."""
+    weights, frames = tmp_path / "six.safetensors", make_frames(9)
+    save_network(weights, network, {"window": 6})
+    given = write_frames(tmp_path / "in", frames)
+    results = []
+    for name, window, flags in (("six", 6, ()), ("eight", 8, ("--window", 8))):
+        results.append(read_all(run(weights, given, tmp_path / name, *flags)))
+        expected = np.stack(list(super_resolve(network, frames, "dis", window=window)))
+        np.testing.assert_array_equal(results[-1], expected)
+    usual = np.stack(list(super_resolve(network, frames, "dis")))
+    assert all((one != other).any() for one, other in combinations([*results, usual], 2))
 
 
 def test_frames_between_follow_the_finished_ones(tmp_path):

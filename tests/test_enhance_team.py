@@ -197,8 +197,9 @@ def test_all_processes_take_the_smallest_tile_that_one_of_them_needs(monkeypatch
     """And share the memory of their machine."""
     memory = []
 
-    def choose(height, width, channels, bands, overlap, host, gpu):
+    def choose(height, width, channels, bands, overlap, host, gpu, frames):
         memory.append(host)
+        assert frames == 3  # of a window of five, as there are no more
         return 400
 
     monkeypatch.setattr("enhancement.tiling.choose_tile", choose)
@@ -207,9 +208,9 @@ def test_all_processes_take_the_smallest_tile_that_one_of_them_needs(monkeypatch
     notes = {}
     job = SimpleNamespace(notes=notes, note=notes.__setitem__)
     network = SimpleNamespace(options={"channels": 8})
-    settings = (torch.device("cpu"), torch.float32, "dis", 0, 32, None, job, None)
+    settings = (torch.device("cpu"), torch.float32, "dis", 5, 0, 32, None, job, None)
     enhancer = Enhancer(network, *settings, Gathered(world=4, local_world=4))
-    enhancer.agree_on_tile(SimpleNamespace(height=500, width=500, bands=3))
+    enhancer.agree_on_tile(SimpleNamespace(height=500, width=500, bands=3, count=3))
     assert notes == {"tile": 160}
     assert memory == [20]
 

@@ -13,14 +13,15 @@ import pytest
 import torch
 
 import data.clips
-import models.checkpoint
+import models.weights
 from data import degrade
 from data.clips import degraded, find_clips, read_clip
 from data.degrade import CONDITIONS
 from media.images import read_image, write_image
 from models import MSTT, baselines
-from models.checkpoint import SHIPPED, save_network
+from models.checkpoint import save_network
 from models.inference import pick_precision, super_resolve
+from models.weights import SHIPPED
 from utils.metrics import clip_metrics, psnr
 from utils.resize import imresize
 
@@ -236,7 +237,7 @@ def test_sample_reads_the_image_where_the_flow_points():
 def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = {name: tmp_path / path.name for name, path in SHIPPED.items()}
-    monkeypatch.setattr(models.checkpoint, "SHIPPED", shipped)
+    monkeypatch.setattr(models.weights, "SHIPPED", shipped)
     config, cpu, gpu = evaluation.Config(), torch.device("cpu"), torch.device("cuda")
     with pytest.raises(FileNotFoundError, match=r"python main\.py"):
         evaluation.find_checkpoint(config, cpu)
@@ -251,6 +252,18 @@ def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
     assert evaluation.find_checkpoint(config, cpu) == tmp_path / "mstt_fast.safetensors"
     named = evaluation.Config(checkpoint="large")
     assert evaluation.find_checkpoint(named, cpu) == tmp_path / "mstt_large.safetensors"
+
+
+def test_trained_window():
+    assert evaluation.trained_window({"origin": "released code"}) == 4
+    assert evaluation.trained_window({"config": {"given_frames": 2}}) == 4
+    assert evaluation.trained_window({"config": {"given_frames": 7}}) == 7
+    assert evaluation.trained_window({"config": {"given_frames": 7}, "window": 12}) == 12
+    for window in (33, 0, "four", [[]]):
+        with pytest.raises(ValueError, match=r"windows of .*; they have 2 to 32 given frames"):
+            evaluation.trained_window({"window": window})
+    with pytest.raises(ValueError, match="window is 1; give 2 to 32 frames, or 0"):
+        evaluation.Config(window=1)
 
 
 def test_trained_flow():

@@ -13,8 +13,9 @@ import main
 from data.animation import Animation, StillsDataset
 from data.septuplets import SeptupletDataset
 from models import MSTT
-from models.checkpoint import load_torch_file
+from models.checkpoint import load_network, load_torch_file
 from models.mstt import SIZES
+from models.weights import trained_window
 from training import recorder, sources
 from training.loop import learning_rate
 from training.run import MOST_STEPS
@@ -210,6 +211,17 @@ def test_flags_without_effect_are_said(run_main, capsys):
     assert said[1] == "--stills-weight has no effect without --stills"
     run_main("--steps", 1, "--data-weight", 2, "--moving-weight", 5, "--muon-rate", 1e-2)
     assert "has no effect" not in capsys.readouterr().out
+
+
+def test_only_clips_of_stills_have_more_than_four_given_frames(run_main):
+    write_clip(Path("stills"), 6, ["still.png"], side=90)
+    flags = ("--steps", 1, "--given-frames", 5, "--stills", "stills", "--run", "r")
+    with pytest.raises(ValueError, match="given_frames is 5; a septuplet has 4"):
+        run_main(*flags)
+    with pytest.raises(ValueError, match="given_frames is 33; give 1 to 32"):
+        main.Config(given_frames=33)
+    assert run_main(*flags, "--data-root", "none") == 0
+    assert trained_window(load_network("r/best.pt")[1]) == 5
 
 
 def test_one_given_frame_learns_alike_whatever_the_flags_without_effect(run_main):

@@ -7,7 +7,7 @@ from enhancing import make_frames, save_small_network, write_frames
 from rasters import write_plain
 
 import enhance
-import models.checkpoint
+import models.weights
 from media.folder import write_image_file
 from media.open import open_source
 
@@ -21,7 +21,7 @@ def shipped(tmp_path, monkeypatch):
     box = {name: tmp_path / f"mstt_{name}.safetensors" for name in names}
     for name in ("fast", "fast_real"):
         save_small_network(box[name])
-    monkeypatch.setattr(models.checkpoint, "SHIPPED", box)
+    monkeypatch.setattr(models.weights, "SHIPPED", box)
     return box
 
 

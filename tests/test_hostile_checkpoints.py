@@ -18,8 +18,8 @@ from models.checkpoint import (
     load_torch_file,
     network_from,
     save_torch_file,
-    trained_flow,
 )
+from models.weights import trained_flow
 
 NAME = "extraction.conv_first.weight"
 RELEASED = {

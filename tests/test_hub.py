@@ -7,9 +7,10 @@ import pytest
 import torch
 from enhancing import make_frames, save_small_network
 
-from models.checkpoint import CHECKPOINTS, load_network, trained_flow
+from models.checkpoint import load_network
 from models.inference import super_resolve
 from models.pretrained import Pretrained
+from models.weights import CHECKPOINTS, trained_flow
 
 ROOT = str(Path(__file__).parent.parent)
 

@@ -237,7 +237,7 @@ def test_interrupted_stacks_join_the_same(tmp_path, checkpoint, monkeypatch):
 
     given = write_sequence(tmp_path / "in", sixteen_bits(5, 1), nodata=0)
     whole = open_source(run(checkpoint, given, tmp_path / "whole.tif"))
-    enhance_window, calls = enhance.Enhancer.window, []
+    enhance_window, calls = enhance.Enhancer.enhance_window, []
 
     def interrupted(self, *arguments):
         calls.append(0)
@@ -245,7 +245,7 @@ def test_interrupted_stacks_join_the_same(tmp_path, checkpoint, monkeypatch):
             raise KeyboardInterrupt
         return enhance_window(self, *arguments)
 
-    monkeypatch.setattr(enhance.Enhancer, "window", interrupted)
+    monkeypatch.setattr(enhance.Enhancer, "enhance_window", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint, given, tmp_path / "out.tif")
     finished = open_source(tmp_path / "out.tif.partial" / "frames")

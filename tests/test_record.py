@@ -14,8 +14,9 @@ import main
 from data.lists import LIST_NAMES
 from data.scenes.make import make_scenes
 from media.images import write_image
-from models.checkpoint import load_network, load_torch_file, save_torch_file, trained_flow
+from models.checkpoint import load_network, load_torch_file, save_torch_file
 from models.inference import super_resolve
+from models.weights import trained_flow
 from training import recorder, settings, slim, sources
 
 

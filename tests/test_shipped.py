@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from models.blocks import flow_warp
-from models.checkpoint import SHIPPED, load_network
+from models.checkpoint import load_network
+from models.weights import SHIPPED
 from utils.files import file_sha256
 
 GOLDEN = Path(__file__).parent / "data" / "shipped"

@@ -165,6 +165,16 @@ def test_chosen_tiles_fit_and_grow_with_the_memory(channels):
         assert needed <= tiling.USABLE * free or tile == tiling.PATCH
 
 
+def test_longer_windows_take_smaller_tiles():
+    options, memory = {"channels": 64}, 8 * 2**30
+    chosen = [
+        tiling.choose_tile(5000, 12000, options, 3, 32, memory, frames=count) for count in (2, 4, 8)
+    ]
+    assert chosen == sorted(chosen, reverse=True)
+    assert chosen[0] > chosen[1] > chosen[2]
+    assert tiling.network_bytes(80, options, 12) == 3 * tiling.network_bytes(80, options)
+
+
 def test_the_plan_for_a_whole_scene():
     """12000x5000 pixels and 16 GB: 9.6 GB are planned with.
 
@@ -202,7 +212,7 @@ def test_blending_takes_the_memory_that_is_planned(tmp_path):
     source = open_source(write_frames(tmp_path / "in", make_frames(4, 120, 600)))
     (tmp_path / "out.partial").mkdir()
     levels, job = full_scale(np.dtype(np.uint8)), Job(tmp_path / "out", {}, False, False)
-    settings = torch.device("cpu"), torch.float32, "dis", 80, 32, levels, job
+    settings = torch.device("cpu"), torch.float32, "dis", 4, 80, 32, levels, job
     enhancer = Enhancer(Grey(), *settings, say=lambda *_, **__: None)
     tracemalloc.start()
     enhancer.run(source, ImageSink(tmp_path / "frames", ".png"), levels, source.dtype, "")

@@ -19,6 +19,7 @@ from typing import Any
 
 from models import MSTT
 from models.checkpoint import load_network, load_torch_file, save_network
+from models.weights import trained_window
 from training.run import VERSIONS
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
@@ -127,6 +128,7 @@ def main() -> None:
     description = {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "flow_method": results["settings"]["flow_method"],
+        "window": trained_window(information),
         "started_from": config.started_from,
         "samples": sum(stage["samples"] for stage in stages),
         "recipe": [

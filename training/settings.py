@@ -170,7 +170,7 @@ def without_effect(config: Any, given: set[str]) -> list[str]:
         (config.clips, "--clips", ("clips_weight",)),
         (config.stills, "--stills", ("stills_weight", "blur_min", "blur_max", "fast_share")),
         (config.optimiser == "muon", "--optimiser muon", ("muon_rate",)),
-        (config.given_frames > 1, "--given-frames 2 to 4", ("moving_weight", "alignment_share")),
+        (config.given_frames > 1, "--given-frames 2 or more", ("moving_weight", "alignment_share")),
     )
     return [
         f"--{name.replace('_', '-')} has no effect without {missing}"

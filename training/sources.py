@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from data.animation import Animation, StillsDataset
 from data.clips import Clip, degraded, find_clips
 from data.degrade import CODEC_RANGES, DRAWS
+from data.lists import FRAMES
 from data.scenes.make import make_scenes
 from data.septuplets import LARGEST_PATCH, SeptupletDataset
 from media.codec import check_available
@@ -93,6 +94,12 @@ def open_sources(config: Any) -> tuple[list[tuple[Dataset, float]], int]:
     All problems of a set are reported here.
     """
     _draw(config.data_root)
+    most = FRAMES // 2 + 1
+    if config.given_frames > most and (config.data_root or config.clips):
+        raise ValueError(
+            f"given_frames is {config.given_frames}; a septuplet has {most} (--data-root none "
+            "--stills FOLDER makes longer clips)"
+        )
     if config.degrade == "real":
         for codec in CODEC_RANGES:
             check_available(codec)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 MOST_PRINTED = 400  # characters of a file's content in a message
 # Problems printed of one data set; a wrong path to 2,647 clips would otherwise fill the terminal.
@@ -37,3 +38,8 @@ def listed(problems: list[str]) -> str:
     if len(problems) > MAX_PRINTED:
         shown.append(f"and {len(problems) - MAX_PRINTED} more")
     return "".join(f"\n  {line}" for line in shown)
+
+
+def plain(value: Any) -> str:
+    """A value from a file in a message: text, a number, or of what kind it is; it may be deep."""
+    return one_line(str(value)) if isinstance(value, str | int | float) else type(value).__name__

@@ -1,0 +1,91 @@
+"""The weights in the box, and what weights want to be run with."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.inference import FLOWS, LONGEST_WINDOW, WINDOW
+from utils.text import plain
+
+CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
+
+# The weights in the box by their name, and which of them to take, best first. Those called real
+# are trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
+NAMES = ("large", "fast", "small", "large_real", "fast_real")
+SHIPPED = {name: CHECKPOINTS / f"mstt_{name}.safetensors" for name in NAMES}
+PREFERRED = {"cuda": ("large", "fast", "small"), "cpu": ("fast", "small", "large")}
+
+
+def find_weights(name: str | Path) -> Path:
+    """The file of weights: a path, or shipped ones by their name ("fast" or "mstt_fast").
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(name)
+    if not path.is_file():
+        path = SHIPPED.get(str(name).removeprefix("mstt_"), path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {path}; give a file, or the name of shipped weights: "
+            f"{', '.join(SHIPPED)}"
+        )
+    return path
+
+
+def shipped_weights(device: torch.device, real: bool = False) -> Path | None:
+    """The weights in the box that suit a device best; None where there are none.
+
+    Arguments:
+        device: where they run.
+        real: those for compressed and noisy footage.
+    """
+    names = PREFERRED.get(device.type, PREFERRED["cpu"])
+    paths = [SHIPPED.get(f"{name}_real" if real else name) for name in names]
+    return next((path for path in paths if path and path.is_file()), None)
+
+
+def trained_flow(information: dict[str, Any]) -> str:
+    """The flow method that a file asks for, from load_network; the released code: PyFlow.
+
+    Raises:
+        ValueError: the file names no method that there is.
+    """
+    config = information.get("config", {})
+    config = config if isinstance(config, dict) else {"flow_method": config}
+    method = information.get("flow_method", config.get("flow_method", "pyflow"))
+    if not isinstance(method, str) or method not in FLOWS:
+        raise ValueError(
+            f"the checkpoint names an unknown flow method ({plain(method)}); choose one of "
+            f"{', '.join(FLOWS)} with --flow-method"
+        )
+    return method
+
+
+def trained_window(information: dict[str, Any]) -> int:
+    """How many given frames a file wants to be shown at once, from load_network.
+
+    As many as it was trained with, unless it says that it gains by more; at least those of the
+    released code.
+
+    Raises:
+        ValueError: the file has a number that there cannot be.
+    """
+    config = information.get("config", {})
+    trained = config.get("given_frames", WINDOW) if isinstance(config, dict) else WINDOW
+    window = information.get("window", trained)
+    if not isinstance(window, int) or not 1 <= window <= LONGEST_WINDOW:
+        raise ValueError(
+            f"the checkpoint asks for windows of {plain(window)}; they have 2 to "
+            f"{LONGEST_WINDOW} given frames, choose with --window"
+        )
+    return max(window, WINDOW)
+
+
+def check_window(window: int) -> None:
+    """Refuse, by a ValueError, what `--window` cannot be."""
+    if window and not 2 <= window <= LONGEST_WINDOW:
+        raise ValueError(
+            f"window is {window}; give 2 to {LONGEST_WINDOW} frames, or 0 for what the weights ask"
+        )
