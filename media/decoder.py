@@ -122,13 +122,12 @@ class Decoder:
             container = self.av.open(av_path(self.path), metadata_errors="replace")
         except self.av.error.FFmpegError as error:
             raise self._unreadable(error) from error
-        if not container.streams.video:
-            container.close()
-            raise ValueError(f"{self.path} has no video stream")
-        if container.streams.video[0].codec_context is None:
-            container.close()
-            raise ValueError(f"{self.path} has a video stream of an unknown codec")
-        return container
+        streams = container.streams.video
+        if streams and streams[0].codec_context is not None:
+            return container
+        container.close()
+        kind = "a video stream of an unknown codec" if streams else "no video stream"
+        raise ValueError(f"{self.path} has {kind}")
 
     def _unreadable(self, error: Exception) -> ValueError:
         return ValueError(f"{self.path} cannot be read as video ({error.strerror})")

@@ -80,8 +80,7 @@ def frame_pages(path: Path) -> list[Page]:
         return [Page(str(path), str(path))]
     try:
         with tifffile.TiffFile(path) as file:
-            kinds, orientations = [], []
-            places = set()
+            kinds, orientations, places = [], [], set()
             for page in file.pages:
                 if page.offset in places:
                     raise tifffile.TiffFileError(f"page {len(kinds)} is one before it again")
@@ -151,10 +150,10 @@ def cause(error: BaseException) -> str:
 def write_tiff(path: Path, frames: Iterable[np.ndarray], count: int = 1) -> None:
     """Write `count` frames (H, W, bands) or (H, W) as the pages of one TIFF file, compressed."""
     writer = None
-    try:
+    with contextlib.ExitStack() as stack:
         for pixels in frames:
             bigtiff = count * pixels.nbytes > CLASSIC_SIZE
-            writer = writer or tifffile.TiffWriter(path, bigtiff=bigtiff)
+            writer = writer or stack.enter_context(tifffile.TiffWriter(path, bigtiff=bigtiff))
             pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
             writer.write(
                 np.ascontiguousarray(pixels),
@@ -163,6 +162,3 @@ def write_tiff(path: Path, frames: Iterable[np.ndarray], count: int = 1) -> None
                 contiguous=False,
                 metadata=None,
             )
-    finally:
-        if writer:
-            writer.close()
