@@ -71,7 +71,7 @@ def _find_folders(root, list_file):
     if list_file is not None:
         return _listed_folders(root, list_file, truth if paired else None, given)
     folders = list_folders(root)
-    clips = dict.fromkeys(f for f in folders if _is_clip(f))
+    clips = dict.fromkeys(f for f in folders if _child(f, TRUTH_FOLDERS) or list_images(f))
     left_out = [f for f in folders if f not in clips] if clips else []
     if truth:
         apart = {name.lower() for name in TRUTH_FOLDERS + GIVEN_FOLDERS}
@@ -121,10 +121,6 @@ def _counter(paths):
         return []
     differing = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
     return [int(number) for number in differing[0]] if len(differing) == 1 else []
-
-
-def _is_clip(folder):
-    return _child(folder, TRUTH_FOLDERS) is not None or bool(list_images(folder))
 
 
 def _folders_of_clip(folder):
