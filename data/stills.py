@@ -66,9 +66,8 @@ def read_still(path: str | Path) -> np.ndarray:
     stretched (stretch_to_8_bits).
     """
     path = Path(path)
-    image = _read_tiff(path) if path.suffix.lower() in (".tif", ".tiff") else _read_picture(path)
-    if image.ndim == 2:
-        image = image[..., None]
+    read = _read_tiff if path.suffix.lower() in (".tif", ".tiff") else _read_picture
+    image = np.atleast_3d(read(path))
     image = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
     if image.dtype != np.uint8:
         image = stretch_to_8_bits(image)
