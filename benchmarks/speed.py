@@ -122,14 +122,6 @@ def markdown(rows: list[dict[str, str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def section() -> str:
-    """The generated part of docs/speed.md, from the stored figures."""
-    parts = [machine_section(name, parts) for name, parts in stored().items()]
-    if not parts:
-        raise ValueError(f"{SPEED} is missing; first run python -m benchmarks.inference compare")
-    return "\n".join(parts)
-
-
 def machine_section(name: str, parts: dict[str, dict]) -> str:
     """The tables of one processor, those that were measured."""
     text = ""
@@ -172,7 +164,10 @@ def stage_rows(networks: dict[str, dict[str, float]]) -> list[dict[str, str]]:
 
 def tables(write: bool) -> None:
     """Print the tables, or put them into docs/speed.md."""
-    text = section()
+    sections = [machine_section(name, parts) for name, parts in stored().items()]
+    if not sections:
+        raise ValueError(f"{SPEED} is missing; first run python -m benchmarks.inference compare")
+    text = "\n".join(sections)
     if not write:
         print(text)
         return
