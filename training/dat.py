@@ -102,19 +102,14 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
             widen(conv, weight, bias, conv.in_channels)
         own = network.extraction.state_dict()
         kept = {name: own[name] for name in own if name.startswith(("conv_first.", "conv_body.2."))}
-        network.extraction.load_state_dict(_shaped(weights, own) | kept)
+        for name, value in weights.items():
+            if name in own and own[name].ndim < value.ndim:  # a 1x1 convolution is a linear layer
+                weights[name] = value.flatten(1)
+        network.extraction.load_state_dict(weights | kept)
     except Exception as error:  # a foreign file fails in many ways
         raise ValueError(f"{path} is not a DAT-light for 4x: {error}") from error
     quieten(network)
     return network
-
-
-def _shaped(weights: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """1x1 convolutions as linear layers, where ours are."""
-    return {
-        name: value.flatten(1) if name in own and own[name].ndim < value.ndim else value
-        for name, value in weights.items()
-    }
 
 
 def main() -> None:
