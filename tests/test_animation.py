@@ -128,6 +128,16 @@ def test_camera_stays_on_the_still_and_below_its_speed(still, size):
         assert step.max() < animation.drift_max + 8 * animation.jitter + 0.2
 
 
+def test_the_camera_sees_a_still_turned_and_mirrored_in_every_way():
+    ways = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        camera, reduction = draw_camera(rng, (200, 200), (64, 64), Animation())
+        ways.add(tuple(np.rint(camera[3, :, :2] / reduction).ravel().astype(int)))
+    axes = [(a, 0, 0, b) for a in (1, -1) for b in (1, -1)]
+    assert ways == {*axes, *((0, a, b, 0) for a, _, _, b in axes)}
+
+
 def test_most_clips_drift_below_a_tenth_of_a_pixel():
     speeds = []
     for seed in range(200):
@@ -268,6 +278,30 @@ def test_traffic_moves_over_ground_at_rest(share):
     assert moving >= 5
 
 
+def test_traffic_is_as_much_and_as_fast_as_the_animation_says(monkeypatch):
+    asked, flown = [], []
+    drive, fly = traffic.plan_vehicles, traffic.plan_aircraft
+
+    def plan_vehicles(rng, scene, roads, speed, saturation):
+        asked.append((roads, speed))
+        return drive(rng, scene, roads, speed, saturation)
+
+    def plan_aircraft(rng, scene, speed_max):
+        flown.append(speed_max)
+        return fly(rng, scene, speed_max)
+
+    monkeypatch.setattr(traffic, "plan_vehicles", plan_vehicles)
+    monkeypatch.setattr(traffic, "plan_aircraft", plan_aircraft)
+    shares = {"traffic_share": 1, "aircraft_share": 1, "roads_max": 2}
+    for share, speed in ((0, (0.15, 0.9)), (1, (0.9, 2.0))):
+        busy = Animation(**shares, fast_share=share, speed_split=0.9, speed_max=2.0)
+        asked.clear()
+        for seed in range(8):
+            animate(texture(90, 90), (64, 64), np.random.default_rng(seed), busy, count=1)
+        assert set(asked) == {(1, speed), (2, speed)}
+    assert set(flown) == {2.0}
+
+
 def test_grey_alpha_and_16_bit_stills(tmp_path):
     image = texture(40, 50)
     cv2.imwrite(str(tmp_path / "grey.png"), image[..., 0])
@@ -379,6 +413,24 @@ def test_test_clips_of_any_odd_length(stills, tmp_path):
     given, truth = read_clip(clip)
     assert (len(given), len(truth)) == (5, 9)
     assert all((before != after).any() for before, after in pairwise(truth))
+
+
+def test_command_films_every_still_in_turn_as_it_is_told(stills, tmp_path, monkeypatch):
+    filmed = []
+
+    def film(still, size, rng, animation, count):
+        filmed.append((still, rng.random(), animation))
+        return np.zeros((count, *size, 3), np.uint8)
+
+    monkeypatch.setattr("data.animation.animate", film)
+    sizes = {"clips": 4, "height": 64, "width": 64}
+    config = Config(stills=str(stills), out=str(tmp_path / "out"), seed=5, **sizes)
+    write_clips(config)
+    read = Stills(stills, (72, 72), 0)
+    for number, (still, drawn, animation) in enumerate(filmed):
+        np.testing.assert_array_equal(still, read[number % 3])
+        assert drawn == np.random.default_rng((5, 0, number)).random()
+        assert animation is config
 
 
 def test_clips_that_are_there_stay_in_the_list(stills, tmp_path):

@@ -85,18 +85,21 @@ def test_problems_of_all_clips_come_together(tmp_path):
     write_frames(tmp_path / "counts/input4", 5, 16, 17)
     write_frames(tmp_path / "sizes/truth", 7)
     write_frames(tmp_path / "sizes/input4", 7, 16, 16)
+    write_frames(tmp_path / "heights/truth", 7)
+    write_frames(tmp_path / "heights/input4", 7, 17, 17)
     write_frames(tmp_path / "small/truth", 3, 60, 64)
     write_frames(tmp_path / "broken/truth", 3)
     (tmp_path / "broken/truth/00000001.png").write_bytes(b"no image")
     write_frames(tmp_path / "mixed/truth", 3)
     write_image(tmp_path / "mixed/truth/00000002.png", np.zeros((64, 64, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"^6 problems in ") as error:
+    with pytest.raises(ValueError, match=r"^7 problems in ") as error:
         find_clips(tmp_path)
     for line in (
         "few/truth: 2 frame(s); a clip needs at least 3",
         "counts/input4: 5 LR frames for 7 in",
         "give 7, or 4 for the even times, or none",
         "sizes/input4: frames of 16x16, a quarter of 68x64 is needed",
+        "heights/input4: frames of 17x17, a quarter of 68x64 is needed",
         "small/truth: frames of 64x60; needs 64 pixels a side",
         "broken/truth/00000001.png: neither PNG, JPEG, BMP nor TIFF",
         "mixed/truth/00000002.png: 64x64 pixels, but 68x64 in 00000000.png",
@@ -125,6 +128,13 @@ def test_layouts_of_other_projects(tmp_path, truth, given, clip_first):
     read_given, read_truth = read_clip(clip)
     np.testing.assert_array_equal(read_truth, frames)
     np.testing.assert_array_equal(read_given, small[::2])
+
+
+def test_of_several_names_the_first_one_counts(tmp_path):
+    for name in ("GT", "HR", "truth"):
+        write_frames(tmp_path / "a" / name, 3)
+    (clip,) = find_clips(tmp_path)
+    assert clip.truth[0].parent.name == "truth"
 
 
 def test_a_clip_whose_lr_frames_are_missing(tmp_path):
@@ -247,6 +257,13 @@ def test_a_gap_in_the_numbers_of_frames_is_said(tmp_path):
     with pytest.warns(UserWarning, match=r"a: f3\.png follows f1\.png, a gap in the num") as told:
         find_clips(tmp_path)
     assert len(told) == 1
+
+
+def test_frames_of_one_number_in_two_spellings_have_no_gap(tmp_path):
+    for name in ("1.png", "01.png", "2.png"):
+        write_image(tmp_path / name, np.zeros((64, 64, 3), np.uint8))
+    (clip,) = find_clips(tmp_path)
+    assert len(clip.truth) == 3
 
 
 def test_nothing_there(tmp_path):

@@ -126,6 +126,31 @@ def test_the_draws_cover_everything_and_stay_in_their_ranges():
     assert {each.backwards for each in drawn} == {False, True}
 
 
+def test_a_codec_is_read_exactly_where_the_degradation_says_so():
+    clip, rng = smooth_clip(3, 32, 48), np.random.default_rng(0)
+    for exact in (False, True):
+        degraded = Degradation(codec="h264", strength=25, exact=exact).apply(clip, rng)
+        assert np.array_equal(degraded, through_video(clip, 25, "h264", exact=exact))
+        assert not np.array_equal(degraded, through_video(clip, 25, "h264", exact=not exact))
+
+
+def test_the_draws_have_the_shares_that_are_on_record():
+    rng = np.random.default_rng(0)
+    dirty = [each for each in (draw_degradation(rng) for _ in range(4000)) if each != CLEAN]
+    codecs = [each.codec for each in dirty if each.codec]
+    for codec, (share, _) in data.degrade.CODEC_RANGES.items():
+        assert codecs.count(codec) / len(codecs) == pytest.approx(share, abs=0.03)
+    assert np.mean([each.exact for each in dirty]) == pytest.approx(0.7, abs=0.03)
+    angles = [each.blur_angle for each in dirty if any(each.blur)]
+    assert len(angles) / len(dirty) == pytest.approx(0.1, abs=0.02)
+    assert 0 < min(angles) < 0.2
+    assert math.pi - 0.2 < max(angles) < math.pi
+    noise = np.array([(each.noise, each.shot_noise) for each in dirty if each.noise])
+    assert len(noise) / len(dirty) == pytest.approx(0.5, abs=0.03)
+    assert noise.mean(axis=0) == pytest.approx([2.5, 2.5], abs=0.2)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.1
+
+
 @pytest.fixture
 def stills(tmp_path):
     for number in range(3):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from torch.utils.data import DataLoader
 
-from data.sampler import BLOCK, MixedDataset, ResumableSampler
+from data.sampler import BLOCK, MixedDataset, ResumableSampler, shares_of
 
 
 def test_single_source_gives_every_clip_once_per_epoch():
@@ -35,6 +35,20 @@ def test_sources_come_by_weight_and_run_through_their_clips():
         own = [key for s, key in keys if s == source]
         for n in range(0, len(own) - length, length):
             assert sorted(own[n : n + length]) == [(n // length, i) for i in range(length)]
+
+
+def test_what_is_left_of_a_block_goes_to_the_largest_remainders():
+    assert shares_of([3, 3, 1]).tolist() == [439, 439, 146]  # 438.9, 438.9 and 146.3
+    assert shares_of([1, 1, 1]).tolist() == [342, 341, 341]
+
+
+def test_sources_and_blocks_have_orders_of_their_own():
+    keys = list(ResumableSampler([40, 40], [1, 1], range(2 * BLOCK)))
+    first, second = ([key for source, key in keys if source == s][:40] for s in (0, 1))
+    assert sorted(first) == sorted(second) == [(0, index) for index in range(40)]
+    assert first != second
+    sources = [source for source, _ in keys]
+    assert sources[:BLOCK] != sources[BLOCK:]
 
 
 def test_seed_changes_the_order():

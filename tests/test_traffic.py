@@ -94,3 +94,46 @@ def test_an_aircraft_is_its_fuselage_wings_and_tail_over_their_shadow():
     moved = np.float32([[1, 0, 3 * velocity[0]], [0, 1, 3 * velocity[1]]])
     there = cv2.warpAffine(drawn[3], moved, (SIDE, SIDE), borderValue=(90, 90, 90))
     assert np.abs(drawn[6] - there).mean() < 1
+
+
+def test_vehicles_drive_forwards_on_the_right_and_no_faster_than_asked(monkeypatch):
+    angle, place = 0.7, np.array([30.0, 20.0])
+    monkeypatch.setattr(traffic, "find_road", lambda scene, rng: (place, angle))
+    scene = np.random.default_rng(0).uniform(0, 255, (64, 64, 3)).astype(np.float32)
+    ways = set()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        vehicles = traffic.plan_vehicles(rng, scene, 1, (1.0, 1.05), saturation=1.0)
+        speed = np.linalg.norm(vehicles.velocity, axis=1)
+        assert speed.min() >= 0.9
+        assert speed.max() <= 1.05
+        forward = np.stack([np.cos(vehicles.heading), np.sin(vehicles.heading)], axis=1)
+        np.testing.assert_allclose(vehicles.velocity, speed[:, None] * forward)
+        right = np.stack([-forward[:, 1], forward[:, 0]], axis=1)  # y points down
+        lanes = ((vehicles.position - place) * right).sum(axis=1)
+        assert lanes.min() >= 1.5
+        assert lanes.max() <= 2.5
+        ways |= {bool(ahead) for ahead in forward @ (np.cos(angle), np.sin(angle)) > 0}
+    assert ways == {True, False}
+
+
+def test_a_road_is_even_and_differs_from_what_is_beside_it():
+    """In a scene that is wider than high; the line across the road and those beside it are none."""
+    scene = np.random.default_rng(0).normal(100, 30, (64, 200, 3)).astype(np.float32)
+    scene[:, 150:158] = 180
+    centre = np.array([[153.0, 32], [153, 32], [40, 32], [100, 32]])
+    angle = np.array([np.pi / 2, 0, np.pi / 2, 1])
+    for turn in range(4):
+        order = np.roll(np.arange(4), turn)
+        assert order[traffic._most_road_like(scene, centre[order], angle[order])] == 0
+
+
+def test_colours_stand_out_have_the_saturation_of_the_clip_and_are_levels():
+    flat, bright = (np.full((64, 64, 3), level, np.float32) for level in (100, 230))
+    grey = traffic.draw_colours(np.random.default_rng(0), 60, flat, saturation=0)
+    assert np.ptp(grey, axis=1).max() == 0
+    assert np.ptp(grey) > 50
+    coloured = traffic.draw_colours(np.random.default_rng(0), 60, flat, saturation=1)
+    assert np.ptp(coloured, axis=1).max() > 20
+    light = traffic.draw_colours(np.random.default_rng(0), 60, bright, saturation=1)
+    assert light.max() == 255
