@@ -11,6 +11,8 @@ from trainings import FEW_CHANNELS, deliver, run_here, same_training, write_clip
 
 import main
 from data.animation import Animation, StillsDataset
+from data.clips import degraded, find_clips
+from data.degrade import CODEC_RANGES, DRAWS
 from data.septuplets import SeptupletDataset
 from models import MSTT
 from models.checkpoint import load_network, load_torch_file
@@ -190,6 +192,48 @@ def test_a_continuation_has_a_schedule_of_its_own(begun, flags, goes_on):
     config = of_resumed_run(main.Config(**flags), set(flags), recorded)
     fitted = asdict(fit_machine(config, cpu, Team()))
     assert {name: fitted[name] for name in goes_on} == goes_on
+
+
+def test_what_a_continuation_may_change():
+    recorded = asdict(main.Config(**ARGUMENTS))
+    changes = {"skip_nonfinite": 2, "validate_every": 7, "log_every": 3, "save_minutes": 9.0}
+    changes |= {"workers": 3, "patience": 9, "accumulate": 2, "compile": True, "flow_cache": "b"}
+    config = of_resumed_run(main.Config(**changes), set(changes), recorded)
+    assert asdict(config) == recorded | changes
+    for name, value in {"ema": 0.5, "seed": 4, "clip": 1.0, "degrade": "real"}.items():
+        with pytest.raises(ValueError, match=f"{name} was .*, is {value}"):
+            of_resumed_run(main.Config(**{name: value}), {name}, recorded)
+
+
+def test_all_that_is_learned_from_and_judged_on_is_degraded(data, monkeypatch):
+    asked = []
+    monkeypatch.chdir(data)
+    monkeypatch.setattr(sources, "check_available", asked.append)
+    monkeypatch.setattr("data.clips.check_available", lambda codec: None)
+    folders = {"data_root": "septuplets", "clips": "septuplets", "validation": "clips"}
+    config = main.Config(**folders, patch=16, degrade="real")
+    found = sources.open_data(config, None, Team())
+    assert [dataset.degrade for dataset, _ in found.sources] == [True, True]
+    assert found.validation == degraded(find_clips("clips"), "real")
+    assert found.fingerprint["degradation"] == DRAWS
+    assert asked == list(CODEC_RANGES)
+    clean = sources.open_data(replace(config, degrade="none"), None, Team())
+    assert "degradation" not in clean.fingerprint
+    assert clean.validation == find_clips("clips")
+
+
+def test_all_septuplets_have_room_for_the_patch_that_is_chosen(tmp_path, capsys):
+    for name, side in (("large", 128), ("small", 80)):
+        frames = [f"im{number}.png" for number in range(1, 8)]
+        write_clip(tmp_path / name / "train/a", 0, frames, side)
+    folders = {"data_root": str(tmp_path / "large"), "clips": str(tmp_path / "small")}
+    config = main.Config(**folders)
+    found, patch = sources.open_sources(config)
+    assert patch == 16
+    assert [dataset.patch for dataset, _ in found] == [16, 16]
+    assert capsys.readouterr().out == "patch 16: some septuplets have no room for 80\n"
+    assert sources.open_sources(replace(config, patch=16))[1] == 16
+    assert capsys.readouterr().out == ""
 
 
 def test_a_shortened_warm_up_is_said(capsys):

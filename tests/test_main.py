@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import math
+import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +17,14 @@ import main
 from models.checkpoint import load_network, load_torch_file
 from models.inference import super_resolve
 from models.mstt import SIZES
-from training import recorder
-from training.loop import charbonnier, learning_rate
+from training import recorder, settings
+from training.log import Meter
+from training.loop import Clock, charbonnier, learning_rate
 from training.optimiser import Optimiser
+from training.run import Progress, choose_run
 from training.settings import check_maps, fit_machine
+from training.sources import Data
+from training.validation import FramesAlone
 from utils.team import Team
 
 
@@ -115,6 +121,28 @@ def test_propagation_has_given_frames_at_full_width_and_resolution():
         check_maps(config, SIZES["large"], 2**31 // numbers + 1)
 
 
+def test_the_colours_of_frames_and_single_samples_count_too():
+    config = SimpleNamespace(given_frames=4, patch=80, propagation_blocks=0)
+    few = {"channels": 16, "enlargement": "direct"}
+    fitting = 2**31 // (7 * 3 * 320**2)
+    check_maps(config, few, fitting)
+    with pytest.raises(ValueError, match=rf"at most {fitting}$"):
+        check_maps(config, few, fitting + 1)
+    config.patch = 8000
+    with pytest.raises(ValueError, match=r"at most 1$"):
+        check_maps(config, SIZES["mstt"], 1)
+
+
+def test_maps_are_those_of_the_parts_that_are_accumulated(monkeypatch):
+    parts = []
+    monkeypatch.setattr("sys.argv", ["main.py"])
+    monkeypatch.setattr(settings, "open_data", lambda *_: Data([], [], 16, {}))
+    monkeypatch.setattr(settings, "check_maps", lambda config, options, part: parts.append(part))
+    config = main.Config(data_root="none", validation="none", batch=6, accumulate=3, device="cpu")
+    settings.resolve(config, None, Team())
+    assert parts == [2]
+
+
 def test_a_compiled_network_trains_alike(run_main, monkeypatch):
     compiled = []
 
@@ -159,6 +187,82 @@ def test_a_stop_while_validating_is_prompt_and_exact(run_main, whole, monkeypatc
     runs = (folder, "runs/cut")
     scored = [[line["step"] for line in read_log(run) if "psnr" in line] for run in runs]
     assert scored == [[3, 6]] * 2
+
+
+@pytest.fixture
+def stand_in():
+    """What the methods of a Recorder need, and what they have done."""
+    done = []
+    config = {"steps": 9, "batch": 6, "log_every": 99, "save_minutes": 1.0, "minutes": 2.0}
+    return SimpleNamespace(
+        done=done,
+        config=SimpleNamespace(**config, rate=1.0, given_frames=2, precision="bfloat16"),
+        progress=Progress(3),
+        clock=SimpleNamespace(since_save=0.0),
+        elapsed=0.0,
+        meter=Meter(),
+        team=Team(),
+        stop=SimpleNamespace(received=None),
+        bar=SimpleNamespace(update=lambda: None, write=done.append),
+        save=done.append,
+        validate=lambda: done.append("validation"),
+        _look_at_the_clock=lambda: None,
+        _validation_is_due=lambda before: False,
+    )
+
+
+def test_minutes_between_two_saves(stand_in):
+    for seconds, saved in ((59.0, []), (61.0, ["last.pt"])):
+        stand_in.clock.since_save = seconds
+        assert not recorder.Recorder.after_step(stand_in, 1.0, 1.0, 1.0)
+        assert stand_in.done == saved
+
+
+def test_a_save_is_noted_by_processes_that_do_not_write(stand_in, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("training.loop.time.monotonic", lambda: now[0])
+    stand_in.team, stand_in.clock = Team(rank=1, world=2), Clock(None)
+    now[0] = 500.0
+    recorder.Recorder.save(stand_in, "last.pt")
+    assert stand_in.clock.since_save == 0
+    assert stand_in.progress.seconds == 500
+
+
+def test_the_speed_is_that_of_samples_without_validations(stand_in):
+    recorder.Recorder.after_step(stand_in, 1.0, 1.0, 1.0)
+    assert stand_in.meter.samples == 6
+    stand_in._validation_is_due = lambda before: True
+    recorder.Recorder.after_step(stand_in, 1.0, 1.0, 1.0)
+    assert stand_in.done == ["validation"]
+    assert stand_in.meter.samples == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "elapsed", "score", "is_over", "validates"),
+    [
+        (0, 1.2, -math.inf, False, False),  # its time went by before the first step
+        (3, 1.2, 30.0, True, True),
+        (9, 0.0, 30.0, True, False),
+        (9, 0.0, -math.inf, True, True),
+        (3, 0.0, 30.0, False, False),
+    ],
+)
+def test_what_is_left_of_a_run(stand_in, steps, elapsed, score, is_over, validates):
+    stand_in.progress, stand_in.elapsed = Progress(steps, score), elapsed
+    assert recorder.Recorder.catch_up(stand_in) == is_over
+    assert ("validation" in stand_in.done) == validates
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_a_score_is_that_of_the_precision_of_the_run(stand_in, monkeypatch, given):
+    """And of the enlargement alone where only that is trained."""
+    monkeypatch.setattr(recorder, "mean_psnr", lambda clips, method, *others: method)
+    stand_in.config.given_frames, stand_in.config.flow_method = given, "dis4x"
+    stand_in.device, stand_in.data = torch.device("cpu"), Data([], [], 16, {})
+    method = recorder.Recorder._score(stand_in, torch.nn.Identity())
+    options = {"flow_method": "dis4x", "device": stand_in.device, "precision": "bfloat16"}
+    assert method.keywords == options
+    assert isinstance(method.args[0], FramesAlone) == (given == 1)
 
 
 @pytest.mark.parametrize("other_is_tired", [False, True])
@@ -224,6 +328,25 @@ def test_a_run_is_not_overwritten(run_main):
     Path("r/notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds a run already"):
         run_main("--steps", "1", "--run", "r")
+
+
+def test_the_newest_run_is_the_one_to_resume(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate("bca"):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, "last.pt").touch()
+        os.utime(Path("runs", name, "last.pt"), (1000 - age, 1000 - age))
+    assert choose_run("auto", resume=True) == Path("runs/b")
+
+
+def test_a_folder_in_which_nothing_was_saved_may_be_used_again(tmp_path):
+    (tmp_path / "tensorboard").mkdir()
+    for name in ("log.jsonl", ".lock", ".last.pt.1.partial"):
+        (tmp_path / name).touch()
+    assert choose_run(str(tmp_path), resume=False) == tmp_path
+    (tmp_path / "best.pt").touch()
+    with pytest.raises(ValueError, match="holds a run already"):
+        choose_run(str(tmp_path), resume=False)
 
 
 def test_resume_needs_a_run_and_its_constants(run_main, begun):
@@ -346,3 +469,18 @@ def test_mistakes_at_the_command_line_are_one_line(tmp_path, monkeypatch, capsys
     assert problem.startswith("error: ")
     assert "nowhere" in problem
     assert len(problem.splitlines()) == 1
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_a_report_names_the_best_weights_that_are_there(tmp_path, capsys, given):
+    config = SimpleNamespace(given_frames=given)
+    progress, data = Progress(9, 32.5), Data([], [None, None], 16, {})
+    ended = SimpleNamespace(config=config, progress=progress, baseline=30.25, data=data)
+    for name, label in (("last.pt", "MSTT (best weights gone)"), ("best.pt", "MSTT  ")):
+        (tmp_path / name).touch()
+        main.report(tmp_path, ended)
+        said = capsys.readouterr().out
+        assert "no border, 2 validation clips" in said
+        assert f"{label:<24}32.50  (+2.25)" in said
+        assert f"checkpoint  {tmp_path / name}\n" in said
+        assert ("--given-frames 2" in said) == (given == 1)

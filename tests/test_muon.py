@@ -60,6 +60,23 @@ def test_who_is_optimised_by_what():
     assert [group["lr"] for group in optimiser.parts["adam"].param_groups] == [4e-4, 4e-5]
 
 
+def test_pictures_and_shares_are_left_to_adam():
+    options = {"global_skip": "enhanced", "frame_fusion": True, "propagation_blocks": 1}
+    network = MSTT(8, 2, 1, 1, **options)
+    muon = Optimiser(network, "muon", 8e-4, 1e-2, 0.1).parts["muon"].param_groups[0]["params"]
+    by_muon = {id(parameter) for parameter in muon}
+    left = {name for name, weight in network.named_parameters() if id(weight) not in by_muon}
+    assert left >= {
+        "frame_fusion.conv_first.weight",
+        "frame_fusion.blocks.0.conv1.weight",
+        "propagation.backwards.conv_first.weight",
+        "propagation.forwards.conv_first.weight",
+        "propagation.reconstruction.conv_last.weight",
+        "propagation.share.weight",
+    }
+    assert not left & {"propagation.forwards.blocks.0.conv1.weight", "propagation.fusion.weight"}
+
+
 def offset_after_training(steps, rate, **options):
     """The mean |offset| of a tiny network's alignment after so many steps on noise."""
     torch.manual_seed(0)

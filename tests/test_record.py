@@ -200,6 +200,7 @@ def test_a_hostile_record_is_refused_in_one_line(run_main, begun):
         ("step", -5, "is of step -5"),
         ("step", 10**30, "is of step 10+, not"),
         ("skipped", "no", "has left out no of 1 steps"),
+        ("skipped", 2, "has left out 2 of 1 steps"),
         ("best_score", float("nan"), "best score of nan"),
         ("seconds", -1.0, "has used -1.0 seconds"),
         ("random", {"cpu": torch.zeros(3)}, "random state cannot be restored"),

@@ -88,6 +88,7 @@ def test_weights_and_description(released):
     ]
     assert information["curve_baseline"] == 20.0
     assert information["recipe"][0]["settings"]["stills"] == "s"
+    assert information["versions"] == {"torch": "2"}  # of the training
     assert all("run" not in stage["settings"] for stage in information["recipe"])
 
 

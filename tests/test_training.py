@@ -10,14 +10,18 @@ import types
 import numpy as np
 import pytest
 import torch
-from trainings import deliver, make_optimiser
+from trainings import FEW_CHANNELS, deliver, make_optimiser
 
+from dcn import DCNv2
+from models import MSTT
+from models.blocks import bicubic, interleave, mean_of_neighbours
 from models.inference import autocast, pick_device, pick_precision, windows
-from training.diagnosis import blame
-from training.log import RunLog
+from training.diagnosis import blame, largest_offset
+from training.log import Meter, RunLog
 from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch, moving_pixels
 from training.run import Progress, restore
 from training.signals import StopSignals
+from training.validation import FramesAlone
 from utils.images import to_tensor, to_uint8
 from utils.metrics import moving_mask
 from utils.team import Team
@@ -60,6 +64,18 @@ def test_a_clock_keeps_the_end_for_validation(monkeypatch):
     assert clock.last == Clock.LEAST  # which is known now to be enough
     assert Clock(None).elapsed == 0
     assert Clock(minutes=1).elapsed == 0  # not over at once
+
+
+def test_steps_have_twice_the_time_of_a_validation(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = Clock(minutes=10)
+    with clock.validating():
+        now[0] += 5
+    now[0] += 10
+    assert not clock.rested
+    now[0] += 1
+    assert clock.rested
 
 
 def test_a_batch_becomes_images_in_0_to_1_where_it_is_computed():
@@ -190,6 +206,38 @@ def test_names_of_samples_do_not_reach_the_terminal_raw():
     assert r"new\nline, \x1b[2J" in line
 
 
+def test_a_batch_is_blamed_for_its_own_loss_alone():
+    """A finite loss can have a gradient that is not; then any batch may be the cause."""
+    parts = [{"name": ["good"]}, {"name": ["bad"]}]
+    for loss, named in ((math.inf, False), (1.0, True)):
+        losses = [torch.tensor(1.0), torch.tensor(loss)]
+        line = blame(Team(), 3, math.nan, losses, parts, lambda part: 1.0)
+        assert "on bad" in line
+        assert ("on good" in line) == named
+
+
+def test_the_largest_offset_is_that_of_both_axes_below_the_limit():
+    network = MSTT(**FEW_CHANNELS, offset_limit=4.0)
+    layer = next(layer for layer in network.modules() if isinstance(layer, DCNv2))
+    with torch.no_grad():  # its weights start at zero
+        offsets, others, mask = layer.conv_offset_mask.bias.chunk(3)
+        offsets[0], others[1], mask[2] = 1.0, -3.0, 9.0
+    flow = torch.zeros(1, 1, 2, 16, 16)
+    inputs = (torch.rand(1, 2, 3, 16, 16), flow, flow)
+    assert largest_offset(network, inputs) == pytest.approx(4 * math.tanh(3 / 4))
+    assert not layer.conv_offset_mask._forward_hooks
+
+
+def test_a_loss_that_is_no_number_counts_for_the_speed_alone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    meter = Meter()
+    meter.add(math.nan, 4)
+    meter.add(3.0, 4)
+    now[0] = 2.0
+    assert (meter.loss, meter.speed) == (3.0, 4.0)
+
+
 def test_log_lines_are_json_and_resume_appends(tmp_path):
     for step in (1, 2):
         log = RunLog(tmp_path)
@@ -262,6 +310,18 @@ def test_windows_produce_every_output_once(count, length):
     assert produced == list(range(2 * count - 1))
 
 
+def test_frames_enlarged_alone_are_warped_between():
+    def network(frames, forward_flow, backward_flow):
+        assert frames.shape[1] == 1
+        assert forward_flow.shape[1] == backward_flow.shape[1] == 0
+        return bicubic(frames)
+
+    frames, flows = torch.rand(1, 3, 3, 16, 20), torch.randn(2, 1, 2, 2, 16, 20)
+    between = mean_of_neighbours(bicubic(frames), *flows, mode="bicubic")
+    expected = interleave(bicubic(frames), between)
+    torch.testing.assert_close(FramesAlone(network)(frames, *flows), expected)
+
+
 def test_windows_share_their_end_frame():
     assert windows(7) == [(0, 4, 0), (3, 7, 1)]
     assert windows(5) == [(0, 4, 0), (1, 5, 5)]
@@ -301,6 +361,5 @@ def test_uint8_and_tensors_are_inverse():
     tensor = to_tensor(frames)
     assert tensor.shape == (2, 3, 5, 6)
     assert (to_uint8(tensor) == frames).all()
-    assert to_uint8(torch.tensor([-0.2, 1.7]).view(1, 2, 1).expand(3, 2, 1)).ravel().tolist()[
-        :1
-    ] == [0]
+    beyond = torch.tensor([-0.2, 1.7]).view(1, 2, 1).expand(3, 2, 1)
+    assert to_uint8(beyond).ravel().tolist() == [0] * 3 + [255] * 3
