@@ -10,6 +10,7 @@ import torch
 from enhancing import (
     HEIGHT,
     WIDTH,
+    Frames,
     interrupt_at,
     make_frames,
     read_all,
@@ -45,6 +46,32 @@ def test_unfinished_work_of_other_frames_is_refused(tmp_path, checkpoint, monkey
     write_image_file(given / "4.png", make_frames(6)[5])
     with pytest.raises(ValueError, match=r"was made with content '\w+', now it is '"):
         run(checkpoint, given, tmp_path / "out", "--resume")
+
+
+def test_masks_and_damage_are_part_of_the_content():
+    config = enhance.Config("in", "out", skip_bad=True, cuts="keep")
+    first, second, third = make_frames(3)
+    masked = np.ma.array([first, second, third], mask=False)
+    masked.mask[1, :4] = True
+    sequences = [[first, second, third], masked, [first, second, None], [first, None, second]]
+    contents = [enhance.look_through(Frames(frames), config)[3] for frames in sequences]
+    assert len(set(contents)) == 4
+
+
+def test_damage_and_cuts_are_told_in_a_few_lines(capsys, monkeypatch):
+    damaged = {1: "b is damaged", 2: "c is damaged", 3: "d is damaged"}
+    config = enhance.Config("in", "out")
+    with pytest.raises(ValueError, match=r"^b is damaged \(and 2 more frames\); --skip-bad"):
+        enhance.check_damaged(damaged, config)
+    with pytest.raises(ValueError, match=r"^d is damaged; --skip-bad"):
+        enhance.check_damaged({3: damaged[3]}, config)
+    cuts = [(index, index + 1) for index in range(13)]
+    monkeypatch.setattr(enhance, "find_cuts", lambda *_: cuts)
+    assert enhance.cuts_of(Frames(make_frames(2)), None, {}, config) == cuts
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("cut before frame 1: ")
+    assert len(told) == 11
+    assert told[-1] == "and 3 more cuts"
 
 
 def test_a_damaged_record_is_named(tmp_path, checkpoint):
@@ -231,6 +258,16 @@ def test_weights_of_no_use_are_found_out(tmp_path):
     given = write_frames(tmp_path / "in", make_frames(2))
     with pytest.raises(ValueError, match="produced NaN or Inf"):
         run(tmp_path / "nan.safetensors", given, tmp_path / "out")
+
+
+@pytest.mark.parametrize("size", [(16, 16400), (16400, 16)])
+def test_frames_too_large_for_jpeg_are_refused(tmp_path, size):
+    source = Frames(np.zeros((2, *size, 3), np.uint8))
+    source.suffix = ".jpg"
+    with pytest.raises(ValueError, match=f"JPEG cannot hold {4 * size[1]}x{4 * size[0]} pixels"):
+        enhance.open_sink(enhance.Config("in", "out"), source, tmp_path)
+    lossless = enhance.open_sink(enhance.Config("in", "out", lossless=True), source, tmp_path)
+    assert lossless.suffix == ".png"
 
 
 def test_one_image_and_a_video_of_four_bands_are_no_outputs(tmp_path, checkpoint):

@@ -199,6 +199,31 @@ def test_masks_that_pages_cannot_keep_are_refused(tmp_path):
         open_source(tmp_path / "pages.tif")
 
 
+def test_frames_between_are_as_far_on_their_way_as_in_time(tmp_path):
+    (tmp_path / "in").mkdir()
+    for index in range(2):
+        place = rasterio.Affine(1, 0, 1000 + 8 * index, 0, -1, 2000)
+        write_geotiff(tmp_path / f"in/{index}.tif", noise(1, HEIGHT, WIDTH), transform=place)
+    sink = TiffSink(tmp_path / "work", open_source(tmp_path / "in"), 4, single=False)
+    sink.write(0, noise(5, 4 * HEIGHT, 4 * WIDTH, 1))
+    corners = []
+    for path in sink.finished():
+        with rasterio.open(path) as dataset:
+            corners.append(dataset.transform.c)
+    assert corners == [1000, 1002, 1004, 1006, 1008]
+
+
+def test_every_strip_of_a_frame_has_its_own_part_of_the_mask(tmp_path):
+    source = geotiff_source(tmp_path, "files", noise(2, 1, 90, 20))
+    pixels = np.ma.array(noise(360, 80, 1), mask=False)
+    pixels[300:, :30] = np.ma.masked
+    sink = TiffSink(tmp_path / "work", source, 2, single=False)
+    sink.write(0, [pixels, pixels])
+    written = open_source(tmp_path / "work").read(1)
+    np.testing.assert_array_equal(written.mask, pixels.mask)
+    np.testing.assert_array_equal(written.compressed(), pixels.compressed())
+
+
 def test_joined_bands_keep_what_the_file_says_of_each(tmp_path):
     source = geotiff_source(tmp_path, "bands", noise(2, 2, HEIGHT, WIDTH), nodata=7)
     colours = (rasterio.enums.ColorInterp.red, rasterio.enums.ColorInterp.blue)

@@ -11,6 +11,7 @@ from rasterio.shutil import copy as copy_raster
 from rasterio.transform import Affine
 from rasters import PLACE, sixteen_bits, write_geotiff, write_sequence
 
+from media.georeference import Georeference
 from media.open import open_source
 from media.raster_sink import _with_nodata
 
@@ -83,6 +84,37 @@ def test_a_frame_between_has_the_time_between(tmp_path, checkpoint):
     ]
 
 
+def test_a_quarter_of_the_way_to_the_next_frame():
+    """Of times in whole seconds, the nearest; of those with a zone, in the words of the file."""
+
+    def frame(east, second):
+        tags = {"TIFFTAG_XRESOLUTION": "300", "TIFFTAG_YRESOLUTION": "150.5"}
+        return Georeference(
+            crs="any",
+            transform=Affine(1, 0, east, 0, -1, 2000),
+            nodata=None,
+            tags=tags | {"TIFFTAG_DATETIME": f"2020:01:01 00:00:0{second}"},
+            domains={"IMAGERY": {"ACQUISITIONDATETIME": f"2020-01-01T00:00:0{second}Z"}},
+            descriptions=(None,),
+            band_tags=({},),
+            colours=("gray",),
+            scales=(1.0,),
+            offsets=(0.0,),
+            units=(None,),
+            points=([], None),
+            rpcs=None,
+        )
+
+    made = frame(1000, 1).enlarged(frame(1008, 4), 1 / 4)
+    assert made.transform == Affine(0.25, 0, 1002, 0, -0.25, 2000)
+    assert made.tags == {
+        "TIFFTAG_XRESOLUTION": "1200",
+        "TIFFTAG_YRESOLUTION": "602",
+        "TIFFTAG_DATETIME": "2020:01:01 00:00:02",  # 1.75
+    }
+    assert made.domains == {"IMAGERY": {"ACQUISITIONDATETIME": "2020-01-01T00:00:01.750000Z"}}
+
+
 def test_times_of_a_file_beside_are_kept_and_its_sizes_are_not(tmp_path, checkpoint):
     given = write_sequence(tmp_path / "in", sixteen_bits(2))
     for number, path in enumerate(sorted(given.iterdir())):
@@ -135,7 +167,9 @@ def test_control_points_and_rpcs_follow_the_pixels(tmp_path, checkpoint):
             (32, 16),
             (80, 120),
         ]
-        assert dataset.rpcs.line_scale == 20
+        assert [(point.x, point.y) for point in dataset.gcps[0]] == [(0, 0), (4, -8), (30, -20)]
+        assert (dataset.rpcs.line_scale, dataset.rpcs.samp_scale) == (20, 24)
+        assert dataset.rpcs.line_off == 4 * 10.5 - 0.5
         assert dataset.rpcs.samp_off == 4 * 12.5 - 0.5
 
 

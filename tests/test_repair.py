@@ -9,7 +9,7 @@ import pytest
 from enhancing import Frames
 
 from enhancement.levels import full_scale
-from enhancement.repair import Bridged, reduce_frame
+from enhancement.repair import Bridged, Denser, LowResolutionSink, reduce_frame
 
 LEVELS = full_scale(np.dtype(np.uint8))
 
@@ -74,3 +74,18 @@ def test_types_and_missing_pixels_stay(dtype):
     assert made.mask[:5].all()
     assert made.mask[:, :5].all()
     assert not made.mask[5:, 5:].any()
+
+
+def test_frames_of_an_earlier_pass_come_between_and_are_masked_like_their_neighbours(tmp_path):
+    frames = np.ma.array(drifting(2, step=4), mask=False)
+    frames.mask[0, :5], frames.mask[1, :, :5] = True, True
+    enlarged = np.full((3, 256, 384, 3), 70, np.uint8)
+    LowResolutionSink(tmp_path / "pass1").write(0, enlarged)
+    source = Frames(frames, [Fraction(0), Fraction(1, 10)])
+    denser = Denser(source, tmp_path / "pass1")
+    assert (denser.count, denser.times) == (3, [0, Fraction(1, 20), Fraction(1, 10)])
+    made = denser.read(1)
+    assert (made == 70).all()
+    np.testing.assert_array_equal(made.mask, frames.mask[0] | frames.mask[1])
+    np.testing.assert_array_equal(denser.read(2), frames[1])
+    assert (denser.name(1), denser.name(2)) == ("frame 0 and a half", "frame 1")

@@ -105,6 +105,17 @@ def test_white_that_is_zero_stays_so(tmp_path):
         np.testing.assert_array_equal(result.read()[:, ::4, ::4], bands)
 
 
+@pytest.mark.parametrize(
+    ("options", "full_scale"),
+    [({}, True), ({"nbits": 4}, False), ({"photometric": "MINISWHITE"}, False)],
+)
+def test_eight_bits_fill_their_scale_where_all_are_used_and_white_is_the_largest(
+    tmp_path, options, full_scale
+):
+    source = open_source(folder_of(tmp_path, (RAMP % 16).astype(np.uint8), **options))
+    assert source.full_scale == full_scale
+
+
 def write_classes(path, bands, writer, **options):
     table = {1: (255, 0, 0, 255), 3: (0, 255, 0, 255), 7: (0, 0, 255, 255)}
     writer(path, bands, photometric="palette", **options)

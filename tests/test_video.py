@@ -62,6 +62,15 @@ def test_colours_stay_in_their_place(tmp_path, depth):
     assert np.abs(result - frame).mean() < 1.5  # 4 where the colours are half a pixel off
 
 
+def test_the_shape_of_pixels_and_what_the_colours_mean_are_written(tmp_path):
+    kind = {"aspect": Fraction(4, 3), "matrix": BT601, "primaries": 5, "transfer": 6}
+    sink = VideoSink(tmp_path / "pieces", 48, 64, [Fraction(0), Fraction(1, 25)], **kind)
+    sink.write(0, make_frames(2, 48, 64))
+    sink.join(tmp_path / "out.mp4")
+    source = open_source(tmp_path / "out.mp4")
+    assert {name: getattr(source, name) for name in kind} == kind
+
+
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize("matrix", [BT601, BT709])
 def test_the_files_own_matrix_and_range_are_used(tmp_path, matrix, full_range):

@@ -9,9 +9,11 @@ from PIL import Image
 
 av = pytest.importorskip("av")
 
-from enhancing import make_frames, run  # noqa: E402
+from enhancing import Frames, make_frames, run  # noqa: E402
 from videos import numbered_frames, write_video  # noqa: E402
 
+import enhance  # noqa: E402
+from enhancement.outputs import check_sound_wanted, open_sink  # noqa: E402
 from media.frames import FrameError  # noqa: E402
 from media.open import open_source  # noqa: E402
 from media.video_sink import VideoSink  # noqa: E402
@@ -28,6 +30,26 @@ def test_variable_frame_rate(tmp_path, checkpoint):
     assert [float(time) for time in slow.times] == pytest.approx(doubled, abs=1e-4)
     with pytest.raises(ValueError, match="AVI has one fixed frame rate"):
         run(checkpoint, given, tmp_path / "out.avi")
+
+
+def test_slow_motion_shows_the_last_frame_longer_too(tmp_path):
+    source = Frames(make_frames(2), [Fraction(0), Fraction(1, 25)])
+    source.last = Fraction(1, 10)
+    for slow, factor in ((False, 1), (True, 4)):
+        config = enhance.Config("in.mp4", "out.mp4", times=4, slow_motion=slow)
+        sink = open_sink(config, source, tmp_path)
+        assert sink.times == [Fraction(step, 100) * factor for step in range(5)]
+        assert sink.last == source.last * factor
+
+
+def test_what_a_video_says_of_its_pixels_is_handed_on(tmp_path, capsys):
+    source = open_source(write_video(tmp_path / "in.mp4", make_frames(2)))
+    source.aspect, source.primaries, source.transfer = Fraction(4, 3), 5, 6
+    for name, flags, forgets in (("out.mp4", {}, False), ("out.mkv", {"lossless": True}, True)):
+        sink = open_sink(enhance.Config("in.mp4", name, **flags), source, tmp_path / "work")
+        assert (sink.aspect, sink.primaries, sink.transfer) == (Fraction(4, 3), 5, 6)
+        assert sink.matrix == source.matrix
+        assert ("pixels of 4/3 are not square" in capsys.readouterr().err) == forgets
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +270,15 @@ def test_sound_is_copied_or_told(tmp_path, checkpoint, capsys):
     part = run(checkpoint, given, tmp_path / "part.mp4", "--keep-audio", "--start", 5)
     later = [time - 0.2 for time in expected if time >= 0.2]
     assert sound_times(part) == pytest.approx(later, abs=1e-3)
+
+
+def test_keeping_the_sound_is_proposed_where_it_can_be_kept(tmp_path, capsys):
+    source = open_source(video_with_sound(tmp_path / "in.mp4"))
+    kept, lost = "--keep-audio copies it", "only a video of its times holds it"
+    cases = [("out.mp4", {}, kept), ("out", {}, lost), ("out.mp4", {"slow_motion": True}, lost)]
+    for output, flags, hint in [*cases, ("out.mp4", {"fps": 5.0}, lost)]:
+        check_sound_wanted(enhance.Config("in.mp4", output, **flags), source)
+        assert capsys.readouterr().err == f"in.mp4: its sound is left out; {hint}\n"
 
 
 def test_sound_that_cannot_be_copied_is_refused(tmp_path, checkpoint):
