@@ -7,6 +7,7 @@ import torch
 
 from models import MSTT, build_network
 from models.blocks import bicubic, bicubic_flow_baseline, flow_warp, interleave
+from models.refinement import SkipRefinement
 from models.transformer import patch_attention
 from utils.resize import imresize
 
@@ -161,6 +162,18 @@ def test_the_enhanced_skip_differentiates_through_the_warp():
     frames = inputs[0].clone().requires_grad_()
     (gradient,) = torch.autograd.grad(network(frames, *inputs[1:])[:, 1].sum(), frames)
     assert gradient[:, :2].abs().sum() > 100 * gradient[:, 2:].abs().sum()
+
+
+def test_the_refinement_looks_at_warped_frames_and_does_not_change_them():
+    refinement = SkipRefinement(8)
+    torch.nn.init.normal_(refinement.conv_last.weight)
+    previous, following = torch.rand(2, 1, 3, 64, 80).requires_grad_().unbind()
+    features = torch.rand(1, 8, 16, 20, requires_grad=True)
+    change, weight, _ = refinement.correct(features, previous, following)
+    asked = (features, previous, following)
+    seen, *others = torch.autograd.grad((change.sum() + weight.sum()), asked, allow_unused=True)
+    assert seen.abs().max() > 0
+    assert others == [None, None]
 
 
 def test_one_frame_alone_is_enlarged_as_the_trained_way_to_given_frames():

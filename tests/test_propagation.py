@@ -169,6 +169,16 @@ def test_what_one_frame_shows_reaches_the_others_along_the_flow():
         assert found[index].nonzero().tolist() == [[4 + index, 5 + 2 * index]]
 
 
+def test_it_starts_half_way_to_nearly_the_bilinear_enlargement():
+    torch.manual_seed(0)
+    frames, alone = torch.rand(1, 2, 3, 16, 18), torch.rand(1, 2, 3, 64, 72)
+    flows = torch.randn(2, 1, 1, 2, 16, 18)
+    with torch.no_grad():
+        output = Propagation(8, blocks=1)(alone, frames, torch.randn(1, 2, 8, 16, 18), *flows)
+    enlarged = F.interpolate(frames[0], scale_factor=4, mode="bilinear")[None]
+    assert ((alone + enlarged) / 2 - output).abs().max() < 0.005
+
+
 def test_a_frame_alone_stays_as_it_is(published, trained):
     network = with_propagation(trained, published).eval()
     inputs = random_inputs(24, 20, count=1)

@@ -13,7 +13,7 @@ from enhancement.levels import band_groups, fill_missing, survey, view_rgb
 from enhancement.repair import Bridged, reduce_frame
 from flow import estimate_flow
 from utils.resize import imresize
-from utils.text import natural_key
+from utils.text import natural_key, one_line
 
 
 def test_names_sort_as_people_do():
@@ -26,6 +26,10 @@ def test_names_sort_as_people_do():
         "frame9b.png",
         "frame10.png",
     ]
+
+
+def test_text_of_a_file_is_cut_and_escaped():
+    assert one_line("a\n" * 300) == r"a\n" * 200
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.int64, np.float32, np.float64])

@@ -194,6 +194,29 @@ def test_restarts_need_a_name_for_the_run(run_main, monkeypatch, variable):
         run_main("--steps", "1")
 
 
+def test_every_process_of_a_machine_has_a_gpu_of_its_own(monkeypatch):
+    taken, cpu, gpu = [], torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    third = Team(rank=3, world=4, local_rank=1, local_world=2)
+    assert third.own_device(gpu) == torch.device("cuda", 1)
+    assert third.own_device(cpu) == cpu
+    assert Team(rank=3, world=4).own_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert taken == [1]
+    with pytest.raises(ValueError, match="device is 'cuda:0' for 2 processes; give cuda"):
+        third.own_device(torch.device("cuda", 0))
+    with pytest.raises(ValueError, match=r"3 processes on 2 GPU\(s\)"):
+        Team(world=3, local_world=3).own_device(gpu)
+
+
+def test_a_launcher_that_says_little_means_one_machine(monkeypatch):
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert read_environment() == Team(rank=2, world=4, local_world=4, launched=True)
+
+
 def test_a_restart_that_one_machine_knows_of_is_one(data, one):
     """torchrun counts them for each machine; the first one may have been replaced."""
     run = shutil.copytree(data / "one", data / "replaced")
