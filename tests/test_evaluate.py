@@ -23,6 +23,7 @@ from models.checkpoint import save_network
 from models.inference import pick_precision, super_resolve
 from models.weights import SHIPPED
 from utils.metrics import clip_metrics, psnr
+from utils.report import COLUMNS, table
 from utils.resize import imresize
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,6 +134,17 @@ def test_results_frames_and_figures(tmp_path, monkeypatch, capsys, checkpoint, c
         f"{mean['psnr_rgb_interpolated']:.2f}",
         f"{mean['psnr_rgb_moving']:.2f}",
     ]
+
+
+@pytest.mark.parametrize("methods", [1, 2])
+def test_a_table_begins_with_its_headings_and_rules_off_every_clip(methods):
+    figures = {key: 1.0 for _, key, _ in COLUMNS} | {"psnr_rgb_moving": None}
+    result = {"mean": figures, "clips": {"a": figures, "b": figures}}
+    lines = table({f"method {number}": result for number in range(methods)}).splitlines()
+    kinds = "".join("-" if set(line) == {"-"} else "x" for line in lines[:-1])
+    assert kinds == "x-" + 3 * ("x" * methods + "-")
+    assert lines[0].split()[:3] == ["clip", "method", "PSNR"]
+    assert lines[2].split()[-2:] == ["1.00", "-"]
 
 
 def test_baselines_alone_write_only_the_table(tmp_path, monkeypatch, clips):

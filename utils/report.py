@@ -87,7 +87,7 @@ def _aligned(rows: list[tuple[str, ...]], group: int) -> list[str]:
     rule = "-" * (sum(widths) + 2 * len(widths) - 2)
     lines = []
     for index, row in enumerate(rows):
-        if (index - 1) % group == 0:
+        if index and (index - 1) % group == 0:
             lines.append(rule)
         texts = (cell.ljust(width) for cell, width in zip(row[:2], widths, strict=False))
         numbers = (cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True))
