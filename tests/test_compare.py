@@ -1,12 +1,17 @@
 """enhance.py --compare: the split screen, the sheet of crops and the page."""
 
+from fractions import Fraction
+
 import cv2
 import numpy as np
 import pytest
-from enhancing import interrupt_at, make_frames, read_all, run, write_frames
+from enhancing import Frames, interrupt_at, make_frames, read_all, run, write_frames
 from matplotlib.axes import Axes
 
-from enhancement.compare import detailed_places
+import enhance
+from enhancement import compare
+from enhancement.compare import Pair, detailed_places, write_split_screen, write_viewer
+from enhancement.levels import full_scale
 from media.open import open_source
 from media.video_sink import VideoSink
 from utils.resize import imresize
@@ -100,3 +105,81 @@ def test_a_comparison_never_replaces_the_input(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"out_compare.mp4 is in the input"):
         run(checkpoint, video, tmp_path / "out", "--compare", "--overwrite")
     assert video.read_bytes() == before
+
+
+@pytest.fixture
+def pair_of(monkeypatch):
+    """A function of LR frames and of how many times as many there are, of their repeated pixels."""
+
+    def make(frames, times):
+        result = frames.repeat(4, axis=1).repeat(4, axis=2).repeat(times, axis=0)
+        result = result[: times * (len(frames) - 1) + 1]
+        monkeypatch.setattr(compare, "open_source", lambda *_: Frames(result))
+        return Pair(Frames(frames), full_scale(np.dtype(np.uint8)), None, times, 0)
+
+    return make
+
+
+def test_bicubic_frames_between_are_blended_by_their_time(pair_of):
+    pair = pair_of(np.stack([np.full((16, 16, 3), level, np.uint8) for level in (100, 200)]), 4)
+    place = (slice(4, 8), slice(0, 16))
+    levels = [pair.bicubic(index, [place])[0].mean() for index in range(5)]
+    assert levels == [100, 125, 150, 175, 200]
+
+
+def test_the_split_screen_shows_the_middle_at_its_times(pair_of, monkeypatch, tmp_path):
+    split = {}
+
+    class Written:
+        def __init__(self, folder, height, width, times):
+            split.update(size=(height, width), times=times)
+
+        def write(self, start, pictures):
+            split["pictures"] = list(pictures)
+
+        def join(self, path):
+            split["path"] = path
+
+    monkeypatch.setattr(compare, "VideoSink", Written)
+    monkeypatch.setattr(compare, "LARGEST_HALF", (16, 24))
+    pair = pair_of(make_frames(2, 48, 64), 2)
+    write_split_screen(pair, 10.0, tmp_path / "split.mp4")
+    assert split["size"] == (64, 192)
+    assert split["times"] == [0, Fraction(1, 20), Fraction(1, 10)]
+    _, right = np.split(split["pictures"][2], 2, axis=1)
+    shown = pair.result.read(2)[64:128, 80:176]
+    np.testing.assert_array_equal(right[30:, 2:], shown[30:, 2:])
+
+
+def test_the_page_says_where_its_part_lies(pair_of, monkeypatch, tmp_path):
+    pages = []
+    monkeypatch.setattr(
+        compare, "write_page", lambda path, title, facts, clips, count: pages.extend(clips)
+    )
+    monkeypatch.setattr(compare, "VIEWED", 16)
+    frames = np.full((20, 40, 64, 3), 90, np.uint8)
+    frames[:, 4:16, 36:48] = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
+    pair = pair_of(frames, 2)
+    write_viewer(pair, tmp_path / "page.html")
+    (clip,) = pages
+    top, left = (side // 4 for side in clip.origin)
+    assert top <= 4
+    assert 32 <= left <= 36
+    assert clip.whole == (160, 256)
+    np.testing.assert_array_equal(
+        clip.sources[compare.GIVEN][0], frames[0, top : top + 16, left : left + 16]
+    )
+    assert clip.first == 2 * (9 - compare.MOST_FRAMES // 4)
+    assert len(clip.sources["enhanced"]) == 2 * len(clip.sources[compare.GIVEN]) - 1
+
+
+def test_the_rate_of_a_comparison_is_that_of_the_flag(monkeypatch, tmp_path):
+    rates = []
+    monkeypatch.setattr(compare, "open_source", lambda *_: Frames(make_frames(3)))
+    monkeypatch.setattr(compare, "write_split_screen", lambda pair, fps, path: rates.append(fps))
+    for name in ("write_sheet", "write_viewer"):
+        monkeypatch.setattr(compare, name, lambda *_: None)
+    for flags in ({"fps": 5.0}, {}):
+        config = enhance.Config("in", "out", compare=True, **flags)
+        compare.compare(config, Frames(make_frames(2)), None, *[tmp_path] * 4)
+    assert rates == [5.0, 25.0]

@@ -444,6 +444,28 @@ def test_out_of_memory_tries_the_next_smaller_tile(
         run(checkpoint, given, tmp_path / "none")
 
 
+def test_a_smaller_tile_begins_a_window_afresh(tmp_path, checkpoint, monkeypatch):
+    """What was made of its frames, which the next window needs too, was of larger tiles."""
+    given, flags = (
+        write_frames(tmp_path / "in", make_frames(5, 16, 100)),
+        ("--flow-method", "enhanced"),
+    )
+    expected = read_all(run(checkpoint, given, tmp_path / "small", *flags, "--tile", 80))
+    forward, large = MSTT.forward, []
+
+    def small_memory(self, frames, *others):
+        if frames.shape[1] > 1 and frames.shape[-1] > 80:
+            large.append(frames)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, frames, *others)
+
+    monkeypatch.setattr(MSTT, "forward", small_memory)
+    monkeypatch.setattr(tiling, "choose_tile", lambda *_: 160)
+    result = read_all(run(checkpoint, given, tmp_path / "out", *flags))
+    np.testing.assert_array_equal(result, expected)
+    assert len(large) == 1
+
+
 def test_the_frames_that_are_taken_decide_the_size(tmp_path, checkpoint):
     given = write_frames(tmp_path / "in", make_frames(1, 16, 20))
     for index, pixels in enumerate(make_frames(2), 1):

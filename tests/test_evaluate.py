@@ -20,6 +20,7 @@ from data.degrade import CONDITIONS
 from media.images import read_image, write_image
 from models import MSTT, baselines
 from models.checkpoint import save_network
+from models.ensemble import Ensemble
 from models.inference import pick_precision, super_resolve
 from models.weights import SHIPPED
 from utils.metrics import clip_metrics, psnr
@@ -289,6 +290,27 @@ def test_the_precision_that_is_found_is_recorded(checkpoint):
     config, methods = evaluation.open_methods(evaluation.Config(precision="auto"), checkpoint, cpu)
     assert f"torch.{config.precision}" == str(pick_precision(cpu, "auto"))
     assert methods["mstt"].keywords["precision"] == config.precision
+
+
+def test_a_figure_shows_the_best_baseline_and_the_network(tmp_path, monkeypatch, clips):
+    shown = []
+    monkeypatch.setattr(evaluation, "comparison_figure", lambda *drawn: shown.append([*drawn[-1]]))
+    names = ("mstt", "mstt+flow", "bicubic+flow", "bicubic+blend")
+    methods = dict.fromkeys(names, baselines.bicubic_blend)
+    methods["mstt+flow"] = lambda enlarged: enlarged.repeat(2, axis=0)[:-1]
+    found = find_clips(clips / "short")
+    config = evaluation.Config(page=False)
+    _, entries = evaluation.evaluate(found, methods, tmp_path, config)
+    assert shown == [["bicubic+flow", "mstt"]]
+    assert entries == []  # of the page, which is not asked for
+
+
+def test_methods_are_those_of_the_flags(checkpoint):
+    config = evaluation.Config(baseline_flow_method="dis2x", ensemble=True)
+    config, methods = evaluation.open_methods(config, checkpoint, torch.device("cpu"))
+    flows = {name: method.keywords["flow_method"] for name, method in list(methods.items())[:3]}
+    assert flows == {"mstt": "dis", "mstt+flow": "dis2x", "bicubic+flow": "dis2x"}
+    assert isinstance(methods["mstt"].args[0], Ensemble)
 
 
 def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoint, clips):
