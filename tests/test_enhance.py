@@ -285,6 +285,29 @@ def test_what_no_run_can_go_on_with_is_removed(tmp_path):
     assert kept == ["begun", "of another pass"]
 
 
+def test_the_record_is_removed_last(tmp_path, monkeypatch):
+    """Without it nobody knows whose the rest is."""
+    work_folder(tmp_path / "out").mkdir()
+    made = Job(tmp_path / "out", {}, resume=False, overwrite=False)
+    for name in ("frames", "window", ".lock"):
+        (made.folder / name).touch()
+    removed = []
+    monkeypatch.setattr(job, "remove", lambda path: removed.append(path.name))
+    made._clear()
+    assert removed == ["frames", "window", "job.json"]
+
+
+def test_rows_are_kept_from_time_to_time(tmp_path, monkeypatch):
+    now, kept = [0.0], []
+    monkeypatch.setattr(job.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(job, "write_atomically", lambda path, write: kept.append(now[0]))
+    buffer = job.WindowBuffer(tmp_path / "window", 1, 4, 1, np.dtype(np.uint8))
+    buffer.carried.rows = np.zeros((1, 2, 4, 1), np.float32)
+    for now[0] in (29.0, 31.0, 32.0, 60.0, 62.0):
+        buffer.keep()
+    assert kept == [31, 62]
+
+
 @pytest.mark.parametrize("damage", ["carried.npz", "0.raw", "full disk"])
 def test_a_window_in_tiles_begins_again(tmp_path, checkpoint, monkeypatch, damage):
     frames = make_frames(2, 200, 80)

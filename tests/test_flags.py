@@ -222,6 +222,14 @@ def test_all_that_is_learned_from_and_judged_on_is_degraded(data, monkeypatch):
     assert clean.validation == find_clips("clips")
 
 
+def test_frames_that_are_given_later_are_other_data(data):
+    clips = find_clips(data / "clips")
+    given = [replace(clip, given=clip.truth[::2]) for clip in clips]
+    before, after = (sources.fingerprint([], seen) for seen in (clips, given))
+    assert before["validation"] == after["validation"]
+    assert before["sizes of the validation clips"] != after["sizes of the validation clips"]
+
+
 def test_all_septuplets_have_room_for_the_patch_that_is_chosen(tmp_path, capsys):
     for name, side in (("large", 128), ("small", 80)):
         frames = [f"im{number}.png" for number in range(1, 8)]

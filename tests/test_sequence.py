@@ -58,6 +58,25 @@ def test_few_values_far_away_do_not_stretch_the_levels():
     assert "values from -9999 to 1.000000" in levels.told
 
 
+def test_one_value_almost_everywhere_leaves_the_others_inside():
+    frames = np.full((2, 64, 64, 1), 5, np.float32)
+    frames[0, 3, 4] = 100
+    levels, _ = survey(Frames(frames))
+    assert (levels.black[0], levels.white[0]) == (5, 100)
+
+
+def test_bands_without_data_and_many_bands():
+    frames = np.ma.array(np.random.default_rng(0).uniform(0, 1, (2, 16, 16, 6)), mask=False)
+    frames[..., 4] = np.ma.masked
+    source = Frames(frames.astype(np.float32))
+    source.colour = None
+    levels, _ = survey(source)
+    assert (levels.black < levels.white).all()
+    assert levels.white[5] == frames[..., 5].astype(np.float32).max()
+    assert levels.told.count("band ") == 4
+    assert levels.told.endswith("; and 2 more; --black and --white set others")
+
+
 def test_bands_have_levels_of_their_own_and_colours_share_them():
     frames = np.random.default_rng(0).uniform(0, 1, (2, 16, 16, 4)).astype(np.float32)
     frames *= (0.1, 0.2, 0.3, 5)
@@ -131,6 +150,13 @@ def test_views_of_frames_of_an_earlier_pass_are_clipped():
         view = view_rgb(source, levels, unrounded[..., :bands])
         assert view.shape == (16, 16, 3)
         assert view[[0, 1, 8], 0].tolist() == [[100] * 3, [0] * 3, [255] * 3]
+
+
+def test_how_opaque_pixels_are_is_not_seen():
+    frames = np.dstack([np.full((16, 16), 90, np.uint8), np.arange(256).reshape(16, 16)])
+    source = Frames(frames[None].astype(np.uint8).repeat(2, axis=0))
+    source.alpha = 1
+    assert (view_rgb(source, survey(source)[0], source.frames[0]) == 90).all()
 
 
 @pytest.mark.parametrize("size", [(512, 24, 1), (260, 32, 3), (16, 16, 4)])

@@ -1,5 +1,7 @@
 """Cuts between shots: found, told, and never blended over."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from enhancing import Frames, make_frames, read_all, run, save_small_network, wr
 from rasters import write_geotiff, write_plain
 
 import enhance
+from enhancement import passes
 from enhancement.levels import full_scale
 from enhancement.repair import Bridged
 from enhancement.shots import ShotSink, find_cuts, shots
@@ -102,6 +105,22 @@ def test_shots_are_enhanced_by_themselves(tmp_path, checkpoint, capsys):
     np.testing.assert_array_equal(result[8:], list(super_resolve(network, film[4:], "dis")))
     blended = read_all(run(checkpoint, given, tmp_path / "kept", "--cuts", "keep"))
     assert (blended[5] != blended[4]).mean() > 0.5
+
+
+def test_every_shot_goes_through_all_passes_by_itself(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(passes, "run_pass", lambda enhancer, *given: done.append(given))
+    enhancer = SimpleNamespace(levels=LEVELS, job=SimpleNamespace(folder=tmp_path))
+    config = SimpleNamespace(times=4, output="out")
+    cut = [range(0, 3), range(3, 5)]
+    passes.run_passes(config, enhancer, Frames(make_frames(5)), Kept(), cut)
+    (sources, between, *_, title), (denser, sinks, *_, last_title) = done
+    assert (title, last_title) == ("pass 1 of 2", "pass 2 of 2")
+    assert [source.count for source in sources] == [3, 2]
+    assert [source.count for source in denser] == [5, 3]
+    assert [sink.folder for sink in between] == [source.sink.folder for source in denser]
+    assert between[0].folder != between[1].folder
+    assert [(sink.first, sink.count) for sink in sinks] == [(0, 9), (12, 5)]
 
 
 @pytest.mark.parametrize("placed", [False, True])

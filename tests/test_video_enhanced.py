@@ -213,6 +213,19 @@ def test_what_a_file_says_in_words_is_kept(tmp_path, checkpoint):
             assert container.metadata.get("creation_time", "").startswith("2020-01-02") == kept
 
 
+def test_words_about_the_file_itself_are_not_kept(tmp_path):
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        container.metadata.update(title="harbour")
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height = 32, 24
+        for pixels in make_frames(2):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        container.mux(stream.encode(None))
+    with av.open(str(tmp_path / "in.mp4")) as container:
+        assert len(container.metadata) > 1  # such as the encoder
+    assert open_source(tmp_path / "in.mp4").metadata == {"title": "harbour"}
+
+
 def test_part_of_a_video(tmp_path, checkpoint):
     given = write_video(tmp_path / "in.mp4", numbered_frames(9))
     result = run(checkpoint, given, tmp_path / "out", "--start", 4, "--frames", 3)
