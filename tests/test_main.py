@@ -253,15 +253,15 @@ def test_what_is_left_of_a_run(stand_in, steps, elapsed, score, is_over, validat
     assert ("validation" in stand_in.done) == validates
 
 
-@pytest.mark.parametrize("given", [1, 2])
-def test_a_score_is_that_of_the_precision_of_the_run(stand_in, monkeypatch, given):
-    """And of the enlargement alone where only that is trained."""
+@pytest.mark.parametrize(("given", "window"), [(1, 4), (2, 4), (7, 7)])
+def test_a_score_is_that_of_the_precision_of_the_run(stand_in, monkeypatch, given, window):
+    """And of the enlargement alone where only that is trained, and of longer windows."""
     monkeypatch.setattr(recorder, "mean_psnr", lambda clips, method, *others: method)
     stand_in.config.given_frames, stand_in.config.flow_method = given, "dis4x"
     stand_in.device, stand_in.data = torch.device("cpu"), Data([], [], 16, {})
     method = recorder.Recorder._score(stand_in, torch.nn.Identity())
     options = {"flow_method": "dis4x", "device": stand_in.device, "precision": "bfloat16"}
-    assert method.keywords == options
+    assert method.keywords == options | {"window": window}
     assert isinstance(method.args[0], FramesAlone) == (given == 1)
 
 
