@@ -9,7 +9,7 @@
 A test clip is a folder with truth/ (HR frames) and perhaps input4/ (LR frames); where there is
 none, LR is MATLAB's bicubic reduction of the truth. DIR holds such folders, or is one; Vimeo-90K
 and Vid4 are read as they are distributed (docs/data.md). Frames of any number: the network runs
-over windows of four given frames.
+over windows of given frames that share their end frame (--window).
 
     mstt            the network
     mstt+flow       its given frames; between them as in bicubic+flow, from the network's own

@@ -51,7 +51,7 @@ from media.tiff import import_rasterio, write_tiff
 from media.video_sink import VideoSink
 from models import MSTT
 from models.checkpoint import load_network, network_from, save_network, save_torch_file
-from models.weights import trained_flow
+from models.weights import trained_flow, trained_window
 from training.loop import Ema
 from training.optimiser import Optimiser
 from training.run import Progress, read_state, restore, training_state
@@ -312,7 +312,7 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
         with contextlib.suppress(ValueError, OSError):
             read_state(path)
         network, information = load_network(path)
-        return network, trained_flow(information)
+        return network, trained_flow(information), trained_window(information)
 
     def read_training(path: Path) -> object:
         """What main.py does to resume, and a step."""
@@ -345,7 +345,7 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
     def read_description(path: Path) -> object:
         path.with_suffix(".safetensors").write_bytes(weights)
         network, information = load_network(path.with_suffix(".safetensors"))
-        return network, trained_flow(information)
+        return network, trained_flow(information), trained_window(information)
 
     vary = partial(vary_header, weights)
     yield Reader("safetensors", [weights], ".safetensors", read_weights, vary)

@@ -218,7 +218,7 @@ def ground_to_frames(camera: np.ndarray) -> np.ndarray:
 
 
 class StillsDataset(Dataset):
-    """Septuplets made on the fly from a folder of satellite or aerial stills.
+    """Clips made on the fly from a folder of satellite or aerial stills.
 
     `dataset[(epoch, index)]`, or `dataset[index]` for epoch 0, is a dict:
         frames (N, 3, h, w): the given frames, truth reduced by 4, rounded to 8 bits, and perhaps

@@ -282,10 +282,9 @@ class Enhancer:
         if "tile" not in self.job.notes:
             host = tiling.available_memory(torch.device("cpu")) // self.team.local_world
             gpu = tiling.available_memory(self.device) if self.device.type == "cuda" else None
-            frames = min(self.window, source.count)
             options, sizes = self.network.options, (source.height, source.width)
             tile = tiling.choose_tile(
-                *sizes, options, source.bands, self.overlap, host, gpu, frames
+                *sizes, options, source.bands, self.overlap, host, gpu, self.window
             )
             self.job.note("tile", tile)
         return self.job.notes["tile"]

@@ -24,11 +24,14 @@ import numpy as np
 from enhancement.levels import Levels
 from enhancement.tiling import Carried
 from media.frames import free_of, remove
+from models.inference import WINDOW
 from utils.files import LOCK, lock_folder, remove_unused, write_atomically
 from utils.memory import is_out_of_memory
 from utils.text import one_line
 
 ROWS = 64  # of a frame that are converted at once
+# Settings that are younger than the unfinished work may be, and what they were then.
+UNRECORDED = {"window": WINDOW}
 CARRIED = "carried.npz"  # of a window in tiles, what it takes to go on
 KEEP_SECONDS = 30.0  # of work, at least, that such a file saves a resumed run
 
@@ -100,7 +103,7 @@ class Job:
                 f"{self.record} is damaged ({one_line(str(error))}); start again with --overwrite"
             ) from error
         for name, value in self.settings.items():
-            before = earlier.get(name)
+            before = earlier.get(name, UNRECORDED.get(name))
             if before != value:
                 raise ValueError(
                     f"{self.folder} was made with {name} {before!r}, now it is {value!r}; "
@@ -198,7 +201,7 @@ def window_name(*place: str | int) -> str:
 class WindowBuffer:
     """The output frames of one window, filled strip by strip and kept on disk.
 
-    Seven frames of 48000x20000 pixels do not fit in memory; one does.
+    The frames of a window of 48000x20000 pixels do not fit in memory; one does.
 
     Arguments:
         folder: for one file per frame; what is in it was made of the same window.

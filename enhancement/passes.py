@@ -35,6 +35,9 @@ def run_passes(
     sources = [source if whole else Shot(source, shot) for shot in parts]
     sinks = [sink if whole else ShotSink(sink, shot, source.count, config.times) for shot in parts]
     passes = config.times.bit_length() - 1
+    # No window has more frames; the memory is planned for the longest of all shots and passes.
+    longest = config.times // 2 * max(1, *(len(shot) - 1 for shot in parts)) + 1
+    enhancer.window = min(enhancer.window, longest)
     for number in range(1, passes):
         pass_folder = enhancer.job.folder / f"pass{number}"
         folders = [pass_folder / f"{shot.start:08d}" for shot in parts]

@@ -16,7 +16,7 @@ from flow import FLOW_METHODS, check_frames, estimate_flow
 from models.enhanced_flow import EnhancedFlow
 from utils.images import to_tensor, to_uint8
 
-WINDOW = 4  # given frames that the network sees at once
+WINDOW = 4  # given frames that the network sees at once, unless its weights ask for more
 LONGEST_WINDOW = 32  # more gain nothing, and their frames have to be in memory together
 ENHANCED = "enhanced"  # flow between frames that the network has enlarged, see `EnhancedFlow`
 FLOWS = (*FLOW_METHODS, ENHANCED)
@@ -156,7 +156,7 @@ def super_resolve(
         frames: (N, H, W, 3) uint8 RGB, N of at least 2.
         flow_method: one of FLOWS; the flow is taken between whole frames.
         device, precision: where and how the network runs, see `pick_precision`.
-        window: given frames that it sees at once, see `models.checkpoint.trained_window`.
+        window: given frames that it sees at once, see `models.weights.trained_window`.
 
     Raises:
         NotFinite: the output is not finite.

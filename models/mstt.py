@@ -5,7 +5,7 @@ network. Paper: "Space-time super-resolution for satellite video: a joint framew
 multi-scale spatial-temporal transformer", JAG 108 (2022) 102731, figure 1.
 
 Conventions, here and in the whole project:
-    B batch, N given frames (4 in training), T = 2N - 1 output frames, C channels,
+    B batch, N given frames (paper: 4), T = 2N - 1 output frames, C channels,
     H, W low resolution, s = 4 scale in space.
     Frames are RGB in [0, 1]. Given frame i stands at time 2i of the output.
     Flow is (B, N - 1, 2, H, W) in LR pixels, (dx, dy), for backward warping: frame i at (x, y)

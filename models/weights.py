@@ -74,13 +74,14 @@ def trained_window(information: dict[str, Any]) -> int:
     """
     config = information.get("config", {})
     trained = config.get("given_frames", WINDOW) if isinstance(config, dict) else WINDOW
+    trained = max(trained, WINDOW) if type(trained) is int else trained
     window = information.get("window", trained)
-    if not isinstance(window, int) or not 1 <= window <= LONGEST_WINDOW:
+    if type(window) is not int or not 2 <= window <= LONGEST_WINDOW:
         raise ValueError(
             f"the checkpoint asks for windows of {plain(window)}; they have 2 to "
-            f"{LONGEST_WINDOW} given frames, choose with --window"
+            f"{LONGEST_WINDOW} given frames"
         )
-    return max(window, WINDOW)
+    return window
 
 
 def check_window(window: int) -> None:

@@ -1,5 +1,6 @@
 """enhance.py: what it refuses before or instead of work, and what of other people's it keeps."""
 
+import json
 import multiprocessing
 import os
 
@@ -36,6 +37,22 @@ def test_unfinished_work_is_not_lost_by_accident(tmp_path, checkpoint, monkeypat
     with pytest.raises(ValueError, match="was made with overlap 32, now it is 24"):
         run(checkpoint, given, tmp_path / "out", "--resume", "--overlap", 24)
     run(checkpoint, given, tmp_path / "out", "--overwrite")
+
+
+def test_unfinished_work_from_before_windows_were_recorded_goes_on(
+    tmp_path, checkpoint, monkeypatch
+):
+    given = write_frames(tmp_path / "in", make_frames(5))
+    interrupt_at(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, given, tmp_path / "out")
+    record = tmp_path / "out.partial" / "job.json"
+    content = json.loads(record.read_text())
+    assert content["settings"].pop("window") == 4
+    record.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="was made with window 4, now it is 5"):
+        run(checkpoint, given, tmp_path / "out", "--resume", "--window", 5)
+    run(checkpoint, given, tmp_path / "out", "--resume")
 
 
 def test_unfinished_work_of_other_frames_is_refused(tmp_path, checkpoint, monkeypatch):

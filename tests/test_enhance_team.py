@@ -199,7 +199,7 @@ def test_all_processes_take_the_smallest_tile_that_one_of_them_needs(monkeypatch
 
     def choose(height, width, channels, bands, overlap, host, gpu, frames):
         memory.append(host)
-        assert frames == 3  # of a window of five, as there are no more
+        assert frames == 5
         return 400
 
     monkeypatch.setattr("enhancement.tiling.choose_tile", choose)
@@ -210,7 +210,7 @@ def test_all_processes_take_the_smallest_tile_that_one_of_them_needs(monkeypatch
     network = SimpleNamespace(options={"channels": 8})
     settings = (torch.device("cpu"), torch.float32, "dis", 5, 0, 32, None, job, None)
     enhancer = Enhancer(network, *settings, Gathered(world=4, local_world=4))
-    enhancer.agree_on_tile(SimpleNamespace(height=500, width=500, bands=3, count=3))
+    enhancer.agree_on_tile(SimpleNamespace(height=500, width=500, bands=3))
     assert notes == {"tile": 160}
     assert memory == [20]
 

@@ -272,7 +272,7 @@ def test_trained_window():
     assert evaluation.trained_window({"config": {"given_frames": 2}}) == 4
     assert evaluation.trained_window({"config": {"given_frames": 7}}) == 7
     assert evaluation.trained_window({"config": {"given_frames": 7}, "window": 12}) == 12
-    for window in (33, 0, "four", [[]]):
+    for window in (33, 1, 0, True, 12.0, "four", [[]]):
         with pytest.raises(ValueError, match=r"windows of .*; they have 2 to 32 given frames"):
             evaluation.trained_window({"window": window})
     with pytest.raises(ValueError, match="window is 1; give 2 to 32 frames, or 0"):
@@ -311,6 +311,11 @@ def test_methods_are_those_of_the_flags(checkpoint):
     flows = {name: method.keywords["flow_method"] for name, method in list(methods.items())[:3]}
     assert flows == {"mstt": "dis", "mstt+flow": "dis2x", "bicubic+flow": "dis2x"}
     assert isinstance(methods["mstt"].args[0], Ensemble)
+    assert config.window == methods["mstt"].keywords["window"] == 4
+    config, methods = evaluation.open_methods(
+        evaluation.Config(window=9), checkpoint, torch.device("cpu")
+    )
+    assert config.window == methods["mstt"].keywords["window"] == 9
 
 
 def test_bad_input_leaves_the_old_results_alone(tmp_path, monkeypatch, checkpoint, clips):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from enhancing import make_frames, save_small_network
 
-from models.checkpoint import load_network
+from models.checkpoint import load_network, save_network
 from models.inference import super_resolve
 from models.pretrained import Pretrained
 from models.weights import CHECKPOINTS, trained_flow
@@ -33,6 +33,17 @@ def test_an_array_is_enhanced_as_by_test_py():
     expected, information = load_network(CHECKPOINTS / "mstt_small.safetensors")
     flow = trained_flow(information)
     np.testing.assert_array_equal(sharper, list(super_resolve(expected, frames, flow)))
+
+
+def test_windows_are_those_of_the_weights_or_of_the_call(tmp_path):
+    network, frames = save_small_network(tmp_path / "net.safetensors"), make_frames(6)
+    save_network(tmp_path / "net.safetensors", network, {"flow_method": "dis", "window": 6})
+    loaded = Pretrained(tmp_path / "net.safetensors", "cpu", "float32")
+    for asked, window in ((0, 6), (3, 3)):
+        expected = list(super_resolve(network, frames, "dis", window=window))
+        np.testing.assert_array_equal(loaded.enhance(frames, asked), expected)
+    with pytest.raises(ValueError, match="window is 1; give 2 to 32"):
+        loaded.enhance(frames, 1)
 
 
 def test_what_is_no_clip_is_refused(tmp_path):

@@ -52,7 +52,12 @@ def released(tmp_path, monkeypatch):
     write_run(tmp_path / "A", 10, {5: 21.0, 10: 22.0})
     average = write_run(tmp_path / "B", 4, {4: 22.5})
     results = {
-        "settings": {"flow_method": "dis", "precision": "float32", "degrade": "none"},
+        "settings": {
+            "flow_method": "dis",
+            "precision": "float32",
+            "degrade": "none",
+            "window": 12,
+        },
         "checkpoint_sha256": file_sha256(tmp_path / "B" / "last.pt"),
         "methods": {
             "mstt": {
@@ -80,6 +85,7 @@ def test_weights_and_description(released):
         assert torch.equal(loaded.state_dict()[name], tensor)
     assert information["sha256"] == file_sha256(folder / "net.safetensors")
     assert information["flow_method"] == "dis"
+    assert information["window"] == 12
     assert information["samples"] == 2 * (10 + 4)
     assert information["metrics"]["clips"] == {"one": {"psnr_rgb": 30.1235, "moving": None}}
     assert [stage["points"] for stage in information["curve"]] == [

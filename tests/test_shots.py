@@ -110,7 +110,7 @@ def test_shots_are_enhanced_by_themselves(tmp_path, checkpoint, capsys):
 def test_every_shot_goes_through_all_passes_by_itself(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(passes, "run_pass", lambda enhancer, *given: done.append(given))
-    enhancer = SimpleNamespace(levels=LEVELS, job=SimpleNamespace(folder=tmp_path))
+    enhancer = SimpleNamespace(levels=LEVELS, job=SimpleNamespace(folder=tmp_path), window=12)
     config = SimpleNamespace(times=4, output="out")
     cut = [range(0, 3), range(3, 5)]
     passes.run_passes(config, enhancer, Frames(make_frames(5)), Kept(), cut)
@@ -121,6 +121,7 @@ def test_every_shot_goes_through_all_passes_by_itself(tmp_path, monkeypatch):
     assert [sink.folder for sink in between] == [source.sink.folder for source in denser]
     assert between[0].folder != between[1].folder
     assert [(sink.first, sink.count) for sink in sinks] == [(0, 9), (12, 5)]
+    assert enhancer.window == 5  # that of the longest shot in the last pass: memory is for it
 
 
 @pytest.mark.parametrize("placed", [False, True])

@@ -128,7 +128,7 @@ def main() -> None:
     description = {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "flow_method": results["settings"]["flow_method"],
-        "window": trained_window(information),
+        "window": results["settings"].get("window") or trained_window(information),
         "started_from": config.started_from,
         "samples": sum(stage["samples"] for stage in stages),
         "recipe": [
