@@ -131,7 +131,7 @@ def find_data(config: Config) -> Path:
 def open_methods(
     config: Config, checkpoint: Path | None, device: torch.device
 ) -> tuple[Config, dict[str, Method]]:
-    """The methods to measure by name, and the Config with what "auto" means of flow, precision."""
+    """The methods to measure by name, and the Config with what "auto" and 0 mean here."""
     methods: dict[str, Method] = {}
     if checkpoint is None and config.ensemble:
         raise ValueError("--ensemble needs a network; leave it out with --checkpoint none")
@@ -141,9 +141,8 @@ def open_methods(
         if config.flow_method == "auto":
             config = dataclasses.replace(config, flow_method=trained_flow(information))
         window = config.window or trained_window(information)
-        config = dataclasses.replace(config, window=window)
         precision = str(pick_precision(device, config.precision)).removeprefix("torch.")
-        config = dataclasses.replace(config, precision=precision)
+        config = dataclasses.replace(config, window=window, precision=precision)
         methods["mstt"] = partial(
             super_resolve,
             network,

@@ -469,10 +469,8 @@ def test_out_of_memory_tries_the_next_smaller_tile(
 
 def test_a_smaller_tile_begins_a_window_afresh(tmp_path, checkpoint, monkeypatch):
     """What was made of its frames, which the next window needs too, was of larger tiles."""
-    given, flags = (
-        write_frames(tmp_path / "in", make_frames(5, 16, 100)),
-        ("--flow-method", "enhanced"),
-    )
+    given = write_frames(tmp_path / "in", make_frames(5, 16, 100))
+    flags = ("--flow-method", "enhanced")
     expected = read_all(run(checkpoint, given, tmp_path / "small", *flags, "--tile", 80))
     forward, large = MSTT.forward, []
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from models import MSTT, super_resolve
 from models.baselines import bicubic_flow
 from models.checkpoint import save_torch_file
-from models.inference import WINDOW
+from models.weights import trained_window
 from training.diagnosis import mean_offset
 from training.log import Meter, RunLog
 from training.loop import Clock, Ema, memory_in_use
@@ -163,7 +163,7 @@ class Recorder:
         """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
         if self.config.given_frames == 1:  # its interpolation has not been trained
             network = FramesAlone(network)
-        window = max(self.config.given_frames, WINDOW)
+        window = trained_window({"config": vars(self.config)})
         options = {"device": self.device, "precision": self.config.precision, "window": window}
         method = partial(super_resolve, network, flow_method=self.config.flow_method, **options)
         return mean_psnr(self.data.validation, method, self.team, self.stop)
