@@ -17,7 +17,8 @@ import rasterio
 import torch
 from trainings import make_optimiser
 
-from benchmarks.fuzz import change, fuzz, make_readers
+from benchmarks.fuzz import fuzz, make_readers
+from benchmarks.mutations import change
 from data.stills import Stills, read_still, stretch_to_8_bits
 from media.images import write_image
 from models import MSTT
