@@ -5,9 +5,14 @@ from fractions import Fraction
 import av
 from enhancing import make_frames
 
+from media.codec import X264_KERNELS
+
 
 def write_video(path, frames, times=None, codec="libx264", pixel_format="yuv420p", **options):
     """Encode (N, H, W, 3) uint8 frames; times in seconds, by default 25 frames per second."""
+    if codec.startswith("libx264"):  # or the same frames could give another file the next time
+        given = options.get("x264-params")
+        options["x264-params"] = f"{given}:{X264_KERNELS}" if given else X264_KERNELS
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options={"crf": "4"} | options)
         stream.height, stream.width = frames[0].shape[:2]
