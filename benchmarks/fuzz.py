@@ -2,6 +2,7 @@
 
     python -m benchmarks.fuzz 2>/dev/null           10,000 files for each reader
     python -m benchmarks.fuzz --files 300 --seed 5  fewer, others
+    python -m benchmarks.fuzz --reader tiff         one reader, by the name that its line begins with
 
 Readers: the list parser, the image loader (PNG and JPEG), the loader of stills, the readers of
 frames, TIFF and video (with PyAV) that enhance.py has, the checkpoint loader for .pt, the restoring
@@ -10,7 +11,7 @@ Files are mutated in their bytes; half of the checkpoints, headers and descripti
 of mutated values instead: entries dropped, renamed or of another kind, tensors that are nested,
 sparse, of no storage or claim more than they hold. A reader may accept a file or refuse it with
 ValueError or OSError, which the scripts print as one line; any other exception is a bug and is
-counted as such, and so is a file that takes more than SLOW seconds or LARGE bytes of memory. A
+counted as such, and so is a refusal of several lines, or a file that takes more than SLOW seconds or LARGE bytes of memory. A
 crash of the interpreter ends the program. The image decoders complain on stderr by themselves.
 Prints one line per reader and ends with status 1 if there was a bug.
 """
@@ -270,10 +271,11 @@ def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
 
 def main() -> int:
     config = parse_config(Config, __doc__)
-    failed = False
+    failed, known = False, ["all"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
         for reader in make_readers(folder):
+            known.append(reader.name)
             if config.reader not in ("all", reader.name):
                 continue
             start = time.perf_counter()
@@ -283,6 +285,8 @@ def main() -> int:
             said = [f"{counts[kind]} {kind}" for kind in ("accepted", "refused", *faults)]
             said = ", ".join([*said, f"{time.perf_counter() - start:.0f} s"])
             print(f"{reader.name:<12}{config.files} files: {said}", flush=True)
+    if config.reader not in known:
+        raise ValueError(f"reader is {config.reader!r}; choose one of {', '.join(known)}")
     return int(failed)
 
 

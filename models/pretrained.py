@@ -46,7 +46,7 @@ class Pretrained(nn.Module):
         """Four times sharper, and a new frame between each two.
 
         Whole frames go through the network, which takes up to 22 KB of memory per pixel of a
-        given frame in windows of four, and 66 KB in those of twelve that `mstt_large` asks for;
+        given frame in windows of four, and 66 KB in those of twelve that the large weights ask for;
         enhance.py cuts large frames into tiles.
 
         Arguments:

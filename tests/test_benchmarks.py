@@ -229,6 +229,8 @@ def test_files(run, capsys, tmp_path):
 def test_fuzz(run, capsys):
     assert not run(benchmarks.fuzz, "--files", 2)
     assert capsys.readouterr().out.count(" 0 bugs, 0 slow, 0 large") == 10
+    with pytest.raises(ValueError, match="reader is 'json'; choose one of all, list, image"):
+        run(benchmarks.fuzz, "--reader", "json")
 
 
 def popen(other):
