@@ -97,7 +97,7 @@ Say = Callable[..., None]  # say(event, name=value, ...)
 class Config:
     input: str  # a video, a folder of frames, or a TIFF
     output: str  # a video, a .tif, or any other name: a folder of frames of the input's kind
-    model: str = "auto"  # auto, real, a name of shipped weights such as large or fast_real, or a file
+    model: str = "auto"  # auto, real, shipped weights such as large or fast_real, or a file
     times: int = 2  # frames per given frame: 2, or 4 and 8 in two and three passes
     scale: int = 4  # enlargement in space; the network has no other
     slow_motion: bool = False  # keep the input's frame rate, so that the video gets longer

@@ -2,7 +2,7 @@
 
     python -m benchmarks.fuzz 2>/dev/null           10,000 files for each reader
     python -m benchmarks.fuzz --files 300 --seed 5  fewer, others
-    python -m benchmarks.fuzz --reader tiff         one reader, by the name that its line begins with
+    python -m benchmarks.fuzz --reader tiff         one reader, by the first word of its line
 
 Readers: the list parser, the image loader (PNG and JPEG), the loader of stills, the readers of
 frames, TIFF and video (with PyAV) that enhance.py has, the checkpoint loader for .pt, the restoring
@@ -11,8 +11,9 @@ Files are mutated in their bytes; half of the checkpoints, headers and descripti
 of mutated values instead: entries dropped, renamed or of another kind, tensors that are nested,
 sparse, of no storage or claim more than they hold. A reader may accept a file or refuse it with
 ValueError or OSError, which the scripts print as one line; any other exception is a bug and is
-counted as such, and so is a refusal of several lines, or a file that takes more than SLOW seconds or LARGE bytes of memory. A
-crash of the interpreter ends the program. The image decoders complain on stderr by themselves.
+counted as such, and so is a refusal of several lines, or a file that takes more than SLOW seconds
+or LARGE bytes of memory. A crash of the interpreter ends the program. The image decoders complain
+on stderr by themselves.
 Prints one line per reader and ends with status 1 if there was a bug.
 """
 

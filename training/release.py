@@ -7,8 +7,8 @@
 
 A run that went on from another run's weights is a later stage of the same recipe: name all of them
 in order. The JSON then holds the settings and the number of samples of every stage, the training
-curve, the figures of every test clip (and of every condition of --degrade all), and the flow method and
-the window of that evaluation, which the weights ask for from then on.
+curve, the figures of every test clip (and of every condition of --degrade all), and the flow method
+and the window of that evaluation, which the weights ask for from then on.
 """
 
 import dataclasses
