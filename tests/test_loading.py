@@ -74,12 +74,19 @@ def test_a_worker_that_dies_is_reported():
     assert "\n" not in str(caught.value)
 
 
-def test_a_disk_that_hangs_is_reported():
-    with pytest.raises(LoadingError, match="none came for 2 s"):
-        names(hang, workers=1, patience=2, batch=2)
+@pytest.fixture
+def often(monkeypatch):
+    """Look at the loader processes five times a second."""
+    monkeypatch.setattr("data.loading.LOOK", 0.2)
 
 
-def test_a_stop_does_not_wait_for_a_disk_that_hangs():
+def test_a_disk_that_hangs_is_reported(often):
+    """After several looks."""
+    with pytest.raises(LoadingError, match=r"none came for 0\.7 s"):
+        names(hang, workers=1, patience=0.7, batch=2)
+
+
+def test_a_stop_does_not_wait_for_a_disk_that_hangs(often):
     started = time.monotonic()
     with pytest.raises(LoadingError, match="given up, to stop"):
         names(hang, workers=1, stopping=lambda: True)

@@ -14,6 +14,7 @@ from trainings import (
     deliver,
     in_replace,
     in_samples,
+    look_often,
     nan_in_second_rank,
     own_group,
     pause,
@@ -111,6 +112,7 @@ def test_a_signal_to_the_loader_workers_too_is_a_stop(data, whole, comes):
     """SIGTERM for the whole group while a batch is waited for, which may never come."""
     run = data / f"group {comes}"
     tricks = [(own_group,), (in_samples, 1, pause)]
+    tricks += [] if comes else [(look_often,)]
     training = Training(data, *STEPS, "--run", str(run), "--workers", "2", tricks=tricks)
     training.wait_until_held()
     wait_for(lambda: '"psnr"' in "".join(log_of(run, step=3)), "the end of the first epoch")

@@ -13,6 +13,7 @@ from trainings import (
     Training,
     at_step,
     in_samples,
+    look_often,
     nan_in_second_rank,
     own_group,
     pause,
@@ -104,7 +105,7 @@ def test_the_first_process_saves_when_another_one_fails(data):
 
 def test_a_signal_to_processes_of_which_one_waits_is_a_stop(data):
     flags = ("--steps", "500", "--batch", "2", "--run", "waiting", "--workers", "1")
-    tricks = [(own_group,), (in_samples, 1, pause, "1")]
+    tricks = [(own_group,), (look_often,), (in_samples, 1, pause, "1")]
     team = team_of(2, data, *flags, tricks=tricks)
     team[1].wait_until_held()
     log = data / "waiting" / "log.jsonl"

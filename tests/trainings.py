@@ -21,6 +21,7 @@ import torch
 import enhance
 import main
 import training.sources as main_sources
+from data import loading
 from media.images import write_image
 from models.mstt import SIZES
 from training.optimiser import Optimiser
@@ -180,6 +181,11 @@ def nan_in_second_rank(step):
 def own_group():
     """Let the process and its loader workers be a process group, as under torchrun and systemd."""
     os.setpgrp()
+
+
+def look_often():
+    """Look ten times a second, where no batch comes, whether to stop waiting for it."""
+    loading.LOOK = 0.1
 
 
 def small_files(size):
