@@ -190,7 +190,7 @@ def test_a_window_in_tiles_goes_on_with_the_row_it_was_at(
     tmp_path, checkpoint, monkeypatch, capfd, first, count
 ):
     """The only window, or the second one, which has two new frames."""
-    frames, begun = make_frames(count, 200, 80), 4 * first
+    frames, begun = make_frames(count, 200, WIDTH), 4 * first
     calls = {begun + 3, begun + 5}  # in the third tile; once resumed, in the fourth
     given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, calls)
     assert len(list((tmp_path / "cut.partial").glob("window*"))) == 1
@@ -202,7 +202,7 @@ def test_a_window_in_tiles_goes_on_with_the_row_it_was_at(
 
 
 def test_a_second_pass_in_tiles_goes_on_too(tmp_path, checkpoint, monkeypatch):
-    frames, twice = make_frames(2, 200, 80), ("--times", 4)
+    frames, twice = make_frames(2, 200, WIDTH), ("--times", 4)
     given, whole, seen = interrupted_in_tiles(
         tmp_path, checkpoint, monkeypatch, frames, {4 + 3}, *twice
     )
@@ -221,7 +221,7 @@ def test_what_is_kept_is_not_counted_as_made_now(tmp_path, checkpoint, monkeypat
             bars.append(self)
 
     monkeypatch.setattr("enhancement.enhancer.tqdm", Bar)
-    frames = make_frames(2, 200, 80)
+    frames = make_frames(2, 200, WIDTH)
     given, *_ = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {3})
     run(checkpoint, given, tmp_path / "cut", *TILES, "--resume")
     assert bars[-1].n == pytest.approx(bars[-1].total)
@@ -230,7 +230,7 @@ def test_what_is_kept_is_not_counted_as_made_now(tmp_path, checkpoint, monkeypat
 
 def test_rows_of_larger_tiles_are_of_no_use(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr(job, "KEEP_SECONDS", 0)
-    given = write_frames(tmp_path / "in", make_frames(2, 300, 80))
+    given = write_frames(tmp_path / "in", make_frames(2, 300, WIDTH))
     expected = read_all(run(checkpoint, given, tmp_path / "small", *TILES))
     forward, large = MSTT.forward, []
 
@@ -258,7 +258,7 @@ def test_rows_that_were_written_but_not_kept_are_made_again(tmp_path, checkpoint
         keep(self)
 
     monkeypatch.setattr(job.WindowBuffer, "keep", interrupted)
-    frames = make_frames(2, 200, 80)
+    frames = make_frames(2, 200, WIDTH)
     given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {0})
     result = read_all(run(checkpoint, given, tmp_path / "cut", *TILES, "--resume"))
     np.testing.assert_array_equal(result, whole)
@@ -310,7 +310,7 @@ def test_rows_are_kept_from_time_to_time(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["carried.npz", "0.raw", "full disk"])
 def test_a_window_in_tiles_begins_again(tmp_path, checkpoint, monkeypatch, damage):
-    frames = make_frames(2, 200, 80)
+    frames = make_frames(2, 200, WIDTH)
     if damage == "full disk":
         monkeypatch.setattr(np, "savez", lambda *_, **__: os.open("/dev/full/no", os.O_RDONLY))
     given, whole, seen = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {3})

@@ -66,10 +66,10 @@ def test_network_equals_the_obvious_formulation(options, layout):
 
 
 @pytest.mark.parametrize(
-    "options", [{"channels": 8, "coupling": "symmetric", "midpoint_flow": True}, NEWER, NEIGHBOURS]
+    "options", [{"coupling": "symmetric", "midpoint_flow": True}, NEWER, NEIGHBOURS]
 )
 def test_gradients_equal_those_of_the_obvious_formulation(options):
-    network = random_network(**options).double()
+    network = random_network(**{"channels": 8} | options).double()  # half as wide, for speed
     other = obvious(network).double()
     inputs = [x.double() for x in random_inputs((80, 80))]
     for formulation in (network, other):
