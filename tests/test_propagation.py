@@ -217,6 +217,7 @@ def test_the_command_writes_weights_that_enhance(tmp_path, published, trained):
     assert np.shape(enlarged) == (3, 64, 64, 3)
 
 
+@pytest.mark.parametrize("trained", ["enhanced"], indirect=True)  # of either, for the same reasons
 def test_other_files_and_networks_are_refused(tmp_path, published, trained):
     with pytest.raises(FileNotFoundError, match=r"no .*a\.pth"):
         with_propagation(trained, tmp_path / "a.pth")
