@@ -409,6 +409,8 @@ def test_mutants_are_made_one_at_a_time_and_tried(run, tmp_path, monkeypatch, ca
     changes = f"dead\n- {place}\n+ return ''\nalive\n- {place}\n+ a = 1\n+     {place}\n"
     (tmp_path / "mutants.txt").write_text(f"Two\n\n= utils/text.py: test_a.py test_b.py\n{changes}")
     monkeypatch.setattr(benchmarks.mutants, "MUTANTS", tmp_path / "mutants.txt")
+    needed = [name for name in benchmarks.mutants.KEPT if name not in ("checkpoints", "figures")]
+    monkeypatch.setattr(benchmarks.mutants, "KEPT", needed)  # the others are 50 MB, copied twice
     assert run(benchmarks.mutants, "--tests", tmp_path / "tests") == 1
     lines = capsys.readouterr().out.splitlines()
     assert ["killed by test_line" in lines[0], "SURVIVED" in lines[1]] == [True, True]
