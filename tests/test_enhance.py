@@ -110,19 +110,19 @@ def test_grey_comes_out_grey(tmp_path, checkpoint, network):
 def test_the_ensemble_is_that_of_the_network_and_resumes_as_such(
     tmp_path, checkpoint, network, monkeypatch
 ):
-    frames = make_frames(5, 16, 24)
+    frames, short = make_frames(3, 16, 24), ("--window", 2)  # two windows
     given = write_frames(tmp_path / "in", frames)
-    whole = read_all(run(checkpoint, given, tmp_path / "whole", "--ensemble"))
-    expected = np.stack(list(super_resolve(Ensemble(network), frames, "dis")))
+    whole = read_all(run(checkpoint, given, tmp_path / "whole", "--ensemble", *short))
+    expected = np.stack(list(super_resolve(Ensemble(network), frames, "dis", window=2)))
     assert np.abs(whole.astype(int) - expected).max() <= 1
-    assert (whole != read_all(run(checkpoint, given, tmp_path / "plain"))).mean() > 0.01
+    assert (whole != read_all(run(checkpoint, given, tmp_path / "plain", *short))).mean() > 0.01
     with monkeypatch.context() as patch:
         interrupt_at(patch, {2})
         with pytest.raises(KeyboardInterrupt):
-            run(checkpoint, given, tmp_path / "cut", "--ensemble")
+            run(checkpoint, given, tmp_path / "cut", "--ensemble", *short)
     with pytest.raises(ValueError, match="ensemble"):
-        run(checkpoint, given, tmp_path / "cut", "--resume")
-    resumed = read_all(run(checkpoint, given, tmp_path / "cut", "--resume", "--ensemble"))
+        run(checkpoint, given, tmp_path / "cut", "--resume", *short)
+    resumed = read_all(run(checkpoint, given, tmp_path / "cut", "--resume", "--ensemble", *short))
     np.testing.assert_array_equal(resumed, whole)
 
 
