@@ -36,7 +36,9 @@ of ours. After 2, 130 and any signal, finished frames stay in OUTPUT.partial for
 
 import contextlib
 import hashlib
+import itertools
 import json
+import math
 import mimetypes
 import signal
 import sys
@@ -81,6 +83,7 @@ from utils.files import file_sha256
 from utils.team import Team, join
 
 TOLD = 10  # cuts that are named
+FAR = 8  # LR pixels between the places of two frames; of 6 they are as good, of 14 ruined
 # Endings of files that mimetypes does not know for pictures or video.
 FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m", ".apng", ".webp")
 FILE_SUFFIXES += (".h264", ".h265", ".hevc", ".vrt", ".jp2", ".img", ".nc", ".h5", ".hdf")
@@ -338,6 +341,8 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
         content.update(np.ascontiguousarray(np.ma.getdata(pixels)).data)
         content.update(np.ascontiguousarray(np.ma.getmask(pixels)).data)
 
+    if isinstance(given, TiffSource) and given.placed:
+        tell_shifts(given)
     levels, damaged = survey(given, config.black, config.white, add)
     content.update(repr(sorted(damaged)).encode())
     if levels.told:
@@ -351,6 +356,19 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
         problem = "its frames are interlaced, and taken as they are; deinterlace them first"
         print(f"{config.input}: {problem}", file=sys.stderr)
     return levels, damaged, cuts_of(given, levels, damaged, config), content.hexdigest()
+
+
+def tell_shifts(given: TiffSource) -> None:
+    """Say where frames lie too far from the one before on Earth for what is between to be found."""
+    places = [given.georeference(index) for index in range(given.count)]
+    for index, (before, place) in enumerate(itertools.pairwise(places), 1):
+        if before.transform is None or place.transform is None or before.crs != place.crs:
+            continue
+        shift = math.hypot(*(~before.transform @ (place.transform.c, place.transform.f)))
+        if shift > FAR:
+            told = f"{given.name(index)} lies {shift:.0f} pixels from the frame before: too far to "
+            told += "find what is between them; cut the frames to one extent first"
+            print(told, file=sys.stderr)
 
 
 def check_damaged(damaged: dict[int, str], config: Config) -> None:

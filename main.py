@@ -14,6 +14,7 @@ The recipe is the paper's (LR patch 80, Charbonnier loss) where it is not marked
 
 import contextlib
 import math
+import shlex
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -198,7 +199,8 @@ def train(
             if recorder.after_step(loss, norm, share):
                 break
     if recorder.stop.stopped:
-        print(f"stopped at step {progress.step}; go on with: python main.py --resume --run {run}")
+        resume = f"python main.py --resume --run {shlex.quote(str(run))}"
+        print(f"stopped at step {progress.step}; go on with: {resume}")
         return 128 + recorder.stop.stopped
     if progress.best_score == -math.inf:
         raise FloatingPointError(f"no validation gave a finite PSNR; the weights are in {run}")
@@ -299,11 +301,11 @@ def report(run: Path, recorder: Recorder) -> None:
     ours = "MSTT" if checkpoint.name == "best.pt" else "MSTT (best weights gone)"
     print(f"{ours:<24}{best:.2f}  ({best - baseline:+.2f})")
     print(f"\ncheckpoint  {checkpoint}\nlog         {run / 'log.jsonl'}")
-    print(f"evaluate    python test.py --checkpoint {checkpoint}")
+    print(f"evaluate    python test.py --checkpoint {shlex.quote(str(checkpoint))}")
     if recorder.config.given_frames == 1:
         print(
             "Validation warped the interpolated frames, which one given frame does not train; "
-            f"train them with --weights {checkpoint} --given-frames 2"
+            f"train them with --weights {shlex.quote(str(checkpoint))} --given-frames 2"
         )
 
 
@@ -321,7 +323,8 @@ def main() -> int:
             )
         run, state = team.from_first(lambda: open_run(config.run, config.resume, restarted, stack))
         config, device, data = resolve(config, state, team)
-        print(f"run {run} on {device}, command: {' '.join(sys.argv)}\n{describe_config(config)}")
+        command = shlex.join(sys.argv)
+        print(f"run {run} on {device}, command: {command}\n{describe_config(config)}")
         return train(config, run, device, state, team, data)
 
 

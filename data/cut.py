@@ -17,6 +17,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import cv2
@@ -27,6 +28,8 @@ from media.frames import FrameError
 from media.open import open_source
 from media.rgb import Rgb
 from utils.config import parse_config
+
+GAP = 1.5  # times the usual time between two frames, from which on one is missing
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,8 @@ def good_frames(config, counts):
     numbers, step = _numbers(source), None
     if numbers and len(numbers) > 1:
         step = Counter(np.diff(numbers).tolist()).most_common(1)[0][0]
+    times = getattr(source, "times", None)
+    longest = GAP * np.median(np.diff(times).astype(float)) if times and len(times) > 1 else 0
     last = None
     for index in range(source.count):
         counts["read"] += 1
@@ -109,6 +114,9 @@ def good_frames(config, counts):
                 yield None
             elif step and numbers[index] - numbers[last_index] != step:
                 counts["gaps in the numbers"] += 1
+                yield None
+            elif longest and last_index == index - 1 and times[index] - times[last_index] > longest:
+                counts["gaps in time"] += 1
                 yield None
         yield frame
         last = index, grey, small
@@ -238,4 +246,5 @@ def main(argv=None):
     names, counts = cut(config)
     skipped = ", ".join(f"{count} {what}" for what, count in counts.items() if what != "read")
     print(f"{counts['read']} frames read ({skipped or 'none skipped'})")
-    print(f"{len(names)} septuplets written to {config.out}; train with --data-root {config.out}")
+    out = quote(config.out)
+    print(f"{len(names)} septuplets written to {config.out}; train with --data-root {out}")

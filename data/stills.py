@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from media.ends import has_end, is_animation
-from media.georeference import has_palette, is_inverted, kept_bits
+from media.georeference import RGB, has_palette, is_inverted, kept_bits
 from media.images import check_regular, claimed_frame
 from media.tiff import Page, opened
 from utils.text import listed
@@ -173,7 +173,7 @@ def _read_picture(path: Path) -> np.ndarray:
 
 
 def _read_tiff(path: Path) -> np.ndarray:
-    """The first three bands in file order; missing data is 0, and white is large."""
+    """Red, green and blue, or else the first three bands; missing data is 0, and white is large."""
     check_regular(path, sys.maxsize)  # only parts of it are read
     page = Page(str(path), str(path))
     with opened(page) as file:
@@ -193,7 +193,11 @@ def _read_tiff(path: Path) -> np.ndarray:
             raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
         if file.colorinterp[0].name == "cyan":
             raise ValueError(f"{path}: 16-bit CMYK, which is not supported; convert it to RGB")
-        bands = file.read(list(range(1, min(file.count, 3) + 1)), masked=True)
+        colours = [colour.name for colour in file.colorinterp]
+        places = range(min(file.count, 3))
+        if set(RGB) <= set(colours):
+            places = map(colours.index, RGB)
+        bands = file.read([place + 1 for place in places], masked=True)
         if is_inverted(file) and bands.dtype.kind == "u":
             bands = bands.dtype.type(2**bits - 1) - bands  # which keeps the type
         if kept_bits(file) and bands.dtype == np.uint8:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from rasterio.enums import ColorInterp
 from rasters import write_geotiff
 from torch.utils.data import DataLoader
 
@@ -324,6 +325,14 @@ def test_geotiff_keeps_the_order_of_bands_and_ignores_missing_pixels(tmp_path):
     red, green, blue = still[5:].mean((0, 1))
     assert red < 30 < green < 200 < blue
     assert still[:5].max() == 0
+
+
+def test_colours_of_a_geotiff_are_found_by_their_names(tmp_path):
+    bands = np.arange(4, dtype=np.int16)[:, None, None] * 1000 + texture(40, 50)[..., 0]
+    colours = [ColorInterp.blue, ColorInterp.green, ColorInterp.red, ColorInterp.undefined]
+    still = read_still(write_geotiff(tmp_path / "scene.tif", bands, colours=colours))
+    red, green, blue = still.mean((0, 1))
+    assert blue < 30 < green < 200 < red
 
 
 def test_stretch_ignores_outliers_and_zeros():

@@ -80,6 +80,18 @@ def test_repeats_are_dropped_and_breaks_are_not_spanned(tmp_path, config):
     np.testing.assert_array_equal(read_clip(config, names[1]), other[:7])
 
 
+def test_missing_frames_of_a_video_break(tmp_path, config):
+    pytest.importorskip("av")
+    from videos import write_video
+
+    frames = [make_frame(time) for time in range(20)]
+    times = [index / 25 + (index >= 9) for index in range(20)]
+    path = write_video(tmp_path / "v.mp4", frames, times)
+    names, counts = cut(replace(config, source=str(path)))
+    assert names == ["v_s1_000000", "v_s1_000009"]
+    assert counts == Counter({"read": 20, "gaps in time": 1})
+
+
 def test_unreadable_frames_and_gaps_in_the_numbers_break(tmp_path, config, capsys):
     frames = [make_frame(time) for time in range(24)]
     numbers = [*range(10, 18), *range(20, 36)]

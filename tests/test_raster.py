@@ -59,6 +59,16 @@ def test_a_frame_between_lies_between(tmp_path, checkpoint):
     assert corners == [1000, 1005, 1010]
 
 
+@pytest.mark.parametrize(("shift", "told"), [(8, False), (9, True)])
+def test_frames_far_from_each_other_are_told(tmp_path, checkpoint, capfd, shift, told):
+    (tmp_path / "in").mkdir()
+    for index, place in enumerate((PLACE, PLACE, PLACE @ Affine.translation(0, -shift))):
+        write_geotiff(tmp_path / "in" / f"{index}.tif", sixteen_bits(1)[0], transform=place)
+    run(checkpoint, tmp_path / "in", tmp_path / "out")
+    line = f"2.tif lies {shift} pixels from the frame before: too far"
+    assert (line in capfd.readouterr().err) == told
+
+
 def test_a_frame_between_has_the_time_between(tmp_path, checkpoint):
     given = write_sequence(tmp_path / "in", sixteen_bits(3))
     times = ["2020:02:28 23:59:50", "2020:02:29 00:00:10", "unknown"]

@@ -13,6 +13,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import torch
@@ -97,7 +98,7 @@ def main() -> None:
         print(f"{len(paths)} part(s) in {target}, together {total / 2**20:.1f} MiB")
     else:
         unpack(source, target)
-        print(f"{target}: go on with python main.py --resume --run {target.parent}")
+        print(f"{target}: go on with python main.py --resume --run {quote(str(target.parent))}")
 
 
 if __name__ == "__main__":
