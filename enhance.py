@@ -345,6 +345,9 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
         tell_shifts(given)
     levels, damaged = survey(given, config.black, config.white, add)
     content.update(repr(sorted(damaged)).encode())
+    if isinstance(given, TiffSource) and given.placed:
+        references = map(given.georeference, range(given.count))
+        content.update(repr([(file.crs, file.transform) for file in references]).encode())
     if levels.told:
         print(levels.told, file=sys.stderr)
     check_damaged(damaged, config)

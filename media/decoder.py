@@ -167,9 +167,9 @@ class Decoder:
         ticks = sorted(set(times if self.timed else order))
         gap = ticks[-1] - ticks[-2] if len(ticks) > 1 else 0
         self.last = lengths[times.index(max(times))] if ticks else 0
-        self.last = self.last or gap or max(round(Fraction(1, 25) / stream.time_base), 1)
         if ticks and "matroska" in container.format.name:  # whose frames have no lengths
             self.last = max(self.last, _matroska_end(stream) - ticks[-1])
+        self.last = self.last or gap or max(round(Fraction(1, 25) / stream.time_base), 1)
         return ticks
 
     def _decode(self, key: int | None = None) -> Iterator[tuple[int, Any, list[Any] | None]]:

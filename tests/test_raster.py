@@ -294,6 +294,12 @@ def test_interrupted_stacks_join_the_same(tmp_path, checkpoint, monkeypatch):
         run(checkpoint, given, tmp_path / "out.tif")
     finished = open_source(tmp_path / "out.tif.partial" / "frames")
     np.testing.assert_array_equal(finished.read(3), whole.read(3))
+    with rasterio.open(given / "scene_9.tif", "r+") as dataset:
+        dataset.transform = PLACE @ Affine.translation(1, 0)
+    with pytest.raises(ValueError, match="start again with --overwrite"):
+        run(checkpoint, given, tmp_path / "out.tif", "--resume")
+    with rasterio.open(given / "scene_9.tif", "r+") as dataset:
+        dataset.transform = PLACE
     again = open_source(run(checkpoint, given, tmp_path / "out.tif", "--resume"))
     assert again.count == whole.count == 9
     for index in range(9):

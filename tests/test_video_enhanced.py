@@ -169,6 +169,17 @@ def test_very_slow_and_very_fine_times(tmp_path, times):
     assert open_source(tmp_path / "out.mkv").count == 2
 
 
+@pytest.mark.parametrize("lossless", [False, True])
+def test_matroska_tells_how_long_an_uneven_video_lasts(tmp_path, lossless):
+    times = [Fraction(time, 100) for time in (0, 4, 30, 60, 90)]
+    options = {"suffix": ".mkv", "last": Fraction(1, 10), "lossless": lossless}
+    sink = VideoSink(tmp_path / "pieces", 48, 64, times, **options)
+    sink.write(0, make_frames(5, 48, 64))
+    sink.join(tmp_path / "out.mkv")
+    source = open_source(tmp_path / "out.mkv")
+    assert float(source.times[-1] + source.last) == pytest.approx(1.0, abs=2e-3)
+
+
 def test_a_frame_rate_of_ones_own(tmp_path, checkpoint, capsys):
     given = write_video(tmp_path / "in.mp4", make_frames(3), [0, 0.04, 0.2])
     result = open_source(run(checkpoint, given, tmp_path / "out.mp4", "--fps", 10))
