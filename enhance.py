@@ -341,13 +341,13 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
         content.update(np.ascontiguousarray(np.ma.getdata(pixels)).data)
         content.update(np.ascontiguousarray(np.ma.getmask(pixels)).data)
 
-    if isinstance(given, TiffSource) and given.placed:
-        tell_shifts(given)
     levels, damaged = survey(given, config.black, config.white, add)
     content.update(repr(sorted(damaged)).encode())
     if isinstance(given, TiffSource) and given.placed:
         references = map(given.georeference, range(given.count))
-        content.update(repr([(file.crs, file.transform) for file in references]).encode())
+        places = [(reference.crs, reference.transform) for reference in references]
+        content.update(repr(places).encode())
+        tell_shifts(given, places)
     if levels.told:
         print(levels.told, file=sys.stderr)
     check_damaged(damaged, config)
@@ -361,13 +361,15 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
     return levels, damaged, cuts_of(given, levels, damaged, config), content.hexdigest()
 
 
-def tell_shifts(given: TiffSource) -> None:
-    """Say where frames lie too far from the one before on Earth for what is between to be found."""
-    places = [given.georeference(index) for index in range(given.count)]
-    for index, (before, place) in enumerate(itertools.pairwise(places), 1):
-        if before.transform is None or place.transform is None or before.crs != place.crs:
+def tell_shifts(given: TiffSource, places: list[tuple[Any, Any]]) -> None:
+    """Say which frames lie too far from the one before for what is between them to be found.
+
+    places: coordinate system and transform of every frame.
+    """
+    for index, ((system, before), (own_system, own)) in enumerate(itertools.pairwise(places), 1):
+        if before is None or own is None or system != own_system or before.is_degenerate:
             continue
-        shift = math.hypot(*(~before.transform @ (place.transform.c, place.transform.f)))
+        shift = math.hypot(*(~before @ (own.c, own.f)))
         if shift > FAR:
             told = f"{given.name(index)} lies {shift:.0f} pixels from the frame before: too far to "
             told += "find what is between them; cut the frames to one extent first"

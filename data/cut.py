@@ -8,7 +8,8 @@ SOURCE is anything that enhance.py takes; more than 8 bits are stretched, all fr
 Writes OUT/train/<clip>/im1.png .. im7.png and OUT/189_vime7_train.txt, which `main.py` reads.
 Several videos, or one at several spacings, can be cut into the same OUT, and into a data set that
 is there already; the clips of one without a list come into the new list. Unreadable, empty and
-repeated frames are skipped, and no septuplet spans a scene cut or a gap in the frame numbers.
+repeated frames are skipped, and no septuplet spans a scene cut or a gap in the frame numbers
+or in the times of a video.
 """
 
 import os
