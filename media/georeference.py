@@ -61,8 +61,9 @@ class Georeference:
         """The same place with pixels a quarter as wide, `share` of the way to another frame's.
 
         Times are on the way, too; those that cannot be read are left out where they would be
-        wrong. Control points and RPCs stay this frame's, as all coordinates do if the other's are
-        of another system: they cannot be averaged.
+        wrong, as are names of bands, often dates, that the other frame does not have. Control
+        points and RPCs stay this frame's, as all coordinates do if the other's are of another
+        system: they cannot be averaged.
         """
         own, transform = self.transform, None
         if own is not None:
@@ -78,8 +79,10 @@ class Georeference:
             name: f"{SCALE * float(value):g}" if name in RESOLUTIONS else value
             for name, value in self.tags.items()
         }
-        domains = self.domains
+        domains, descriptions = self.domains, self.descriptions
         if share:
+            pairs = zip(self.descriptions, other.descriptions, strict=True)
+            descriptions = tuple(own if own == following else None for own, following in pairs)
             tags = _at_time(tags, other.tags, "TIFFTAG_DATETIME", share, _tiff_time)
             domains = {
                 name: _at_time(own, other.domains.get(name, {}), "ACQUISITIONDATETIME", share)
@@ -90,6 +93,7 @@ class Georeference:
             transform=transform,
             tags=tags,
             domains=domains,
+            descriptions=descriptions,
             points=(points, points_crs),
             rpcs=_enlarged_rpcs(self.rpcs),
         )

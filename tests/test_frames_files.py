@@ -239,7 +239,7 @@ def test_joined_bands_keep_what_the_file_says_of_each(tmp_path):
         assert dataset.scales == (0.1, 0.2, 0.1, 0.2, 0.3, 0.4)
         assert dataset.offsets == (1, 2, 1, 2, 3, 4)
         assert dataset.units == ("m", "s") * 3
-        assert dataset.descriptions == ("a", "b", "a", "b", "c", "d")
+        assert dataset.descriptions == ("a", "b", None, None, "c", "d")
         assert dataset.colorinterp == colours * 3
         assert dataset.tags(5)["WAVELENGTH"] == "850"
         assert dataset.nodata == 7

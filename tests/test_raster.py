@@ -105,7 +105,7 @@ def test_a_quarter_of_the_way_to_the_next_frame():
             nodata=None,
             tags=tags | {"TIFFTAG_DATETIME": f"2020:01:01 00:00:0{second}"},
             domains={"IMAGERY": {"ACQUISITIONDATETIME": f"2020-01-01T00:00:0{second}Z"}},
-            descriptions=(None,),
+            descriptions=("near infrared", f"second {second}"),
             band_tags=({},),
             colours=("gray",),
             scales=(1.0,),
@@ -123,6 +123,7 @@ def test_a_quarter_of_the_way_to_the_next_frame():
         "TIFFTAG_DATETIME": "2020:01:01 00:00:02",  # 1.75
     }
     assert made.domains == {"IMAGERY": {"ACQUISITIONDATETIME": "2020-01-01T00:00:01.750000Z"}}
+    assert made.descriptions == ("near infrared", None)
 
 
 def test_times_of_a_file_beside_are_kept_and_its_sizes_are_not(tmp_path, checkpoint):
