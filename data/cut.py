@@ -85,7 +85,7 @@ def good_frames(config, counts):
     numbers, step = _numbers(source), None
     if numbers and len(numbers) > 1:
         step = Counter(np.diff(numbers).tolist()).most_common(1)[0][0]
-    times = getattr(source, "times", None)
+    times = source.times
     longest = GAP * np.median(np.diff(times).astype(float)) if times and len(times) > 1 else 0
     last = None
     for index in range(source.count):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from media.ends import has_end, is_animation
-from media.georeference import RGB, has_palette, is_inverted, kept_bits
+from media.georeference import has_palette, is_inverted, kept_bits, places_of_colours
 from media.images import check_regular, claimed_frame
 from media.tiff import Page, opened
 from utils.text import listed
@@ -193,10 +193,8 @@ def _read_tiff(path: Path) -> np.ndarray:
             raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
         if file.colorinterp[0].name == "cyan":
             raise ValueError(f"{path}: 16-bit CMYK, which is not supported; convert it to RGB")
-        colours = [colour.name for colour in file.colorinterp]
-        places = range(min(file.count, 3))
-        if set(RGB) <= set(colours):
-            places = map(colours.index, RGB)
+        named = places_of_colours([colour.name for colour in file.colorinterp])
+        places = named or range(min(file.count, 3))
         bands = file.read([place + 1 for place in places], masked=True)
         if is_inverted(file) and bands.dtype.kind == "u":
             bands = bands.dtype.type(2**bits - 1) - bands  # which keeps the type

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -201,6 +201,11 @@ def kept_bits(dataset: Any) -> int:
 def is_inverted(dataset: Any) -> bool:
     """Whether the smallest value is white."""
     return dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+
+
+def places_of_colours(names: Sequence[str]) -> tuple[int, ...] | None:
+    """Where red, green and blue are among the names of a file's bands; None: not all are there."""
+    return tuple(map(names.index, RGB)) if set(RGB) <= set(names) else None
 
 
 def has_palette(dataset: Any) -> bool:

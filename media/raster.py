@@ -29,6 +29,7 @@ from media.georeference import (
     is_inverted,
     is_placed,
     kept_bits,
+    places_of_colours,
 )
 from media.tiff import Page, frame_pages, opened
 
@@ -113,8 +114,7 @@ class TiffSource(Source):
             self.bits, self.inverted = self._kind(dataset)
             self.lossy, self.placed = is_lossy(dataset), is_placed(dataset)
         names = self._georeference(index).colours
-        rgb = [names.index(name) for name in ("red", "green", "blue") if name in names]
-        self.colour = tuple(rgb) if len(rgb) == 3 else None
+        self.colour = places_of_colours(names)
         self.alpha = names.index("alpha") if "alpha" in names else None
         self.full_scale &= not (self.bits or self.inverted)
 
