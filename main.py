@@ -31,7 +31,7 @@ from data.loading import load_steps, one_opencv_thread, open_loader
 from flow import FLOW_METHODS
 from models import MSTT, build_network
 from models.checkpoint import load_network, network_from
-from models.inference import LONGEST_WINDOW, autocast
+from models.inference import FLOWS, LONGEST_WINDOW, autocast
 from models.mstt import widened
 from training.diagnosis import blame, largest_offset
 from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
@@ -62,6 +62,7 @@ class Config:
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
     degrade: Literal["none", "real"] = "none"  # newer; real: blur, noise and codecs of real footage
     flow_method: Literal[*FLOW_METHODS] = "dis2x"  # newer: follows vehicles; pyflow (paper)
+    evaluation_flow: Literal["auto", *FLOWS] = "auto"  # auto: as --weights ask, or flow_method
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
     # Network

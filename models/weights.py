@@ -54,7 +54,8 @@ def trained_flow(information: dict[str, Any]) -> str:
     """
     config = information.get("config", {})
     config = config if isinstance(config, dict) else {"flow_method": config}
-    method = information.get("flow_method", config.get("flow_method", "pyflow"))
+    trained = config.get("evaluation_flow", config.get("flow_method", "pyflow"))
+    method = information.get("flow_method", trained)
     if not isinstance(method, str) or method not in FLOWS:
         raise ValueError(
             f"the checkpoint names an unknown flow method ({plain(method)}); choose one of "

@@ -282,6 +282,8 @@ def test_trained_window():
 def test_trained_flow():
     assert evaluation.trained_flow({"flow_method": "dis"}) == "dis"
     assert evaluation.trained_flow({"config": {"flow_method": "dis"}}) == "dis"
+    both = {"flow_method": "dis", "evaluation_flow": "enhanced"}
+    assert evaluation.trained_flow({"config": both}) == "enhanced"
     assert evaluation.trained_flow({"origin": "released code"}) == "pyflow"
 
 

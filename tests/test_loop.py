@@ -14,6 +14,7 @@ from data.septuplets import SeptupletDataset
 from models import MSTT, build_network
 from models.checkpoint import load_network, load_torch_file, network_from, save_network
 from models.inference import super_resolve
+from models.weights import trained_flow
 
 STEPS, WARMUP, RATE, MUON_RATE, ALIGNMENT, FINAL, CLIP, EMA = 4, 2, 8e-4, 1e-2, 0.1, 1e-3, 0.01, 0.6
 MUON = ("blocks.", "fusion", "blending", "transformer.", "upconv", "conv_hr")
@@ -118,13 +119,18 @@ def test_a_training_is_the_loop_written_out(run_main, optimiser):
 
 
 def test_a_training_starts_from_the_weights_that_are_given(run_main):
+    """And wants to be evaluated as they do, where that is no flow to train with."""
     torch.manual_seed(5)
-    save_network("start.safetensors", MSTT(**FEW_CHANNELS, global_skip="enhanced"), {})
+    network = MSTT(**FEW_CHANNELS, global_skip="enhanced")
+    save_network("start.safetensors", network, {"flow_method": "enhanced"})
     flags = ("--weights", "start.safetensors", "--warmup", 10**6, "--rate", 1e-9)
     assert run_main(*SCHEDULE, "--run", "r", *flags, "--muon-rate", 1e-9) == 0
     state, (network, _) = load_torch_file("r/last.pt"), load_network("start.safetensors")
     for name, weight in network.state_dict().items():
         torch.testing.assert_close(state["network"][name], weight, atol=1e-7, rtol=0)
+    for name in ("best.pt", "best.safetensors"):
+        assert trained_flow(load_network(f"r/{name}")[1]) == "enhanced"
+    assert state["config"]["flow_method"] == "dis"
 
 
 @pytest.mark.parametrize("frozen", ["extraction", "extraction,transformer.block"])

@@ -257,7 +257,8 @@ def test_what_is_left_of_a_run(stand_in, steps, elapsed, score, is_over, validat
 def test_a_score_is_that_of_the_precision_of_the_run(stand_in, monkeypatch, given, window):
     """And of the enlargement alone where only that is trained, and of longer windows."""
     monkeypatch.setattr(recorder, "mean_psnr", lambda clips, method, *others: method)
-    stand_in.config.given_frames, stand_in.config.flow_method = given, "dis4x"
+    stand_in.config.given_frames, stand_in.config.flow_method = given, "pyflow"
+    stand_in.config.evaluation_flow = "dis4x"
     stand_in.device, stand_in.data = torch.device("cpu"), Data([], [], 16, {})
     method = recorder.Recorder._score(stand_in, torch.nn.Identity())
     options = {"flow_method": "dis4x", "device": stand_in.device, "precision": "bfloat16"}

@@ -13,8 +13,10 @@ import torch
 from trainings import FEW_CHANNELS, deliver, make_optimiser
 
 from dcn import DCNv2
+from flow import flow_between_enlarged
 from models import MSTT
 from models.blocks import bicubic, interleave, mean_of_neighbours
+from models.enhanced_flow import EnhancedFlow, stretched
 from models.inference import autocast, pick_device, pick_precision, windows
 from training.diagnosis import blame, largest_offset
 from training.log import Meter, RunLog
@@ -320,6 +322,11 @@ def test_frames_enlarged_alone_are_warped_between():
     between = mean_of_neighbours(bicubic(frames), *flows, mode="bicubic")
     expected = interleave(bicubic(frames), between)
     torch.testing.assert_close(FramesAlone(network)(frames, *flows), expected)
+    flows = flow_between_enlarged(to_uint8(stretched(bicubic(frames)[0])), 4)
+    flows = (torch.from_numpy(flow)[None] for flow in flows)
+    expected[:, 1::2] = mean_of_neighbours(bicubic(frames), *flows, mode="bicubic")
+    enhanced = EnhancedFlow(FramesAlone(network))
+    torch.testing.assert_close(enhanced(frames, *torch.zeros(2, 1, 2, 2, 16, 20)), expected)
 
 
 def test_windows_share_their_end_frame():

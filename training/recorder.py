@@ -165,7 +165,7 @@ class Recorder:
             network = FramesAlone(network)
         window = trained_window({"config": vars(self.config)})
         options = {"device": self.device, "precision": self.config.precision, "window": window}
-        method = partial(super_resolve, network, flow_method=self.config.flow_method, **options)
+        method = partial(super_resolve, network, flow_method=self.config.evaluation_flow, **options)
         return mean_psnr(self.data.validation, method, self.team, self.stop)
 
     def _validation_is_due(self, before: float) -> bool:

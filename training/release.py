@@ -58,7 +58,7 @@ def save_half(path: Path, network: MSTT, config: Any, step: int, score: float) -
         step, score: of the validation, dB.
     """
     information = {
-        "flow_method": config.flow_method,
+        "flow_method": config.evaluation_flow,
         "step": step,
         "score": score,
         "config": dataclasses.asdict(config),

@@ -13,7 +13,8 @@ from flow import usable_cores
 from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network
-from models.inference import pick_device, pick_precision
+from models.inference import ENHANCED, pick_device, pick_precision
+from models.weights import trained_flow
 from training.loop import fitting_warmup
 from training.run import MOST_STEPS
 from training.sources import Data, find_data_root, find_validation_folder, open_data
@@ -134,14 +135,14 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
 
 
 def with_network_of_weights(config: C, given: set[str]) -> C:
-    """The Config with the network options of its weights instead of its own.
+    """The Config with the network options of its weights instead of its own, and their flow.
 
     Arguments:
         config: with weights.
         given: names of the constants that the command line itself gives; a ValueError names those
             of them that the weights do not have.
     """
-    network, _ = load_network(config.weights)
+    network, information = load_network(config.weights)
     options = network.options
     sizes = [name for name, size in SIZES.items() if size.items() <= options.items()]
     # Weights of no named size keep "auto".
@@ -155,7 +156,11 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     ]
     if wrong:
         raise ValueError(f"{config.weights} has another network: {'; '.join(wrong)}")
-    return dataclasses.replace(config, **{name: found[name] for name in NETWORK})
+    flow = config.evaluation_flow
+    if flow == "auto" and trained_flow(information) == ENHANCED:  # no flow to be trained with
+        flow = ENHANCED
+    found = {name: found[name] for name in NETWORK}
+    return dataclasses.replace(config, evaluation_flow=flow, **found)
 
 
 def without_effect(config: Any, given: set[str]) -> list[str]:
@@ -262,6 +267,9 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
             f"precision is bfloat16, which this {device.type} is not built for; a new run can "
             "begin in float32, also with --weights"
         )
+    evaluation_flow = config.evaluation_flow
+    if evaluation_flow == "auto":
+        evaluation_flow = config.flow_method
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if native else "float32"
@@ -271,6 +279,7 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
         data_root=root,
         list_file=list_file and str(list_file),
         validation=find_validation_folder(config),
+        evaluation_flow=evaluation_flow,
         batch=batch,
         steps=steps,
         validate_every=every,

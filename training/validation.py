@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,11 +62,19 @@ class FramesAlone(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
+        self.options: dict[str, Any] = {}  # no propagation: a frame alone has none
 
-    def forward(self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
+    def extract(self, frames: Tensor) -> None:
+        """Nothing: the network finds the features of each frame."""
+
+    def forward(
+        self, frames: Tensor, forward_flow: Tensor, backward_flow: Tensor, *_: None
+    ) -> Tensor:
         """As `MSTT.forward`."""
         none = forward_flow[:, :0]
         given = [self.network(frame, none, none) for frame in frames.split(1, dim=1)]
         enlarged = torch.cat(given, dim=1)
+        if frames.shape[1] == 1:
+            return enlarged
         between = mean_of_neighbours(enlarged, forward_flow, backward_flow, mode="bicubic")
         return interleave(enlarged, between)
