@@ -32,6 +32,7 @@ from utils.files import check_empty
 from utils.resize import SMALLEST_SIDE
 
 CACHE_BYTES = 4 * 10**9  # decoded stills kept in memory
+TRIES = 20  # places of the camera, until one shows data
 MARGIN = 8  # pixels a still must be larger than a clip on each axis, for the camera to move in
 
 
@@ -148,13 +149,17 @@ def animate(
         count: frames to make, (count, H, W, 3) uint8; up to seven they do not depend on it.
     """
     length = max(count, FRAMES)
-    camera, reduction = draw_camera(rng, still.shape[:2], size, animation, length)
+    corners = np.array([[0, 0, 1], [size[1], 0, 1], [0, size[0], 1], [size[1], size[0], 1]])
+    for _ in range(TRIES):
+        camera, reduction = draw_camera(rng, still.shape[:2], size, animation, length)
+        seen = (camera @ corners.T).transpose(0, 2, 1).reshape(-1, 2)
+        first, last = np.maximum(seen.min(0), 0).astype(int), np.ceil(seen.max(0)).astype(int)
+        if look.black_share(still[first[1] : last[1], first[0] : last[0]]) <= look.MOST_BLACK:
+            break
     sigma = rng.uniform(animation.blur_min, animation.blur_max)
     saturation = look.draw_saturation(rng, animation.grey_share)
 
     # Only the part of the still that the clip sees, with a border for the blur and the kernel.
-    corners = np.array([[0, 0, 1], [size[1], 0, 1], [0, size[0], 1], [size[1], size[0], 1]])
-    seen = (camera @ corners.T).transpose(0, 2, 1).reshape(-1, 2)
     border = 3 + math.ceil(3 * sigma * reduction)
     low = np.maximum(np.floor(seen.min(0)).astype(int) - border, 0)
     high = np.ceil(seen.max(0)).astype(int) + border

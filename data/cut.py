@@ -8,8 +8,8 @@ SOURCE is anything that enhance.py takes; more than 8 bits are stretched, all fr
 Writes OUT/train/<clip>/im1.png .. im7.png and OUT/189_vime7_train.txt, which `main.py` reads.
 Several videos, or one at several spacings, can be cut into the same OUT, and into a data set that
 is there already; the clips of one without a list come into the new list. Unreadable, empty and
-repeated frames are skipped, and no septuplet spans a scene cut or a gap in the frame numbers
-or in the times of a video.
+repeated frames are skipped, and so are tiles without data, which are black; no septuplet spans a
+scene cut or a gap in the frame numbers or in the times of a video.
 """
 
 import os
@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 
 from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_list
+from data.look import MOST_BLACK, black_share
 from media.frames import FrameError
 from media.open import open_source
 from media.rgb import Rgb
@@ -48,12 +49,15 @@ class Config:
     scene_cut: float = 12.0  # mean change of the grey frame, reduced by 8, that is a cut, levels
     repeat: float = 0.05  # mean change of the grey frame below which a frame is a repeat, levels
     contrast: float = 1.0  # grey standard deviation, reduced by 8, of an empty frame, levels
+    black: float = MOST_BLACK  # largest share of exactly black pixels, no data, of a tile
     overwrite: bool = False  # replace clips of the same name in OUT
 
     def __post_init__(self):
         for field, least in (("spacing", 1), ("stride", 1), ("average", 0), ("crop", LEAST_SIDE)):
             if getattr(self, field) < least:
                 raise ValueError(f"--{field} is {getattr(self, field)}; needs at least {least}")
+        if not 0 <= self.black <= 1:
+            raise ValueError(f"--black is {self.black}; needs a share between 0 and 1")
         if self.crop % 4:
             raise ValueError(f"--crop is {self.crop}; needs a multiple of 4")
         if self.name is not None and not re.fullmatch(r"[\w-][\w .-]*", self.name):
@@ -225,7 +229,11 @@ def cut(config):
             for left in tile_corners(width, config.crop):
                 bottom, right = min(top + config.crop, height), min(left + config.crop, width)
                 name = f"{prefix}_{start:06d}" + (f"_{top}_{left}" if tiled else "")
-                write_whole(train / name, [f[top:bottom, left:right] for f in frames])
+                tiles = [frame[top:bottom, left:right] for frame in frames]
+                if max(map(black_share, tiles)) > config.black:
+                    counts["black tiles"] += 1
+                    continue
+                write_whole(train / name, tiles)
                 names.append(name)
     if not names:
         raise ValueError(

@@ -17,6 +17,14 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.GaussianBlur(image, (size, size), sigma)
 
 
+MOST_BLACK = 0.1  # share of pixels that may be exactly black, as those without data are
+
+
+def black_share(image: np.ndarray) -> float:
+    """Share of exactly black pixels of (H, W, 3); every fourth row and column counts."""
+    return (image[::4, ::4] == 0).all(axis=-1).mean()
+
+
 def draw_saturation(rng: np.random.Generator, grey_share: float) -> float:
     """Factor on the colour of one clip: satellite video is often nearly grey."""
     return rng.uniform(0.1, 0.4) if rng.random() < grey_share else rng.uniform(0.4, 1.1)

@@ -1,6 +1,7 @@
 """Clips from stills: determinism, camera, traffic, odd stills, and the command's folders."""
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 
 import cv2
@@ -168,6 +169,15 @@ def test_frames_are_the_still_where_the_camera_looks(monkeypatch):
             wanted = cv2.remap(blurred, *place.reshape(2, 64, 64), cv2.INTER_LINEAR)
             assert np.abs(wanted - frame).max() < 6
             assert np.abs(wanted - frame).mean() < 0.8
+
+
+def test_the_camera_looks_where_there_is_data():
+    still = texture(120, 600)
+    still[:, :350] = 0
+    for seed in range(3):
+        clip = animate(still, (64, 64), np.random.default_rng(seed), replace(QUIET, blur_max=0.5))
+        assert clip.std(axis=(1, 2)).min() > 3
+    animate(np.zeros_like(still), (64, 64), np.random.default_rng(0), QUIET)  # nowhere: it ends
 
 
 def test_no_black_border_at_the_highest_speed(monkeypatch):

@@ -143,6 +143,17 @@ def test_large_frames_are_cut_into_tiles(tmp_path, config):
     assert tile_corners(60, 64) == [0]
 
 
+@pytest.mark.parametrize(("black", "kept"), [(0.1, 4), (0.6, 5), (1.0, 6)])
+def test_tiles_without_data_are_left_out(tmp_path, config, black, kept):
+    frames = np.stack([texture(0, 140, 210) + np.uint8(time) for time in range(7)])
+    frames[:, :64, :64] = 0
+    frames[3, 76:108, :64] = 0  # half of a tile in one frame
+    write_frames(tmp_path / "city", frames)
+    names, counts = cut(replace(config, crop=64, black=black))
+    assert len(names) == kept
+    assert counts["black tiles"] == 6 - kept
+
+
 def test_nothing_is_overwritten_unasked(tmp_path, config):
     write_frames(tmp_path / "city", [make_frame(time) for time in range(21)])
     assert len(cut(config)[0]) == 3
@@ -247,6 +258,7 @@ def test_command_line(tmp_path, capsys):
     [
         ({"spacing": 0}, "--spacing is 0"),
         ({"crop": 66}, "--crop is 66"),
+        ({"black": 1.5}, "--black is 1.5"),
         ({"name": "../x"}, "--name"),
     ],
 )

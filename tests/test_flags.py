@@ -37,6 +37,7 @@ FLAGS = {
     **{"data-root": "septuplets", "list-file": "two.txt", "data-weight": 2, "clips": "more"},
     **{"clips-weight": 3, "stills": "stills", "stills-weight": 5, "blur-min": 0.9, "blur-max": 1.4},
     **{"fast-share": 0.25, "flow-cache": "kept", "coupling": "symmetric"},
+    "evaluation-flow": "dis2x",
     **{
         "global-skip": "neighbours",
         "offset-limit": 3,
@@ -128,7 +129,7 @@ def test_every_flag_reaches_its_part(run_main, calls):
     assert [arguments[2:] for arguments, _ in calls["charbonnier"]] == [(5.0, 0.02)] * 8
     assert [arguments[1] for arguments, _ in calls["clip_grad_norm_"]] == [0.3] * 4
     assert {arguments[1] for arguments, _ in calls["autocast"]} == {"float32"}
-    assert {options["flow_method"] for _, options in calls["super_resolve"]} == {"dis"}
+    assert {options["flow_method"] for _, options in calls["super_resolve"]} == {"dis2x"}
     log = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["rate"] for line in log if "rate" in line}
     assert rates == {step: learning_rate(step - 1, 4, 1, 0.5) * 1e-3 for step in (2, 4)}
