@@ -4,10 +4,8 @@ The names that other projects give these folders are known too; docs/data.md lis
 """
 
 import os
-import re
 import warnings
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +21,7 @@ from data.lists import (
     stays_inside,
 )
 from media.codec import check_available
-from media.files import check_frames, list_folders, list_images, raise_problems
+from media.files import check_frames, gap_in_numbers, list_folders, list_images, raise_problems
 from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES
 from media.images import read_image
 from media.open import open_source
@@ -114,15 +112,6 @@ def _listed_folders(root, list_file, truth, given):
     return list(found.values())
 
 
-def _counter(paths):
-    """The number that counts the frames: the only one that differs between their names, or none."""
-    digits = [re.findall(r"[0-9]+", path.stem) for path in paths]
-    if len({len(numbers) for numbers in digits}) > 1:
-        return []
-    differing = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
-    return [int(number) for number in differing[0]] if len(differing) == 1 else []
-
-
 def _folders_of_clip(folder):
     truth = _child(folder, TRUTH_FOLDERS)
     given = truth and _child(folder, GIVEN_FOLDERS)
@@ -187,15 +176,8 @@ def _check_clip(folders, root):
             f"{folders.truth}: {len(truth)} frames, an even number; the last is left out",
             stacklevel=3,
         )
-    numbers = _counter(truth[:odd])
-    steps = [after - before for before, after in pairwise(numbers)]
-    if len(set(steps)) > 1 and min(steps) > 0 and not any(step % min(steps) for step in steps):
-        at = steps.index(max(steps))
-        warnings.warn(
-            f"{folders.truth}: {truth[at + 1].name} follows {truth[at].name}, a gap in the "
-            "numbers; measured as if evenly timed",
-            stacklevel=3,
-        )
+    if gap := gap_in_numbers(truth[:odd]):
+        warnings.warn(f"{folders.truth}: {gap}; measured as if evenly timed", stacklevel=3)
     if given is None and any(side % 4 for side in size):
         warnings.warn(
             f"{folders.truth}: {size[1]}x{size[0]} is not a multiple of 4; cut to "

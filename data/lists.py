@@ -90,7 +90,7 @@ def read_list(path):
 
 def holds_septuplet(folder):
     """Whether a folder has frames, though perhaps of endings that cannot be read."""
-    stems = {os.path.splitext(name)[0] for name in os.listdir(folder)}
+    stems = {stem for stem, suffix in map(os.path.splitext, os.listdir(folder)) if suffix}
     return any(stem in stems for stems_ in FRAME_STEMS for stem in (stems_[0], stems_[-1]))
 
 

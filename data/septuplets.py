@@ -92,7 +92,8 @@ def _instead(folders):
         if find_list(folder):
             return f". Is it {folder} that is meant?"
     names = [name for folder in folders[:1] for name in sorted(os.listdir(folder))]
-    return f". {folders[0].name} holds {names[0]} instead" if names else ""
+    instead = f" {folders[0].name} holds {names[0]} instead." if names else ""
+    return f".{instead} Longer sequences: python -m data.septuplets cut VIDEO_OR_FOLDER OUT"
 
 
 class Clip(NamedTuple):

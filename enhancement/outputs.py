@@ -1,5 +1,6 @@
 """Where the frames go: the kinds of output, and what is refused before any work."""
 
+import itertools
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from enhancement.job import work_folder
 from enhancement.levels import Levels
 from enhancement.repair import denser_times
 from media.decoder import import_av
+from media.files import gap_in_numbers
 from media.folder import ImageSink, TiffStackSink
 from media.frames import JPEG_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Sink, Source, free_of
 from media.raster import TiffSource
@@ -21,6 +23,7 @@ from models.blocks import SCALE
 
 LONGEST = 1001  # seconds between given frames
 LARGEST_JPEG = 65500  # pixels, of a side
+UNEVEN = 1.5  # times the shortest time between two frames, from which on they are told to differ
 FPS = 25.0  # given frames per second, where neither the file nor the user says
 
 
@@ -75,6 +78,9 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
         folder: for unfinished work.
     """
     suffix = Path(config.output).suffix.lower()
+    names = range(given.count) if given.path.is_dir() else ()
+    if gap := gap_in_numbers([Path(given.name(index)) for index in names]):
+        print(f"{config.input}: {gap}; enhanced as if evenly timed", file=sys.stderr)
     if suffix in VIDEO_SUFFIXES:
         if given.bands != 1 and (given.colour is None or given.bands > 3):
             what = "of which none is named red" if given.bands == 3 else "a video has one or three"
@@ -104,6 +110,10 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
         if config.keep_audio:
             kind |= {"sound": given.path, "begin": given.begin}
         return VideoSink(folder, *size, times, **colours, **kind)
+    gaps = [after - before for before, after in itertools.pairwise(given.times or ())]
+    if gaps and max(gaps) > UNEVEN * min(gaps):
+        told = f"frames {float(min(gaps)):.3g} to {float(max(gaps)):.3g} s apart, which only a"
+        print(f"{config.input}: {told} video as OUTPUT keeps", file=sys.stderr)
     single = suffix in TIFF_SUFFIXES
     if isinstance(given, TiffSource):
         return TiffSink(folder, given, config.times, single)

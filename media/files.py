@@ -1,6 +1,8 @@
 """The files of a data set: their order, their staying inside the root, their problems together."""
 
+import itertools
 import os
+import re
 from pathlib import Path
 
 from media.frames import IMAGE_SUFFIXES
@@ -19,6 +21,24 @@ def list_folders(folder):
     """Subfolders in natural order, hidden ones left out."""
     children = (path for path in Path(folder).iterdir() if not path.name.startswith("."))
     return sorted((path for path in children if path.is_dir()), key=natural_key)
+
+
+def gap_in_numbers(paths: list[Path]) -> str | None:
+    """The largest gap in the numbers of frames, in words; None where they go on evenly.
+
+    A frame's number is the only one that differs between all names.
+    """
+    digits = [re.findall(r"[0-9]+", path.stem) for path in paths]
+    if len({len(numbers) for numbers in digits}) > 1:
+        return None
+    differing = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
+    if len(differing) != 1:
+        return None
+    steps = [int(after) - int(before) for before, after in itertools.pairwise(differing[0])]
+    if len(set(steps)) == 1 or min(steps) <= 0 or any(step % min(steps) for step in steps):
+        return None
+    at = steps.index(max(steps))
+    return f"{paths[at + 1].name} follows {paths[at].name}, a gap in the numbers"
 
 
 def check_frames(paths, root):

@@ -387,6 +387,15 @@ def test_nothing_there(tmp_path):
         SeptupletDataset(tmp_path, patch=8)
 
 
+def test_folders_of_longer_sequences_are_named(tmp_path):
+    """As REDS has them: train_sharp/000/00000000.png .. 00000099.png."""
+    (tmp_path / "train/train_sharp/000").mkdir(parents=True)
+    write_image(tmp_path / "train/train_sharp/000/00000000.png", np.zeros((64, 64, 3), np.uint8))
+    for root, inside in ((tmp_path, "train_sharp holds 000"), ("train/train_sharp", "000 holds 0")):
+        with pytest.raises(ValueError, match=rf"no septuplets; .* {inside}.* data\.septuplets cut"):
+            SeptupletDataset(tmp_path / root)
+
+
 def test_frame_that_vanishes_later_is_named(tmp_path):
     write_clip(tmp_path / "train/a")
     dataset = SeptupletDataset(tmp_path, patch=16)

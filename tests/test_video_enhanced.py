@@ -9,7 +9,7 @@ from PIL import Image
 
 av = pytest.importorskip("av")
 
-from enhancing import Frames, make_frames, run  # noqa: E402
+from enhancing import Frames, make_frames, run, write_frames  # noqa: E402
 from videos import numbered_frames, write_video  # noqa: E402
 
 import enhance  # noqa: E402
@@ -40,6 +40,32 @@ def test_slow_motion_shows_the_last_frame_longer_too(tmp_path):
         sink = open_sink(config, source, tmp_path)
         assert sink.times == [Fraction(step, 100) * factor for step in range(5)]
         assert sink.last == source.last * factor
+
+
+def test_times_that_the_result_does_not_keep_are_said(tmp_path, capsys):
+    times = [Fraction(0), Fraction(1, 25), Fraction(1, 5)]
+    for output, moments, is_told in (
+        ("out", times, True),
+        ("out.tif", times, True),
+        ("out.mp4", times, False),
+        ("out", times[:2], False),
+    ):
+        source = Frames(make_frames(len(moments)), moments)
+        open_sink(enhance.Config("in.mp4", output), source, tmp_path)
+        told = "in.mp4: frames 0.04 to 0.16 s apart, which only a video as OUTPUT keeps\n"
+        assert capsys.readouterr().err == told * is_told
+
+
+def test_gaps_in_the_numbers_of_given_frames_are_said(tmp_path, capsys):
+    folder = write_frames(tmp_path / "in", make_frames(5))
+    *_, gone, last = sorted(folder.iterdir())
+    open_sink(enhance.Config(str(folder), "out"), open_source(folder), tmp_path / "work")
+    assert capsys.readouterr().err == ""
+    gone.unlink()
+    open_sink(enhance.Config(str(folder), "out"), open_source(folder), tmp_path / "work")
+    told = capsys.readouterr().err
+    assert f"{last.name} follows" in told
+    assert "enhanced as if evenly timed" in told
 
 
 def test_what_a_video_says_of_its_pixels_is_handed_on(tmp_path, capsys):
