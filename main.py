@@ -18,7 +18,6 @@ import shlex
 import sys
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +37,7 @@ from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move
 from training.optimiser import Optimiser
 from training.recorder import Recorder
 from training.run import MOST_STEPS, Progress, open_run, restore
-from training.settings import resolve
+from training.settings import NETWORK, check_maps, resolve
 from training.sources import Data
 from utils.config import describe_config, parse_config, run_script
 from utils.team import Team, join
@@ -62,7 +61,7 @@ class Config:
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
     degrade: Literal["none", "real"] = "none"  # newer; real: blur, noise and codecs of real footage
     flow_method: Literal[*FLOW_METHODS] = "dis2x"  # newer: follows vehicles; pyflow (paper)
-    evaluation_flow: Literal["auto", *FLOWS] = "auto"  # auto: as --weights ask, or flow_method
+    evaluation_flow: Literal["auto", *FLOWS] = "auto"  # auto: flow_method; of --weights if enhanced
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
     # Network
@@ -154,6 +153,7 @@ def train(
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # shapes stay the same
     network = make_network(config, run, state)
+    check_maps(config, network.options, config.batch // (team.world * config.accumulate))
     freeze(network, config.frozen)
     network = network.to(device, memory_format=torch.channels_last).train()
     ema = Ema(network, config.ema)
@@ -237,8 +237,14 @@ def leave_out(
 ) -> None:
     """Say what a step without a finite loss or gradient was; end the run if it is one too many."""
     config, progress = recorder.config, recorder.progress
-    offsets = partial(offsets_on, recorder.network, config, recorder.device)
-    problem = blame(recorder.team, progress.step, norm, losses, parts, offsets)
+
+    def offset_on(part: dict[str, Any]) -> float:
+        """The network's largest deformable offset on a batch, in pixels."""
+        inputs, _ = move_batch(part, recorder.device)
+        with autocast(recorder.device, config.precision):
+            return largest_offset(recorder.network, inputs)
+
+    problem = blame(recorder.team, progress.step, norm, losses, parts, offset_on)
     if progress.skipped >= config.skip_nonfinite:
         raise FloatingPointError(f"{problem}. Lower --rate")
     recorder.bar.write(f"left out: {problem}")
@@ -250,16 +256,7 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
     if state:
         return network_from(run / "last.pt", state["network_options"], state["network"])
     if config.weights is None:
-        return build_network(
-            config.size,
-            coupling=config.coupling,
-            midpoint_flow=config.midpoint_flow,
-            global_skip=config.global_skip,
-            skip_refinement=config.skip_refinement,
-            offset_limit=config.offset_limit,
-            frame_fusion=config.frame_fusion,
-            propagation_blocks=config.propagation_blocks,
-        )
+        return build_network(**{name: getattr(config, name) for name in NETWORK})
     network, information = load_network(config.weights)
     print(f"starting from {config.weights}: {information['network']}")
     return widened(network, frame_fusion=config.frame_fusion)
@@ -282,13 +279,6 @@ def freeze(network: MSTT, frozen: str | None) -> None:
         parts[name].requires_grad_(False)
     if not any(weight.requires_grad for weight in network.parameters()):
         raise ValueError(f"frozen is {frozen!r}, which leaves nothing to train")
-
-
-def offsets_on(network: MSTT, config: Config, device: torch.device, part: dict[str, Any]) -> float:
-    """The network's largest deformable offset on a batch, in pixels."""
-    inputs, _ = move_batch(part, device)
-    with autocast(device, config.precision):
-        return largest_offset(network, inputs)
 
 
 def report(run: Path, recorder: Recorder) -> None:

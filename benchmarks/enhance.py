@@ -29,8 +29,9 @@ import torch
 import enhance
 from benchmarks.inference import network_of
 from benchmarks.timing import Stopwatch
+from data import lists
 from enhancement import enhancer, tiling
-from media.folder import ImageSink, write_image_file
+from media.folder import ImageSink
 from media.open import open_source
 from models import SIZES
 from models.blocks import SCALE
@@ -79,10 +80,7 @@ def write_clip(folder: Path, count: int, height: int, width: int) -> Path:
     rng = np.random.default_rng(0)
     ground = rng.integers(0, 256, (height // 4 + 2, (width + count) // 4 + 2, 3), np.uint8)
     ground = imresize(ground, SCALE)
-    folder.mkdir()
-    for index in range(count):
-        frame = ground[:height, index : index + width]
-        write_image_file(folder / f"{index:06d}.png", np.ascontiguousarray(frame))
+    lists.write_clip(folder, (ground[:height, i : i + width] for i in range(count)), test=True)
     return folder
 
 
@@ -95,7 +93,7 @@ def measure(source: Path, output: Path, model: Path, config: Config, *flags) -> 
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise ValueError(f"{' '.join(command)} failed: {problems.splitlines()[-1]}")
+        raise ValueError(f"{' '.join(command)} failed: {problems[-300:]}")
     kibibytes = usage.ru_maxrss if sys.platform != "darwin" else usage.ru_maxrss / 1024
     return time.perf_counter() - start, kibibytes / 2**20
 

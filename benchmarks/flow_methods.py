@@ -8,22 +8,22 @@ no border cut; moving pixels as in utils/metrics.py) and the time as a ratio to 
 the flow alone, or of the network and its flow. One process, one thread.
 """
 
-import time
 from dataclasses import dataclass
+from functools import partial
 from unittest.mock import patch
 
 import cv2
-import numpy as np
 import torch
-from tqdm import tqdm
 
+from benchmarks.sizes import jointly, quality
+from benchmarks.timing import interleaved_medians
 from data.clips import find_clips, read_clip
 from flow import estimate_flow
-from models import load_network, super_resolve
+from models import load_network
 from models.blocks import bicubic_flow_baseline
 from models.inference import ENHANCED
+from models.weights import trained_window
 from utils.config import parse_config, run_script
-from utils.metrics import clip_metrics, mean_metrics
 
 METHODS = ("dis", "dis2x", "dis4x", "pyflow")
 
@@ -39,29 +39,24 @@ def main() -> None:
     config = parse_config(Config, __doc__, positional=("data",))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    methods, network = METHODS, bicubic_flow_baseline
+    methods, network, options = METHODS, bicubic_flow_baseline, {}
     if config.checkpoint:
-        network, _ = load_network(config.checkpoint)
+        network, information = load_network(config.checkpoint)
+        options = {"window": trained_window(information)}
         methods = (*METHODS, ENHANCED)
-    figures = {method: [] for method in methods}
-    seconds = {method: [] for method in methods}
-    for clip in tqdm(find_clips(config.data), unit="clip"):
-        given, truth = read_clip(clip)
-        for method in methods:
-            start = time.perf_counter()
-            output = np.stack(list(super_resolve(network, given, method)))
-            if not config.checkpoint:
-                start = time.perf_counter()
-                estimate_flow(given, method)
-            seconds[method].append(time.perf_counter() - start)
-            figures[method].append(clip_metrics(output, truth))
+    given = read_clip(find_clips(config.data)[0])[0]
+    calls = {method: partial(estimate_flow, given, method) for method in methods}
+    if config.checkpoint:
+        calls = {method: partial(jointly, network, method, given, **options) for method in methods}
+    seconds = interleaved_medians(calls, 3)
     print(f"{'flow':<10}{'all':>8}{'interpolated':>14}{'moving':>8}{'time':>8}")
     for method in methods:
-        mean = mean_metrics(figures[method])
-        ratio = np.median(np.divide(seconds[method], seconds["dis"]))
+        mean = quality(partial(jointly, network, method, **options), config.data)
+        ratio = seconds[method].wall / seconds["dis"].wall
         print(
             f"{method:<10}{mean['psnr_rgb']:8.2f}{mean['psnr_rgb_interpolated']:14.2f}"
-            f"{mean['psnr_rgb_moving'] or float('nan'):8.2f}{ratio:7.1f}x"
+            f"{mean['psnr_rgb_moving'] or float('nan'):8.2f}{ratio:7.1f}x",
+            flush=True,
         )
 
 

@@ -22,7 +22,6 @@ import itertools
 import json
 import random
 import shutil
-import sys
 import tempfile
 import time
 import traceback
@@ -38,6 +37,7 @@ import numpy as np
 import torch
 
 from benchmarks.mutations import mutate, vary_checkpoint, vary_header, vary_json
+from benchmarks.timing import process_memory
 from data.lists import read_list
 from data.septuplets import SeptupletDataset
 from data.stills import read_still
@@ -223,16 +223,6 @@ def make_checkpoint_readers(folder: Path) -> Iterator[Reader]:
     yield Reader("description", [text], ".json", read_description, partial(vary_json, described))
 
 
-def peak_memory() -> int:
-    """The most bytes of memory that this process ever had; 0 where nobody tells."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
     """Read mutated files; returns how many were accepted, refused, slow, large, or met a bug."""
     rng, counts = random.Random(f"{reader.name} {seed}"), Counter()
@@ -251,7 +241,7 @@ def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
         else:
             content = mutate(rng.choice(reader.seeds), rng)
         path.write_bytes(content)
-        start, peak = time.process_time(), peak_memory()
+        start, peak = time.process_time(), process_memory("VmHWM")
         try:
             reader.read(path)
         except (ValueError, OSError) as error:
@@ -265,8 +255,8 @@ def fuzz(reader: Reader, files: int, seed: int, folder: Path) -> Counter:
         seconds = time.process_time() - start
         if seconds > SLOW:
             report(number, "slow", f"{seconds:.0f} s")
-        if peak_memory() - peak > LARGE:
-            report(number, "large", f"memory grew to {peak_memory()}")
+        if (now := process_memory("VmHWM")) - peak > LARGE:
+            report(number, "large", f"memory grew to {now}")
     return counts
 
 

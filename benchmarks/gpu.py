@@ -33,12 +33,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
 from benchmarks.inference import SHIPPED_OPTIONS, call, random_window
-from benchmarks.operators import deformable_tensors
+from benchmarks.operators import deformable_calls, deformable_tensors
 from benchmarks.timing import commit, machine, print_table
 from dcn import deform_conv2d
 from dcn.deform_conv import BACKEND_VARIABLE, BACKENDS, _problem
@@ -113,17 +112,9 @@ def operators(config: Config, device: torch.device) -> None:
         row = {"input": f"{batch} x 64 x {side} x {side}", "backend": name}
         rows.append(row | {"forward": "failed", "forward + backward": "failed"})
         try:
-            leaves = [x.to(device).requires_grad_() for x in deformable_tensors(batch, side)]
-
-            def forward(tensors=leaves[:4], mask=leaves[4]) -> Tensor:
-                return deform_conv2d(*tensors, padding=1, mask=mask)
-
-            def both(forward=forward, leaves=leaves) -> None:
-                torch.autograd.grad(forward().sum(), leaves)
-
-            with torch.no_grad():
-                rows[-1]["forward"] = f"{seconds_of(forward, repeats) * 1e3:.2f} ms"
-            rows[-1]["forward + backward"] = f"{seconds_of(both, repeats) * 1e3:.2f} ms"
+            tensors = [x.to(device) for x in deformable_tensors(batch, side)]
+            for key, calls in deformable_calls(tensors, {name: deform_conv2d}).items():
+                rows[-1][key] = f"{seconds_of(calls[name], repeats) * 1e3:.2f} ms"
         except Exception as error:  # a kernel or compiler that does not fit raises anything
             print(f"{name}, {row['input']}: {type(error).__name__}: {error}")
     print_table("deformable convolution, float32", rows)

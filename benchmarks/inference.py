@@ -158,7 +158,7 @@ def compare(config: Config) -> dict:
         output, operations = counted(make_call(side, formulation, precision))
         base = output if base is None else base
         difference = None if formulation in OTHERS else (output.float() - base).abs().max().item()
-        wall, processor, peak_bytes = results[name]
+        (wall, processor), peak_bytes = results[name]
         rows.append(
             {
                 "name": name,

@@ -75,10 +75,11 @@ def deformable_tensors(batch: int, size: int) -> list[torch.Tensor]:
     ]
 
 
-def deformable_calls(tensors: list[torch.Tensor]) -> dict[str, dict]:
+def deformable_calls(tensors: list[torch.Tensor], functions=FUNCTIONS) -> dict[str, dict]:
     """Pass -> name -> a call without arguments."""
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
     grad_output = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(1))
+    grad_output = grad_output.to(tensors[0].device)
 
     def forward(function, tensors=tensors) -> torch.Tensor:
         *tensors, mask = tensors
@@ -88,7 +89,7 @@ def deformable_calls(tensors: list[torch.Tensor]) -> dict[str, dict]:
         torch.autograd.grad(forward(function, leaves), leaves, grad_output)
 
     return {
-        name: {key: partial(call, function) for key, function in FUNCTIONS.items()}
+        name: {key: partial(call, function) for key, function in functions.items()}
         for name, call in (("forward", forward), ("forward + backward", both))
     }
 

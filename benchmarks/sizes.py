@@ -26,7 +26,7 @@ from benchmarks.timing import interleaved_medians, machine, print_table
 from data.clips import find_clips, read_clip
 from models import load_network, super_resolve
 from models.baselines import bicubic_flow, interpolate_along_flow
-from models.weights import SHIPPED, trained_flow
+from models.weights import SHIPPED, trained_flow, trained_window
 from utils.config import parse_config, run_script
 from utils.images import to_tensor, to_uint8
 from utils.metrics import Metrics, clip_metrics, mean_metrics
@@ -55,11 +55,9 @@ def in_two_stages(network: nn.Module, given: np.ndarray) -> np.ndarray:
     return np.stack(interpolate_along_flow(enlarged, "dis"))
 
 
-def jointly(
-    network: nn.Module, flow_method: str, given: np.ndarray, precision: str = "float32"
-) -> np.ndarray:
-    """All frames by the network."""
-    return np.stack(list(super_resolve(network, given, flow_method, precision=precision)))
+def jointly(network: nn.Module, flow_method: str, given: np.ndarray, **options) -> np.ndarray:
+    """All frames by the network; options: `super_resolve`'s precision and window."""
+    return np.stack(list(super_resolve(network, given, flow_method, **options)))
 
 
 def open_methods(weights: str | None) -> dict[str, Method]:
@@ -80,7 +78,8 @@ def open_methods(weights: str | None) -> dict[str, Method]:
         if file.endswith(FLOW):
             methods[name] = partial(in_two_stages, network)
         else:
-            methods[name] = partial(jointly, network, trained_flow(information))
+            window = trained_window(information)
+            methods[name] = partial(jointly, network, trained_flow(information), window=window)
     return methods
 
 

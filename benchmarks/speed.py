@@ -17,7 +17,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.timing import Measured, Seconds, commit, machine, mebibytes
+from benchmarks.timing import Seconds, commit, machine, mebibytes
 from models import SIZES
 from utils.config import parse_config, run_script
 
@@ -55,7 +55,7 @@ def rates(peaks: dict[str, float]) -> str:
     return ", ".join(f"{name} {value / 1e9:.0f} GFLOP/s" for name, value in peaks.items())
 
 
-def faster(base: Seconds | Measured, row: Seconds | Measured) -> dict[str, str]:
+def faster(base: Seconds, row: Seconds) -> dict[str, str]:
     """Columns of a table: how many times as fast as the base."""
     return {
         "faster": f"{base.wall / row.wall:.1f}x",

@@ -33,14 +33,6 @@ class Seconds(NamedTuple):
     processor: float  # of all threads together
 
 
-class Measured(NamedTuple):
-    """Medians of a function in a process of its own, and bytes of memory on top at the peak."""
-
-    wall: float
-    processor: float
-    peak_bytes: int | None
-
-
 def timed(function: Callable) -> Seconds:
     """What one call takes."""
     wall, processor = time.perf_counter(), time.process_time()
@@ -63,7 +55,7 @@ def interleaved_medians(functions: Mapping[str, Callable], repeats: int) -> dict
 
 def in_turns(
     make: Callable[..., Callable], variants: dict[str, tuple], repeats: int, default: Sequence[str]
-) -> dict[str, Measured]:
+) -> dict[str, tuple[Seconds, int | None]]:
     """Time functions in turns, each in a process of its own with a memory allocator of its own.
 
     Arguments:
@@ -72,6 +64,8 @@ def in_turns(
         repeats: counted calls of each, after two that are not.
         default: names whose allocator stays as PyTorch finds it; for the others freed memory is
             kept, as our scripts do (utils/memory.py).
+
+    Returns: name -> medians, and bytes of memory on top at the peak.
     """
     context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
     with contextlib.ExitStack() as stack:
@@ -85,10 +79,7 @@ def in_turns(
             return processes[name].submit(_ask, what).result()
 
         medians = _medians({name: partial(ask, name, timed) for name in variants}, repeats, 2)
-        return {
-            name: Measured(*seconds, ask(name, peak_extra_memory))
-            for name, seconds in medians.items()
-        }
+        return {name: (medians[name], ask(name, peak_extra_memory)) for name in variants}
 
 
 def _start(make: Callable, arguments: tuple, keep: bool, threads: int) -> None:
@@ -146,14 +137,16 @@ def peak_extra_memory(function: Callable) -> int | None:
         return None
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # memory kept for reuse would hide that it is needed
-    before = _process_memory("VmRSS")
+    before = process_memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # 5 resets the peak
     function()
-    return _process_memory("VmHWM") - before
+    return process_memory("VmHWM") - before
 
 
-def _process_memory(field: str) -> int:
-    """A figure of /proc/self/status in bytes."""
+def process_memory(field: str) -> int:
+    """A figure of /proc/self/status in bytes; 0 where there is none, anywhere but on Linux."""
+    if not Path("/proc/self/status").exists():
+        return 0
     return int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
 
 

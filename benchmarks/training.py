@@ -11,6 +11,7 @@ scripts set it (utils/memory.py). At the default size the result goes into figur
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -18,7 +19,7 @@ from benchmarks.inference import OBVIOUS, random_window, variants_of
 from benchmarks.obvious import obvious
 from benchmarks.speed import faster, store
 from benchmarks.timing import in_turns, machine, mebibytes, print_table
-from models import build_network
+from models import SIZES, build_network
 from models.inference import autocast
 from training.loop import charbonnier
 from utils.config import parse_config, run_script
@@ -26,7 +27,7 @@ from utils.config import parse_config, run_script
 
 @dataclass(frozen=True)
 class Config:
-    size: str = "mstt"  # mstt or small
+    size: Literal[*SIZES] = "mstt"
     given_frames: int = 4  # N
     patch: int = 80  # LR pixels, a multiple of 80
     batch: int = 1  # samples per step
@@ -60,10 +61,10 @@ def main() -> None:
     results = in_turns(make_step, variants, config.repeats, default=[OBVIOUS])
     print(f"{machine()}, {torch.get_num_threads()} threads; {config}")
     rows = [
-        {"formulation": name, "seconds per step": f"{result.wall:.2f}"}
-        | faster(results[OBVIOUS], result)
-        | {"peak memory": mebibytes(result.peak_bytes)}
-        for name, result in results.items()
+        {"formulation": name, "seconds per step": f"{seconds.wall:.2f}"}
+        | faster(results[OBVIOUS][0], seconds)
+        | {"peak memory": mebibytes(peak_bytes)}
+        for name, (seconds, peak_bytes) in results.items()
     ]
     print_table("a training step", rows)
     if config == Config(repeats=config.repeats):  # docs/speed.md shows these

@@ -69,25 +69,19 @@ def largest_difference(first: Any, second: Any) -> float:
     """Over all numbers of two nested states; infinite where their structure differs."""
     if type(first) is not type(second):
         return math.inf
-    if isinstance(first, torch.Tensor):
-        if first.shape != second.shape:
-            return math.inf
-        if torch.equal(first, second):
-            return 0.0
-        difference = (first.double() - second.double()).abs().max().item()
-        return math.inf if math.isnan(difference) else difference
-    if isinstance(first, dict):
-        if first.keys() != second.keys():
-            return math.inf
+    if isinstance(first, dict) and first.keys() == second.keys():
         first, second = list(first.values()), [second[key] for key in first]
-    if isinstance(first, list | tuple):
-        if len(first) != len(second):
-            return math.inf
+    if isinstance(first, list | tuple) and len(first) == len(second):
         return max(map(largest_difference, first, second), default=0.0)
-    if first == second:
+    if not isinstance(first, torch.Tensor | int | float):
+        return 0.0 if first == second else math.inf
+    first, second = torch.as_tensor(first), torch.as_tensor(second)
+    if first.shape != second.shape:
+        return math.inf
+    if torch.equal(first, second):
         return 0.0
-    is_number = isinstance(first, int | float)
-    return abs(first - second) if is_number and math.isfinite(first - second) else math.inf
+    difference = (first.double() - second.double()).abs().max().item()
+    return math.inf if math.isnan(difference) else difference
 
 
 def kill_at_random(scenes: Path, folder: Path, config: Config) -> bool:

@@ -13,6 +13,7 @@ of (seed, epoch, index).
 """
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -341,7 +342,8 @@ def write_clips(config: Config) -> list[str]:
     stills = Stills(config.stills, least, CACHE_BYTES, "" if config.fit else "--fit")
     out = Path(config.out)
     paths = [stills.paths[number % len(stills)] for number in range(config.clips)]
-    names = [f"{number:05d}_{path.stem}" for number, path in enumerate(paths)]
+    stems = [re.sub(r"[^\w.-]", "_", path.stem) for path in paths]  # which a list can hold
+    names = [f"{number:05d}_{stem}" for number, stem in enumerate(stems)]
     folders = [out / name / "truth" if config.test else out / "train" / name for name in names]
     if config.test:
         check_empty(out)  # test.py takes all clips of a folder

@@ -26,6 +26,7 @@ import numpy as np
 
 from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_list
 from data.look import MOST_BLACK, black_share
+from media.files import frame_numbers
 from media.frames import FrameError
 from media.open import open_source
 from media.rgb import Rgb
@@ -64,15 +65,6 @@ class Config:
             raise ValueError(f"--name is {self.name!r}; needs letters, digits, space, . _ or -")
 
 
-def _numbers(source):
-    """The last number in the name of every file of a folder, or None where one has none."""
-    if not source.path.is_dir():
-        return None
-    names = (Path(source.name(index)).stem for index in range(source.count))
-    digits = [re.findall(r"[0-9]+", name) for name in names]
-    return [int(d[-1]) for d in digits] if all(digits) else None
-
-
 def good_frames(config, counts):
     """Yield the frames of a video that can be used, and None wherever its time line breaks.
 
@@ -86,8 +78,9 @@ def good_frames(config, counts):
     rgb = Rgb(source)
     if told := rgb.told():
         print(told)
-    numbers, step = _numbers(source), None
-    if numbers and len(numbers) > 1:
+    names = [Path(source.name(i)) for i in range(source.count)] if source.path.is_dir() else []
+    numbers, step = frame_numbers(names), None
+    if numbers:
         step = Counter(np.diff(numbers).tolist()).most_common(1)[0][0]
     times = source.times
     longest = GAP * np.median(np.diff(times).astype(float)) if times and len(times) > 1 else 0

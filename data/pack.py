@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.stills import find_stills, read_still
+from media.frames import LARGEST_JPEG
 from utils.config import parse_config, run_script
 from utils.files import check_empty
 
@@ -35,6 +36,9 @@ class Config:
 def encode(still: np.ndarray, quality: int) -> bytes:
     """A still (H, W, 3) uint8 RGB as JPEG."""
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    if max(still.shape) > LARGEST_JPEG:
+        height, width = still.shape[:2]
+        raise ValueError(f"JPEG cannot hold a still of {width}x{height} pixels; cut it smaller")
     return cv2.imencode(".jpg", still[..., ::-1], flags)[1].tobytes()
 
 

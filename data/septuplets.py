@@ -14,8 +14,8 @@ import numbers
 import os
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -147,11 +147,9 @@ def _check_clips(root, base, names, least):
     """The Clip of every name, each folder looked at once however often a list names it."""
     folders = [str(Path(name)) for name in names]
     different = list(dict.fromkeys(folders))
-    parts = [different[i : i + CHECKED_AT_ONCE] for i in range(0, len(different), CHECKED_AT_ONCE)]
     # Threads, because slow disks and network drives answer many questions at a time.
-    with ThreadPoolExecutor(8) as pool:
-        found = pool.map(lambda part: [_check_clip(root, base, n, least) for n in part], parts)
-        checks = [check for part in found for check in part]
+    with ThreadPool(8) as pool:
+        checks = pool.map(lambda n: _check_clip(root, base, n, least), different, CHECKED_AT_ONCE)
     raise_problems(root, [problem for _, problems in checks for problem in problems])
     longer = [clip.folder for clip, _ in checks if clip.longer]
     if longer:

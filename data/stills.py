@@ -8,10 +8,10 @@ percentiles.
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from media.ends import has_end, is_animation
+from media.ends import is_animation
+from media.folder import read_image_file
 from media.georeference import has_palette, is_inverted, kept_bits, places_of_colours
 from media.images import check_regular, claimed_frame
 from media.tiff import Page, opened
@@ -28,11 +28,19 @@ STRETCH = (0.5, 99.5)  # percentiles of the valid pixels that become black and w
 
 
 def find_stills(root: str | Path) -> list[Path]:
-    """Every still under a folder, sub-folders included, by path; FileNotFoundError for none."""
+    """Every still under a folder, sub-folders included, hidden ones left out, by path.
+
+    Raises: FileNotFoundError: no folder, or none in it.
+    """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give the folder that holds the stills")
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
     if not paths:
         kinds = ", ".join(sorted(SUFFIXES))
         raise FileNotFoundError(f"no stills ({kinds}) under {root}")
@@ -153,23 +161,13 @@ def _check_size(path: Path, height: int, width: int, bits: int, stored: int) -> 
 def _read_picture(path: Path) -> np.ndarray:
     check_regular(path, MAX_BYTES)
     content = path.read_bytes()
-    if not has_end(content):
-        raise ValueError(f"{path}: truncated image")
     if is_animation(content):
         raise ValueError(f"{path}: an animated PNG; make each of its frames a file")
     bits, height, width = claimed_frame(path, content)
     if height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
         raise ValueError(f"{path}: neither PNG nor JPEG")
     _check_size(path, height, width, bits, len(content))
-    try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:  # an empty file, or a size beyond OpenCV's own limit
-        image = None
-    if image is None:
-        raise ValueError(f"{path}: not a readable image")
-    if image.ndim == 3 and image.shape[2] >= 3:
-        image = image[..., 2::-1]
-    return image
+    return np.ma.getdata(read_image_file(path))  # what is clear has colours, too
 
 
 def _read_tiff(path: Path) -> np.ndarray:

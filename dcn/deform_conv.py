@@ -288,7 +288,9 @@ class DCNv2(nn.Module):
             dilation=self.dilation,
         )
         self.offset_warned = False
-        self.mean_offset: Tensor | None = None  # pixels; mean |offset| of the last pass
+        # Pixels; mean and largest |offset| of the last pass
+        self.mean_offset: Tensor | None = None
+        self.largest_offset: Tensor | None = None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -323,7 +325,8 @@ class DCNv2(nn.Module):
     def _watch_offsets(self, offset: Tensor) -> None:
         if offset.numel() == 0:
             return
-        self.mean_offset = offset.abs().mean()
+        sizes = offset.abs()
+        self.mean_offset, self.largest_offset = sizes.mean(), sizes.max()
         # A bounded offset cannot pass the limit, and to look at it would hold up a GPU.
         if self.offset_warned or self.offset_limit is not None:
             return
@@ -336,11 +339,3 @@ class DCNv2(nn.Module):
                 RuntimeWarning,
                 stacklevel=3,
             )
-
-    def extra_repr(self) -> str:
-        out_channels, in_channels = self.weight.shape[:2]
-        return (
-            f"{in_channels}, {out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
-            f"groups={self.groups}"
-        )

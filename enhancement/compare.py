@@ -21,7 +21,7 @@ from media.open import open_source
 from media.video_sink import VideoSink
 from models.blocks import SCALE
 from utils.files import write_atomically
-from utils.page import GIVEN, MOST_FRAMES, PageClip, write_page
+from utils.page import GIVEN, MOST_FRAMES, PageClip, page_entry, write_page
 from utils.plots import detailed_place
 from utils.resize import imresize
 
@@ -183,4 +183,4 @@ def write_viewer(pair: Pair, path: Path) -> None:
         "Given": f"{pair.given.path}: {pair.given.count} frames of {width}x{height}",
         "Enhanced": f"{pair.count} frames of {SCALE * width}x{SCALE * height}",
     }
-    write_page(path, "Before and after", facts, [clip], 1)
+    write_page(path, "Before and after", facts, [page_entry(clip, 1)], 1)

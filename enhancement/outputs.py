@@ -14,7 +14,15 @@ from enhancement.repair import denser_times
 from media.decoder import import_av
 from media.files import gap_in_numbers
 from media.folder import ImageSink, TiffStackSink
-from media.frames import JPEG_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Sink, Source, free_of
+from media.frames import (
+    JPEG_SUFFIXES,
+    LARGEST_JPEG,
+    TIFF_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Sink,
+    Source,
+    free_of,
+)
 from media.raster import TiffSource
 from media.raster_sink import TiffSink
 from media.video import VideoSource
@@ -22,7 +30,6 @@ from media.video_sink import VideoSink
 from models.blocks import SCALE
 
 LONGEST = 1001  # seconds between given frames
-LARGEST_JPEG = 65500  # pixels, of a side
 UNEVEN = 1.5  # times the shortest time between two frames, from which on they are told to differ
 FPS = 25.0  # given frames per second, where neither the file nor the user says
 

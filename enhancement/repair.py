@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from enhancement.levels import Levels, exact_type, fill_missing, missing_pixels, view_rgb
 from enhancement.shots import Cut, last_before
@@ -124,9 +123,7 @@ def reduce_frame(pixels: np.ndarray) -> np.ndarray:
         # The kernel reaches less than two rows of the result, 8 of the frame, beyond its own.
         first, last = max(top - 2, 0), min(bottom + 2, height)
         part = pixels[SCALE * first : SCALE * last].astype(exact_type(pixels.dtype))
-        # Of a tensor it keeps the type.
-        part = imresize(torch.from_numpy(np.moveaxis(part, -1, 0)), 1 / SCALE).movedim(0, -1)
-        reduced.append(part[top - first : bottom - first].numpy())
+        reduced.append(imresize(part, 1 / SCALE)[top - first : bottom - first])
     return np.concatenate(reduced)
 
 

@@ -30,7 +30,7 @@ from models.baselines import bicubic_flow
 from models.checkpoint import load_network
 from models.enhanced_flow import EnhancedFlow
 from models.inference import ENHANCED, super_resolve
-from models.weights import trained_flow
+from models.weights import trained_flow, trained_window
 from utils.config import parse_config, run_script
 from utils.images import to_tensor
 from utils.plots import comparison_figure
@@ -173,12 +173,14 @@ def draw_training(path: Path, information: dict[str, Any]) -> None:
     figure.savefig(path)
 
 
-def draw_comparison(path: Path, clip: Clip, network: MSTT, flow_method: str) -> np.ndarray:
+def draw_comparison(
+    path: Path, clip: Clip, network: MSTT, flow_method: str, window: int
+) -> np.ndarray:
     """The comparison sheet of a clip; returns the network's output frames."""
     given, truth = read_clip(clip)
     outputs = {
         "bicubic+flow": np.stack(bicubic_flow(given)),
-        "mstt": np.stack(list(super_resolve(network, given, flow_method))),
+        "mstt": np.stack(list(super_resolve(network, given, flow_method, window=window))),
     }
     comparison_figure(path, clip.name, given, truth, outputs)
     return outputs["mstt"]
@@ -187,12 +189,14 @@ def draw_comparison(path: Path, clip: Clip, network: MSTT, flow_method: str) -> 
 def main() -> None:
     config = parse_config(Config, __doc__)
     network, information = load_network(config.checkpoint)
-    flow_method = trained_flow(information)
+    flow_method, window = trained_flow(information), trained_window(information)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     clips = find_clips(make_scenes(config.scenes) / "test")
     outputs = {
-        clip.name: draw_comparison(out / f"comparison_{clip.name}.png", clip, network, flow_method)
+        clip.name: draw_comparison(
+            out / f"comparison_{clip.name}.png", clip, network, flow_method, window
+        )
         for clip in clips
     }
     clip = next(clip for clip in clips if clip.name.startswith("junction"))  # has most traffic

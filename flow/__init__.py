@@ -17,14 +17,6 @@ import numpy as np
 from flow.coarse2fine import coarse2fine_flow, plan_levels
 from utils.resize import SMALLEST_SIDE, equal_parts
 
-__all__ = [
-    "FLOW_METHODS",
-    "check_frames",
-    "coarse2fine_flow",
-    "estimate_flow",
-    "flow_between_enlarged",
-]
-
 FLOW_METHODS = ("pyflow", "dis", "dis2x", "dis4x", "pyflow-original")
 # alpha, ratio, minWidth, outer, inner and SOR iterations, colType of the released code
 PYFLOW_PARAMETERS = (0.012, 0.75, 20, 7, 1, 30, 0)

@@ -11,7 +11,6 @@ after one warning.
 import ctypes
 import functools
 import math
-import threading
 import warnings
 from pathlib import Path
 
@@ -151,23 +150,15 @@ class _Parameters(ctypes.Structure):
     )
 
 
-_lock = threading.Lock()
-
-
-def _native_library():
-    with _lock:  # threads that come first together must not warn twice
-        return _load_native_library()
-
-
 @functools.cache
-def _load_native_library():
+def _native_library():
     try:
         library = load_library(SOURCE, FLAGS)
     except NativeBuildError as error:
         warnings.warn(
             f"PyFlow's method runs in NumPy, same results but many times slower: {error}",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
         return None
     planes = np.ctypeslib.ndpointer(np.float32, ndim=3, flags="C_CONTIGUOUS")

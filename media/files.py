@@ -23,19 +23,19 @@ def list_folders(folder):
     return sorted((path for path in children if path.is_dir()), key=natural_key)
 
 
-def gap_in_numbers(paths: list[Path]) -> str | None:
-    """The largest gap in the numbers of frames, in words; None where they go on evenly.
-
-    A frame's number is the only one that differs between all names.
-    """
+def frame_numbers(paths: list[Path]) -> list[int]:
+    """The number in each name, the only one that differs between them; none where there is none."""
     digits = [re.findall(r"[0-9]+", path.stem) for path in paths]
     if len({len(numbers) for numbers in digits}) > 1:
-        return None
+        return []
     differing = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
-    if len(differing) != 1:
-        return None
-    steps = [int(after) - int(before) for before, after in itertools.pairwise(differing[0])]
-    if len(set(steps)) == 1 or min(steps) <= 0 or any(step % min(steps) for step in steps):
+    return [int(number) for number in differing[0]] if len(differing) == 1 else []
+
+
+def gap_in_numbers(paths: list[Path]) -> str | None:
+    """The largest gap in the numbers of frames, in words; None where they go on evenly."""
+    steps = [after - before for before, after in itertools.pairwise(frame_numbers(paths))]
+    if len(set(steps)) < 2 or min(steps) <= 0 or any(step % min(steps) for step in steps):
         return None
     at = steps.index(max(steps))
     return f"{paths[at + 1].name} follows {paths[at].name}, a gap in the numbers"

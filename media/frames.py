@@ -31,6 +31,7 @@ TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
 SMALL = 2**28  # bytes of a frame, for which there is memory anywhere
 JPEG_SUFFIXES = (".jpg", ".jpeg")
+LARGEST_JPEG = 65500  # pixels, of a side
 T, U = TypeVar("T"), TypeVar("U")
 
 # Damaged files are named by their reader; OpenCV would add lines of its own.

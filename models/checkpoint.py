@@ -11,6 +11,7 @@ Only tensors and plain values are ever unpickled (`weights_only=True`): a file c
 import json
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +154,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return content["ema"], information
     if "conv_first.weight" in content:
         check_weights(path, content)
-        weights = {_our_name(name): tensor for name, tensor in content.items()}
+        weights = renamed(content, RELEASED_NAMES)
         return weights, {"network": _released_options(path, content), "origin": "released code"}
     some = one_line(", ".join(map(plain, list(content)[:4])))
     raise ValueError(
@@ -208,10 +209,11 @@ def _reason(error: Exception) -> str:
     return one_line(text.strip()) or type(error).__name__
 
 
-def _our_name(released_name: str) -> str:
-    for pattern, replacement in RELEASED_NAMES:
-        released_name = re.sub(pattern, replacement, released_name)
-    return released_name
+def renamed(weights: dict[str, Tensor], names: Iterable[tuple]) -> dict[str, Tensor]:
+    """Weights by other names: those of others, whose patterns `names` has, by ours."""
+    for pattern, replacement in names:
+        weights = {re.sub(pattern, replacement, name): weights[name] for name in weights}
+    return weights
 
 
 def _released_options(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:

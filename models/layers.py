@@ -44,6 +44,3 @@ class Conv(nn.Conv2d):
         # The gradient of a leaky ReLU needs its output as it was.
         kept = self.slope != 1 and torch.is_grad_enabled()
         return x + residual.to(x.dtype) if kept else x.add_(residual)
-
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, slope={self.slope}"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
-from models.blocks import SCALE, bicubic, bicubic_flow_baseline, interleave, mean_of_neighbours
+from models.blocks import bicubic, bicubic_flow_baseline, interleave, mean_of_neighbours
 from models.dual_aggregation import DatExtraction
 from models.extraction import FeatureExtraction, SpanExtraction
 from models.fusion import FrameFusion
@@ -181,25 +181,17 @@ class MSTT(nn.Module):
         features = self.interpolation(features, *flows)  #                     (B, T, C, H, W)
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
         features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)
-        if self.global_skip == "neighbours":
-            given = self.reconstruction(features[:, ::2]).float()  #           (B, N, 3, sH, sW)
-            given = self._propagated(given, frames, extracted, *flows)
-            between = self._warped(given, features, flows, flow_between)
-            return interleave(given, between)
-        output = self.reconstruction(features)  #                              (B, T, 3, sH, sW)
+        alone = self.global_skip == "neighbours"  # only given frames are enlarged
+        output = self.reconstruction(features[:, ::2] if alone else features)
+        if self.global_skip == "none":
+            return output  #                                                   (B, T, 3, sH, sW)
         if self.global_skip == "bicubic":
-            output = output + bicubic_flow_baseline(frames, *flows)
-        elif self.global_skip == "enhanced":
-            given = output[:, ::2] + bicubic(frames)  #                        (B, N, 3, sH, sW)
-            given = self._propagated(given, frames, extracted, *flows)
-            warped = self._warped(given, features, flows, flow_between)
-            residual = output[:, 1::2]  #                                      (B, N-1, 3, sH, sW)
-            output = interleave(given, warped + residual)
-        return output
-
-    def _propagated(self, given: Tensor, *seen: Tensor) -> Tensor:
-        """Given frames improved with the help of all others, where the network does that."""
-        return given if self.propagation is None else self.propagation(given, *seen)
+            return output + bicubic_flow_baseline(frames, *flows)
+        given = output.float() if alone else output[:, ::2] + bicubic(frames)
+        if self.propagation is not None:
+            given = self.propagation(given, frames, extracted, *flows)  #      (B, N, 3, sH, sW)
+        between = self._warped(given, features, flows, flow_between)
+        return interleave(given, between if alone else between + output[:, 1::2])
 
     def _warped(
         self,
@@ -267,6 +259,3 @@ def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -
     for name, flow in (("forward_flow", forward_flow), ("backward_flow", backward_flow)):
         if flow.shape != expected:
             raise ValueError(f"{name} is {tuple(flow.shape)}; these frames need {expected}")
-
-
-__all__ = ["MSTT", "SCALE", "SIZES", "build_network", "widened"]

@@ -384,6 +384,11 @@ def test_no_stills(tmp_path):
         StillsDataset(tmp_path)
     with pytest.raises(FileNotFoundError, match="not a folder"):
         StillsDataset(tmp_path / "nowhere")
+    for name in ("._a.png", ".thumbs/a.png"):  # what others hide are no stills
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), texture(200, 200))
+    with pytest.raises(FileNotFoundError, match="no stills"):
+        StillsDataset(tmp_path)
 
 
 def test_stills_beyond_the_limit_are_read_again(stills):
@@ -412,6 +417,15 @@ def test_command_writes_septuplets_that_the_dataset_reads(stills, tmp_path):
     dataset = SeptupletDataset(out, patch=PATCH, flow_method="dis")
     assert len(dataset) == 4
     assert dataset[0]["truth"].shape == (7, 3, 64, 64)
+
+
+def test_clips_of_stills_of_any_name_are_read_back(tmp_path):
+    (tmp_path / "stills").mkdir()
+    for name in ("a .png", "b\nc.png", "x 7 (256,448,3).png"):
+        (tmp_path / "stills" / name).write_bytes(cv2.imencode(".png", texture(80, 80))[1].tobytes())
+    out = str(tmp_path / "out")
+    write_clips(Config(stills=str(tmp_path / "stills"), out=out, clips=3, height=64, width=64))
+    assert len(SeptupletDataset(out, patch=PATCH, flow_method="dis")) == 3
 
 
 def test_test_clips_of_any_odd_length(stills, tmp_path):

@@ -44,7 +44,7 @@ import benchmarks.training
 import benchmarks.trust
 import enhance
 import figures.make_figures
-from benchmarks.timing import Measured, in_turns, timed
+from benchmarks.timing import Seconds, in_turns, timed
 from media.folder import write_image_file
 from media.images import write_image
 from models import MSTT
@@ -85,8 +85,8 @@ def test_variants_take_turns_in_processes_of_their_own(monkeypatch):
     variants = {"long": (0.3,), "short": (0.0,)}
     results = in_turns(make_sleep, variants, repeats=1, default=["long"])
     assert list(results) == ["long", "short"]
-    assert results["long"].wall >= 0.3 > results["long"].processor
-    assert results["short"].wall < results["long"].wall
+    assert results["long"][0].wall >= 0.3 > results["long"][0].processor
+    assert results["short"][0].wall < results["long"][0].wall
 
 
 def test_recipe(run, folder, few_channels, monkeypatch, capsys):
@@ -116,7 +116,7 @@ def test_inference(run, few_channels, tmp_path, monkeypatch, what):
     monkeypatch.setattr(benchmarks.speed, "SPEED", tmp_path / "speed.json")
     window, side = benchmarks.inference.random_window, 80 if what == "compare" else 32
     for name, other in {
-        "in_turns": lambda make, variants, *_, **__: dict.fromkeys(variants, Measured(1, 1, 1)),
+        "in_turns": lambda make, variants, *_, **__: dict.fromkeys(variants, (Seconds(1, 1), 1)),
         "precisions": lambda: ["float32"],
         "matrix_product_peak": lambda dtype: 1e9,
         "peak_extra_memory": lambda run: 1,
@@ -136,7 +136,7 @@ def test_training(run, few_channels, tmp_path, monkeypatch, capsys):
     def in_turns(make, variants, repeats, default):
         for arguments in variants.values():
             make(*arguments)()
-        return dict.fromkeys(variants, Measured(1.0, 1.0, 2**20))
+        return dict.fromkeys(variants, (Seconds(1.0, 1.0), 2**20))
 
     monkeypatch.setattr(benchmarks.training, "in_turns", in_turns)
     run(benchmarks.training, "--size", "small", "--given-frames", 2, "--repeats", 1)

@@ -44,10 +44,10 @@ def no_compiler(monkeypatch):
     def fail(*_):
         raise NativeBuildError("no working C++ compiler")
 
-    coarse2fine._load_native_library.cache_clear()
+    coarse2fine._native_library.cache_clear()
     monkeypatch.setattr(coarse2fine, "load_library", fail)
     yield
-    coarse2fine._load_native_library.cache_clear()
+    coarse2fine._native_library.cache_clear()
 
 
 def test_names_and_defaults_are_those_of_pyflow():

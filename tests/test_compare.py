@@ -152,10 +152,8 @@ def test_the_split_screen_shows_the_middle_at_its_times(pair_of, monkeypatch, tm
 
 
 def test_the_page_says_where_its_part_lies(pair_of, monkeypatch, tmp_path):
-    pages = []
-    monkeypatch.setattr(
-        compare, "write_page", lambda path, title, facts, clips, count: pages.extend(clips)
-    )
+    pages, entry = [], compare.page_entry
+    monkeypatch.setattr(compare, "page_entry", lambda clip, n: pages.append(clip) or entry(clip, n))
     monkeypatch.setattr(compare, "VIEWED", 16)
     frames = np.full((20, 40, 64, 3), 90, np.uint8)
     frames[:, 4:16, 36:48] = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)

@@ -116,7 +116,8 @@ def test_describe_names_every_field():
     assert r"\x1b[2J\n" in describe_config(Config("\x1b[2J\n"))
 
 
-FULL = "error: out of memory; lower --batch or --patch, raise --accumulate, or change --device\n"
+FULL = "error: out of memory (training: lower --batch or --patch, raise --accumulate; "
+FULL += "else smaller frames, or another --device)\n"
 
 
 @pytest.mark.parametrize(

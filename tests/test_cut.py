@@ -107,6 +107,15 @@ def test_unreadable_frames_and_gaps_in_the_numbers_break(tmp_path, config, capsy
         np.testing.assert_array_equal(clip[0], frames[start if start < 16 else 16])
 
 
+def test_the_number_that_differs_counts_the_frames(tmp_path, config):
+    write_frames(tmp_path / "city", [make_frame(time) for time in range(10)])
+    for number in reversed(range(10)):
+        new = f"f{10 + number + 6 * (number > 3)}_x4.png"
+        (tmp_path / f"city/f{number}.png").rename(tmp_path / "city" / new)
+    with pytest.raises(ValueError, match="1 gaps in the numbers"):
+        cut(config)
+
+
 def test_still_mean_removes_noise_and_keeps_what_moves():
     rng = np.random.default_rng(0)
     truth = [make_frame(3 * time) for time in range(5)]

@@ -100,8 +100,8 @@ def test_every_flag_reaches_its_part(run_main, calls):
         "frame_fusion",
     }
     assert {field.name for field in fields(main.Config)} == given | ELSEWHERE
-    (((size,), options),) = calls["build_network"]
-    assert size == "small"
+    ((_, options),) = calls["build_network"]
+    assert options.pop("size") == "small"
     assert options == NETWORK | {"skip_refinement": True}
     assert NETWORK.items() <= state["network_options"].items()
 
@@ -340,8 +340,14 @@ def test_without_data_the_built_in_scenes_are_drawn(tmp_path, monkeypatch, capsy
     assert "NO TRAINING DATA" in capsys.readouterr().out
     assert sources.find_data_root(replace(config, stills="s")) is None
     assert sources.find_validation_folder(config) == "trainset/scenes/test"
-    with pytest.raises((ValueError, FileNotFoundError)):
-        sources.find_validation(replace(config, validation="trainset/scenes/test"))
-    assert drawn == [Path("trainset/scenes")]
+    config = replace(config, data_root=None, validation="trainset/scenes/test")
     with pytest.raises(ValueError, match="no training data"):
-        sources.open_sources(replace(config, data_root=None))
+        sources.open_data(config, None, Team())
+    assert drawn == []  # a mistake shows first
+    with pytest.raises((ValueError, FileNotFoundError)):
+        sources.open_data(replace(config, data_root=root), None, Team())
+    assert drawn == [Path(root)]
+    monkeypatch.setattr(sources, "open_sources", lambda config: ([], 16))
+    with pytest.raises((ValueError, FileNotFoundError)):
+        sources.open_data(config, None, Team())
+    assert drawn == [Path(root)] * 2

@@ -17,7 +17,7 @@ import main
 from models.checkpoint import load_network, load_torch_file
 from models.inference import super_resolve
 from models.mstt import SIZES
-from training import recorder, settings
+from training import recorder
 from training.log import Meter
 from training.loop import Clock, charbonnier, learning_rate
 from training.optimiser import Optimiser
@@ -136,10 +136,16 @@ def test_the_colours_of_frames_and_single_samples_count_too():
 def test_maps_are_those_of_the_parts_that_are_accumulated(monkeypatch):
     parts = []
     monkeypatch.setattr("sys.argv", ["main.py"])
-    monkeypatch.setattr(settings, "open_data", lambda *_: Data([], [], 16, {}))
-    monkeypatch.setattr(settings, "check_maps", lambda config, options, part: parts.append(part))
+    monkeypatch.setattr(main, "make_network", lambda *_: SimpleNamespace(options=SIZES["small"]))
+
+    def check(config, options, part):
+        parts.append(part)
+        raise InterruptedError
+
+    monkeypatch.setattr(main, "check_maps", check)
     config = main.Config(data_root="none", validation="none", batch=6, accumulate=3, device="cpu")
-    settings.resolve(config, None, Team())
+    with pytest.raises(InterruptedError):
+        main.train(config, Path("r"), torch.device("cpu"), None, Team(), Data([], [], 16, {}))
     assert parts == [2]
 
 

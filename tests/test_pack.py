@@ -50,5 +50,7 @@ def test_what_cannot_be_packed_is_said(stills, tmp_path, monkeypatch):
         run(monkeypatch, tmp_path / "out", tmp_path / "other")
     with pytest.raises(ValueError, match="holds something already"):
         run(monkeypatch, stills, stills)
+    with pytest.raises(ValueError, match="JPEG cannot hold a still of 70000x16"):
+        pack.encode(np.zeros((16, 70000, 3), np.uint8), 80)
     with pytest.raises(ValueError, match=r"mebibytes is 0\.0"):
         run(monkeypatch, stills, tmp_path / "out", "--mebibytes", 0)

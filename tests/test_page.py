@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from utils import page as web
-from utils.page import GIVEN, TRUTH, PageClip, write_page
+from utils.page import GIVEN, TRUTH, PageClip, page_entry, write_page
 from utils.plots import ERROR_LEVELS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -43,7 +43,8 @@ def frames_of(source):
 
 def test_frames_are_kept_without_loss(tmp_path):
     clip = make_clip()
-    write_page(tmp_path / "index.html", "A <title>", {"Data": "</script>"}, [clip], 1)
+    entries, facts = [page_entry(clip, 1)], {"Data": "</script>"}
+    write_page(tmp_path / "index.html", "A <title>", facts, entries, 1)
     (entry,) = data_of(tmp_path / "index.html")["clips"]
     assert entry["count"] == 5
     for source in entry["sources"]:
@@ -59,7 +60,7 @@ def test_large_clips_are_cut_to_the_budget(tmp_path, monkeypatch):
     monkeypatch.setattr(web, "MOST_FRAMES", 5)
     clip = make_clip(count=9, side=160, first=4)
     clip.sources[TRUTH][:, 100:140, 100:140] ^= 255 * (np.arange(9) % 2)[:, None, None, None] == 255
-    write_page(tmp_path / "index.html", "", {}, [clip], 1)
+    write_page(tmp_path / "index.html", "", {}, [page_entry(clip, 1)], 1)
     (entry,) = data_of(tmp_path / "index.html")["clips"]
     assert (tmp_path / "index.html").stat().st_size < 500_000
     assert 64 <= entry["width"] < 160
@@ -77,9 +78,7 @@ def test_large_clips_are_cut_to_the_budget(tmp_path, monkeypatch):
 
 
 def test_of_many_clips_the_first_are_shown(tmp_path):
-    clips = (make_clip(f"clip{number}", 3, 32) for number in range(20))
-    write_page(tmp_path / "index.html", "", {}, clips, 20)
-    assert len(data_of(tmp_path / "index.html")["clips"]) == web.MOST_CLIPS
+    write_page(tmp_path / "index.html", "", {}, [page_entry(make_clip("clip", 3, 32), 20)], 20)
     assert f"of the first {web.MOST_CLIPS} of 20 clips" in (tmp_path / "index.html").read_text()
 
 
@@ -99,7 +98,8 @@ def browser():
 def opened(tmp_path, browser):
     """A page with two clips, opened from disk: (clips, page), and nothing went wrong in it."""
     clips = [make_clip(), make_clip("harbour", 3, 96)]
-    write_page(tmp_path / "index.html", "Evaluation", {"Data": "clips"}, clips, 2)
+    entries = [page_entry(clip, 2) for clip in clips]
+    write_page(tmp_path / "index.html", "Evaluation", {"Data": "clips"}, entries, 2)
     page = browser.new_page(viewport={"width": 1000, "height": 1000})
     problems, requests = [], []
     page.on("console", lambda message: problems.append(message.text))

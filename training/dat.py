@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from models import MSTT, build_network
+from models.checkpoint import renamed
 from models.extraction import MEAN
 from training.span import NETWORK, quieten, read_published, widen, write_start
 from utils.config import parse_config, run_script
+from utils.text import one_line
 
 # The published names, where ours differ; first the batch normalisations, which are taken into the
 # layers before them, then the position biases, which do nothing (see models/dual_aggregation.py).
@@ -58,7 +60,7 @@ def our_weights(published: dict[str, Tensor]) -> dict[str, Tensor]:
     weights = dict(published)
     for name in [name for name in weights if name.endswith("running_var")]:
         _fold(weights, name.removesuffix(".running_var"))
-    return {_rename(name): value for name, value in weights.items() if not UNUSED.search(name)}
+    return renamed({name: weights[name] for name in weights if not UNUSED.search(name)}, NAMES)
 
 
 def _fold(weights: dict[str, Tensor], norm: str) -> None:
@@ -70,12 +72,6 @@ def _fold(weights: dict[str, Tensor], norm: str) -> None:
     weight, bias = weights[f"{layer}.weight"], weights[f"{layer}.bias"]
     weights[f"{layer}.weight"] = weight * scale.view(-1, *[1] * (weight.ndim - 1))
     weights[f"{layer}.bias"] = bias * scale + shift
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def start_from_dat(path: Path, seed: int) -> MSTT:
@@ -107,7 +103,7 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
                 weights[name] = value.flatten(1)
         network.extraction.load_state_dict(weights | kept)
     except Exception as error:  # a foreign file fails in many ways
-        raise ValueError(f"{path} is not a DAT-light for 4x: {error}") from error
+        raise ValueError(f"{path} is not a DAT-light for 4x: {one_line(str(error))}") from error
     quieten(network)
     return network
 

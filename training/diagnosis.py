@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dcn import DCNv2
-from dcn.deform_conv import bounded
 from utils.team import Team
 from utils.text import one_line
 
@@ -49,27 +47,10 @@ def blame(
 def largest_offset(network: nn.Module, inputs: Sequence[Tensor]) -> float:
     """The largest |offset| in pixels of the network's deformable convolutions on these inputs.
 
-    A runaway offset is the usual cause of a loss that is NaN. The pass is repeated with a
-    look at the offsets, because looking at them in every step would cost time.
+    A runaway offset is the usual cause of a loss that is NaN.
     """
-    sizes = []
-
-    def look(limit: float | None, layer: nn.Module, arguments: Any, output: Tensor) -> None:
-        offsets = output[:, : output.shape[1] * 2 // 3]  # the last third is the mask
-        sizes.append(bounded(offsets, limit).abs().max().item())
-
-    layers = [layer for layer in network.modules() if isinstance(layer, DCNv2)]
-    hooks = [
-        layer.conv_offset_mask.register_forward_hook(partial(look, layer.offset_limit))
-        for layer in layers
-    ]
-    try:
-        network(*inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    # With one given frame there is no alignment.
-    return max(sizes, key=lambda size: (math.isnan(size), size), default=0.0)
+    network(*inputs)
+    return _largest(network, "largest_offset", otherwise=0.0)  # with one given frame
 
 
 def mean_offset(network: nn.Module) -> float:
@@ -77,5 +58,11 @@ def mean_offset(network: nn.Module) -> float:
 
     NaN where they were not seen: with one given frame, or in a compiled network.
     """
-    means = [layer.mean_offset for layer in network.modules() if isinstance(layer, DCNv2)]
-    return max((mean.item() for mean in means if mean is not None), default=math.nan)
+    return _largest(network, "mean_offset", otherwise=math.nan)
+
+
+def _largest(network: nn.Module, name: str, otherwise: float) -> float:
+    """The largest figure of a pass that any of its deformable convolutions has; NaN counts most."""
+    seen = [getattr(layer, name) for layer in network.modules() if isinstance(layer, DCNv2)]
+    sizes = [size.item() for size in seen if size is not None]
+    return max(sizes, key=lambda size: (math.isnan(size), size), default=otherwise)

@@ -66,13 +66,6 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     check_weights(config)
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)
-    if state:
-        options = state["network_options"]
-    elif config.size in SIZES:
-        options = SIZES[config.size]
-    else:  # weights of a size without a name
-        options = load_network(config.weights)[0].options
-    check_maps(config, options, config.batch // (team.world * config.accumulate))
     return config, device, data
 
 

@@ -78,9 +78,11 @@ def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
 
     Raises: ValueError: no data, damaged data, or others than those of the run that is resumed.
     """
-    with team.first_goes_first():
-        sources, patch = open_sources(config)
-        validation = find_validation(config)
+    team.from_first(lambda: _draw(config.data_root))
+    sources, patch = open_sources(config)
+    team.from_first(lambda: _draw(config.validation))
+    # Never trained on.
+    validation = degraded(find_clips(config.validation), config.degrade)
     found = fingerprint(sources, validation)
     if config.degrade != "none":
         found["degradation"] = DRAWS
@@ -93,7 +95,6 @@ def open_sources(config: Any) -> tuple[list[tuple[Dataset, float]], int]:
 
     All problems of a set are reported here.
     """
-    _draw(config.data_root)
     most = FRAMES // 2 + 1
     if config.given_frames > most and (config.data_root or config.clips):
         raise ValueError(
@@ -133,12 +134,6 @@ def open_sources(config: Any) -> tuple[list[tuple[Dataset, float]], int]:
     if not sources:
         raise ValueError("no training data: data_root, clips and stills are all none")
     return sources, patch
-
-
-def find_validation(config: Any) -> list[Clip]:
-    """The clips that the network is validated on; never trained on."""
-    _draw(config.validation)
-    return degraded(find_clips(config.validation), config.degrade)
 
 
 def _draw(folder: str | None) -> None:

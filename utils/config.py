@@ -177,8 +177,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     except Exception as error:  # PyTorch's and OpenCV's are of different kinds
         if os.environ.get("MSTT_TRACEBACK") == "1" or not is_out_of_memory(error):
             raise
-        remedy = "lower --batch or --patch, raise --accumulate, or change --device"
-        print(f"error: out of memory; {remedy}", file=sys.stderr)
+        remedy = "training: lower --batch or --patch, raise --accumulate; else smaller frames"
+        print(f"error: out of memory ({remedy}, or another --device)", file=sys.stderr)
         sys.exit(2)
     finally:
         warnings.formatwarning = usual

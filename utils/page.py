@@ -14,7 +14,7 @@ import html
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,22 +59,6 @@ class PageClip:
 
 
 def write_page(
-    path: Path, title: str, facts: Mapping[str, str], clips: Iterable[PageClip], count: int
-) -> None:
-    """Write the page: the old file stays, or the new one is there whole.
-
-    Arguments:
-        path: the file.
-        title: of the page.
-        facts: what the page says first, a line each.
-        clips: taken one after the other, so that one is held at a time, MOST_CLIPS of them.
-        count: how many they are.
-    """
-    entries = [_entry(clip, count) for clip in itertools.islice(clips, MOST_CLIPS)]
-    _write(path, title, facts, entries, count)
-
-
-def _write(
     path: Path,
     title: str,
     facts: Mapping[str, str],
@@ -82,7 +66,16 @@ def _write(
     count: int,
     tables: str = "",
 ) -> None:
-    """Write the page of `_entry`s, with tables in HTML."""
+    """Write the page: the old file stays, or the new one is there whole.
+
+    Arguments:
+        path: the file.
+        title: of the page.
+        facts: what the page says first, a line each.
+        entries: of `page_entry`, of the first MOST_CLIPS clips.
+        count: of all clips.
+        tables: in HTML.
+    """
     if count > MOST_CLIPS:
         facts = {**facts, "Pictures": f"of the first {MOST_CLIPS} of {count} clips"}
     colours = matplotlib.colormaps["magma"](range(256), bytes=True)[:, :3].tolist()
@@ -106,7 +99,7 @@ def _part(name: str) -> str:
     return (WEB / name).read_text(encoding="utf-8")
 
 
-def _entry(clip: PageClip, count: int) -> dict[str, Any]:
+def page_entry(clip: PageClip, count: int) -> dict[str, Any]:
     """One of `count` clips as the script of the page wants it, in its share of BUDGET if it can."""
     share = BUDGET // min(count, MOST_CLIPS)
     key = list(clip.sources.values())[-1]
@@ -201,7 +194,7 @@ def evaluation_entry(
         for method in outputs
     }
     sources = {GIVEN: given, **outputs, TRUTH: truth}
-    return _entry(PageClip(name, sources, 2, shown, TRUTH, texts), count)
+    return page_entry(PageClip(name, sources, 2, shown, TRUTH, texts), count)
 
 
 def evaluation_page(
@@ -227,7 +220,7 @@ def evaluation_page(
     for clip in names:
         tables += _table(clip, {name: methods[name]["clips"][clip] for name in methods})
     tables = f'<div class="tables">{tables}</div><p class="note">{html.escape(NOTE)}</p>'
-    _write(path, "Evaluation", facts, entries, len(names), tables)
+    write_page(path, "Evaluation", facts, entries, len(names), tables)
 
 
 def _table(caption: str, metrics: Mapping[str, Mapping[str, float | None]]) -> str:

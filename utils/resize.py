@@ -64,30 +64,18 @@ def imresize(image, scale):
     """Reduce or enlarge images by 4 as MATLAB's `imresize(image, scale)` does in floating point.
 
     Arguments:
-        image: numpy array (H, W), (H, W, C) or (..., H, W, C), uint8 or floating, or a
-            floating torch tensor (..., C, H, W), through which gradients flow.
+        image: numpy array (H, W), (H, W, C) or (..., H, W, C), uint8 or floating.
         scale: 1/4 or 4.
 
-    Returns: The same kind of array: uint8 rounded with halves up and clipped for uint8, float32 for
-        floating numpy input, the tensor's own type and device for tensors; floating results may
-        overshoot the range of the input. H and W become ceil(scale H) and ceil(scale W).
+    Returns: uint8 rounded with halves up and clipped for uint8, float64 for float64 and float32 for
+        other floats, which may overshoot the range of the input. H and W become ceil(scale H) and
+        ceil(scale W).
 
     Raises:
         ValueError: another scale, type or number of axes, or an empty image.
     """
     if scale not in (0.25, 4):
         raise ValueError(f"imresize works with scale 1/4 or 4, not {scale}")
-    if isinstance(image, torch.Tensor):
-        if image.ndim < 3 or 0 in image.shape or not image.is_floating_point():
-            raise ValueError(
-                "imresize needs a floating tensor (..., C, H, W), "
-                f"not {image.dtype} {tuple(image.shape)}"
-            )
-        # Half precision has too few digits for 256 grey levels times the kernel's weights.
-        dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
-        out = _resize(image.reshape(-1, *image.shape[-3:]), scale, dtype)
-        return out.to(image.dtype).reshape(*image.shape[:-2], *out.shape[-2:])
-
     image = np.asarray(image)
     is_uint8 = image.dtype == np.uint8
     if image.ndim < 2 or 0 in image.shape or not (is_uint8 or image.dtype.kind == "f"):
@@ -98,10 +86,10 @@ def imresize(image, scale):
     full = image[..., None] if image.ndim == 2 else image
     # In double precision sums of bytes times the kernel's weights, multiples of 2**-12, are exact:
     # a part of a frame gives the very pixels of the whole frame, ties of rounding included.
-    dtype = torch.float64 if is_uint8 else torch.float32
-    x = torch.from_numpy(np.ascontiguousarray(full if is_uint8 else full.astype(np.float32)))
+    kind = np.float64 if is_uint8 or image.dtype == np.float64 else np.float32
+    x = torch.from_numpy(np.ascontiguousarray(full if is_uint8 else full.astype(kind)))
     x = x.reshape(-1, *full.shape[-3:]).permute(0, 3, 1, 2).contiguous()
-    out = _resize(x, scale, dtype)
+    out = _resize(x, scale, torch.float64 if kind == np.float64 else torch.float32)
     out = out.permute(0, 2, 3, 1).reshape(*full.shape[:-3], *out.shape[-2:], full.shape[-1])
     if is_uint8:
         out = out.add(0.5).floor().clamp(0, 255).to(torch.uint8)

@@ -179,15 +179,6 @@ class Team:
                 f"({str(error).strip().splitlines()[0]})"
             ) from error
 
-    @contextlib.contextmanager
-    def first_goes_first(self) -> Iterator[None]:
-        """The first process runs the block alone, then the others do, who find its files made."""
-        if self.world > 1 and not self.first:
-            dist.barrier()
-        yield
-        if self.world > 1 and self.first:
-            dist.barrier()
-
 
 ALONE = Team()
 

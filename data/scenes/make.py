@@ -24,7 +24,6 @@ from tqdm import tqdm
 from data.lists import FRAMES, LEAST_SIDE, write_clip, write_list
 from data.scenes.canvas import DENSITY
 from data.scenes.layouts import KINDS, paint_scene
-from data.scenes.traffic import blend_movers
 from utils.config import parse_config
 
 VERSION = 2  # raise when the same settings give other pixels
@@ -165,7 +164,9 @@ def render_clip(kind: str, size: tuple[int, int], rng: np.random.Generator) -> n
     noise = rng.uniform(0.6, 1.4) / 255
     frames = []
     for time, (x, y, turn) in enumerate(platform_motion(rng)):
-        world = blend_movers(scene.canvas, scene.light, movers, time)
+        world = scene.canvas.colour.copy()
+        for mover in movers:
+            mover.draw(scene.canvas, scene.light, world, time)
         world = cv2.GaussianBlur(world, (0, 0), sigma * DENSITY)
         frame = grade(sample_world(world, size, x, y, turn))
         frame += noise * rng.standard_normal(frame.shape, np.float32)

@@ -189,11 +189,3 @@ def park(canvas: Canvas, x: float, y: float, angle: float, lorry: bool = False) 
     for part in vehicle_parts(rng, length):
         where, mask = canvas.coverage(np.add(turned(part.outline, angle), (x, y)))
         canvas.blend(where, part.alpha * mask, part.colour)
-
-
-def blend_movers(canvas: Canvas, light: np.ndarray, movers: list[Mover], time: float) -> np.ndarray:
-    """The canvas's colours (h, w, 3) with all movers at a time in frames."""
-    frame = canvas.colour.copy()
-    for mover in movers:
-        mover.draw(canvas, light, frame, time)
-    return frame
