@@ -68,16 +68,9 @@ from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Source
 from media.open import open_source
 from media.raster import PALETTES, TiffSource
 from models.blocks import SCALE
-from models.checkpoint import load_network
-from models.ensemble import Ensemble
 from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
-from models.weights import (
-    check_window,
-    find_weights,
-    shipped_weights,
-    trained_flow,
-    trained_window,
-)
+from models.pretrained import open_network
+from models.weights import check_window, find_weights, shipped_weights
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.team import Team, join
@@ -322,11 +315,9 @@ def prepare(
     device = team.own_device(pick_device(config.device))
     precision = pick_precision(device, config.precision)
     checkpoint = pick_weights(config.model, given, device)
-    network, information = load_network(checkpoint, device)
-    network = Ensemble(network) if config.ensemble else network
-    if config.flow_method == "auto":
-        config = replace(config, flow_method=trained_flow(information))
-    config = replace(config, window=config.window or trained_window(information))
+    asked = config.flow_method, config.window, config.ensemble
+    network, flow_method, window = open_network(checkpoint, device, *asked)
+    config = replace(config, flow_method=flow_method, window=window)
     # A frame too small, or a method that is not installed, is found out before any work.
     sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
     given_flow(sample, config.flow_method)

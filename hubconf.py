@@ -19,14 +19,6 @@ from models import weights as _weights
 
 dependencies = ["torch", "numpy", "cv2", "safetensors"]
 
-
-def _entries():
-    """{name: function that loads it} of all trained weights there are."""
-    entries = {}
-    for path in sorted(_weights.CHECKPOINTS.glob("*.safetensors")):
-        entries[path.stem] = _partial(_pretrained.Pretrained, path)
-        entries[path.stem].__doc__ = f"{path.name} as a network that enhances frames."
-    return entries
-
-
-globals().update(_entries())
+for _path in _weights.CHECKPOINTS.glob("*.safetensors"):
+    globals()[_path.stem] = _entry = _partial(_pretrained.Pretrained, _path)
+    _entry.__doc__ = f"{_path.name} as a network that enhances frames."

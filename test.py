@@ -48,17 +48,9 @@ from data.lists import write_clip
 from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
 from models.baselines import bicubic_blend, bicubic_flow, interpolate_along_flow
-from models.checkpoint import load_network
-from models.ensemble import Ensemble
 from models.inference import FLOWS, pick_device, pick_precision, super_resolve
-from models.weights import (
-    CHECKPOINTS,
-    check_window,
-    find_weights,
-    shipped_weights,
-    trained_flow,
-    trained_window,
-)
+from models.pretrained import open_network
+from models.weights import CHECKPOINTS, check_window, find_weights, shipped_weights
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.metrics import clip_metrics, mean_metrics
@@ -136,21 +128,12 @@ def open_methods(
     if checkpoint is None and config.ensemble:
         raise ValueError("--ensemble needs a network; leave it out with --checkpoint none")
     if checkpoint is not None:
-        network, information = load_network(checkpoint, device)
-        network = Ensemble(network) if config.ensemble else network
-        if config.flow_method == "auto":
-            config = dataclasses.replace(config, flow_method=trained_flow(information))
-        window = config.window or trained_window(information)
+        asked = config.flow_method, config.window, config.ensemble
+        network, flow_method, window = open_network(checkpoint, device, *asked)
         precision = str(pick_precision(device, config.precision)).removeprefix("torch.")
-        config = dataclasses.replace(config, window=window, precision=precision)
-        methods["mstt"] = partial(
-            super_resolve,
-            network,
-            flow_method=config.flow_method,
-            device=device,
-            precision=config.precision,
-            window=config.window,
-        )
+        found = {"flow_method": flow_method, "precision": precision, "window": window}
+        config = dataclasses.replace(config, **found)
+        methods["mstt"] = partial(super_resolve, network, device=device, **found)
     if config.baselines:
         flow_method = config.baseline_flow_method
         if checkpoint is not None:

@@ -116,7 +116,8 @@ def survey(
             f"{source.path} holds {source.count} frame{'s' * (source.count != 1)}; "
             "interpolation needs at least two frames"
         )
-    groups = _level_groups(source)
+    # Bands that share their levels: the colours; every other band is a quantity of its own.
+    groups = [sorted({*group}) for group in band_groups(source.bands, source.colour)]
     damaged: dict[int, str] = {}
     ranges: list[list[np.ndarray]] = [[] for _ in groups]
     for index in tqdm(range(source.count), desc="reading", unit="frame", leave=False):
@@ -139,14 +140,6 @@ def survey(
         parts[:, group], line = _group_levels(source, group, found, black, white)
         told.append(line)
     return Levels(*parts, "" if source.full_scale else _line(groups, told)), damaged
-
-
-def _level_groups(source: Source) -> list[list[int]]:
-    """Bands that share their levels: the colours; every other band is a quantity of its own."""
-    colours = sorted(source.colour) if source.colour else []
-    return [colours] * bool(colours) + [
-        [band] for band in range(source.bands) if band not in colours
-    ]
 
 
 def _range(values: np.ndarray, is_full_scale: bool) -> np.ndarray:

@@ -8,7 +8,6 @@ import bisect
 import contextlib
 import itertools
 import math
-import os
 import re
 from collections.abc import Iterator
 from fractions import Fraction
@@ -30,11 +29,6 @@ def import_av() -> Any:
         ) from error
     av.sidedata.sidedata.Type._missing_ = classmethod(_unknown_side_data)
     return av
-
-
-def av_path(path: Path) -> str:
-    """A path as FFmpeg wants it: in a relative one it takes a colon for a protocol's end."""
-    return os.path.abspath(path)
 
 
 def _unknown_side_data(kinds: Any, value: int) -> Any:
@@ -118,8 +112,9 @@ class Decoder:
 
     def _open(self):
         try:
-            # Comments may be in any encoding.
-            container = self.av.open(av_path(self.path), metadata_errors="replace")
+            # In a relative path FFmpeg takes a colon for a protocol's end. Comments may be in any
+            # encoding.
+            container = self.av.open(self.path.absolute(), metadata_errors="replace")
         except self.av.error.FFmpegError as error:
             raise self._unreadable(error) from error
         streams = container.streams.video

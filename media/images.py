@@ -199,8 +199,6 @@ def read_image(path):
     """
     path = Path(path)
     with _open(path) as file:
-        _read_size(path, file)
-        file.seek(0)
         return decode_image(path, file.read())
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from media.codec import X264_KERNELS
-from media.decoder import av_path, import_av
+from media.decoder import import_av
 from media.frames import Sink, remove
 from media.video import (
     BT709,
@@ -138,7 +138,7 @@ class VideoSink(Sink):
     def _writing(self, path: Path) -> Iterator[Any]:
         """A container to write to; what FFmpeg fails with becomes an OSError that names it."""
         try:
-            with self.av.open(av_path(path), "w") as container:
+            with self.av.open(path.absolute(), "w") as container:
                 yield container
         except self.av.error.FFmpegError as error:
             raise OSError(
@@ -184,7 +184,7 @@ class VideoSink(Sink):
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
         with contextlib.ExitStack() as files:
             container = files.enter_context(self._writing(partial))
-            with self.av.open(av_path(self._pieces()[0])) as piece:
+            with self.av.open(self._pieces()[0].absolute()) as piece:
                 stream = container.add_stream_from_template(piece.streams.video[0])
             stream.time_base = self.step
             container.metadata.update(self.metadata)
@@ -193,7 +193,7 @@ class VideoSink(Sink):
             packets = self._video_packets(stream)
             if self.sound:
                 given = files.enter_context(
-                    self.av.open(av_path(self.sound), metadata_errors="replace")
+                    self.av.open(self.sound.absolute(), metadata_errors="replace")
                 )
                 copies = {
                     s.index: container.add_stream_from_template(s) for s in given.streams.audio
@@ -211,7 +211,7 @@ class VideoSink(Sink):
         ticks = [int(time / self.step) for time in times]
         index = 0
         for piece in self._pieces():
-            with self.av.open(av_path(piece)) as source:
+            with self.av.open(piece.absolute()) as source:
                 for packet in source.demux(source.streams.video[0]):
                     if not packet.size:
                         continue
@@ -250,7 +250,7 @@ def check_sound(path: Path, suffix: str, begin: Fraction) -> None:
         begin: seconds in the file at which the first frame is shown.
     """
     av = import_av()
-    with av.open(av_path(path), metadata_errors="replace") as given:
+    with av.open(path.absolute(), metadata_errors="replace") as given:
         for stream in given.streams.audio:
             try:
                 with av.open(io.BytesIO(), "w", format=CONTAINERS[suffix]) as container:

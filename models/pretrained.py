@@ -8,8 +8,23 @@ from torch import Tensor, nn
 
 from flow import check_frames
 from models.checkpoint import load_network
+from models.ensemble import Ensemble
 from models.inference import pick_device, pick_precision, super_resolve
 from models.weights import check_window, trained_flow, trained_window
+
+
+def open_network(
+    path: str | Path,
+    device: torch.device,
+    flow_method: str = "auto",
+    window: int = 0,
+    ensemble: bool = False,
+) -> tuple[nn.Module, str, int]:
+    """A network as it is to be run: itself, its flow method ("auto": its own), its window (0)."""
+    network, information = load_network(path, device)
+    flow_method = trained_flow(information) if flow_method == "auto" else flow_method
+    network = Ensemble(network) if ensemble else network
+    return network, flow_method, window or trained_window(information)
 
 
 class Pretrained(nn.Module):
@@ -29,9 +44,7 @@ class Pretrained(nn.Module):
         device = pick_device(device)
         pick_precision(device, precision)  # says at once what is wrong with it
         self.precision = precision
-        self.network, self.information = load_network(path, device)
-        self.flow_method = trained_flow(self.information)
-        self.window = trained_window(self.information)
+        self.network, self.flow_method, self.window = open_network(path, device)
 
     @property
     def device(self) -> torch.device:
