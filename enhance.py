@@ -59,7 +59,7 @@ from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
 from enhancement.job import Job, locked, memory_told, work_folder
 from enhancement.levels import Levels, survey
-from enhancement.outputs import LONGEST, check_outputs, check_sound_wanted, open_sink
+from enhancement.outputs import FPS, LONGEST, check_outputs, check_sound_wanted, open_sink
 from enhancement.passes import run_passes
 from enhancement.repair import Bridged
 from enhancement.shares import check_alike, wait_to_see
@@ -137,7 +137,7 @@ class Config:
         if self.bands_per_frame < 0:
             raise ValueError(f"bands per frame is {self.bands_per_frame}; it is a number of bands")
         check_window(self.window)
-        tiling.check_tile(self.tile or tiling.PATCH, self.overlap)
+        tiling.check_tile(self.tile or 2 * self.overlap, self.overlap)
         suffix = Path(self.output).suffix.lower()
         if Path(self.output).name in ("", ".."):
             raise ValueError(f"{self.output} has no name of its own; name a file or a folder")
@@ -307,9 +307,10 @@ def prepare(
         raise ValueError(f"--palette is for TIFF files, not for {config.input}")
     given.select(config.start, config.frames)
     if config.fps is not None and given.times is not None:
-        rate = Fraction(config.fps).limit_denominator(LONGEST)
-        given.times, given.last = [index / rate for index in range(given.count)], 1 / rate
         print(f"{config.input}: {config.fps:g} frames per second instead of its own times")
+    if config.fps is not None or given.times is None:
+        rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
+        given.times, given.last = [index / rate for index in range(given.count)], 1 / rate
     extras = check_outputs(config, output)
     check_sound_wanted(config, given)
     device = team.own_device(pick_device(config.device))
@@ -335,8 +336,11 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
     levels, damaged = survey(given, config.black, config.white, add)
     content.update(repr(sorted(damaged)).encode())
     if isinstance(given, TiffSource) and given.placed:
-        references = map(given.georeference, range(given.count))
+        references = list(map(given.georeference, range(given.count)))
         places = [(reference.crs, reference.transform) for reference in references]
+        for reference in references:
+            points = [(p.row, p.col, p.x, p.y, p.z) for p in reference.points[0]]
+            content.update(repr((points, reference.points[1], reference.rpcs)).encode())
         content.update(repr(places).encode())
         tell_shifts(given, places)
     if levels.told:

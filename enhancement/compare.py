@@ -5,7 +5,6 @@ has a slider between them at the most detailed place. Bicubic stands for what
 there is without a network: given frames enlarged, and between them the blend of their neighbours.
 """
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from enhancement.levels import Levels, fill_missing, view_rgb
-from enhancement.outputs import FPS
 from enhancement.repair import denser_times
 from media.frames import Source, remove
 from media.open import open_source
@@ -45,7 +43,7 @@ def compare(
         video, sheet, page: where to write them.
     """
     pair = Pair(given, levels, output, config.times, config.bands_per_frame)
-    write_split_screen(pair, config.fps or FPS, video)
+    write_split_screen(pair, video)
     write_sheet(pair, sheet)
     write_viewer(pair, page)
 
@@ -95,17 +93,15 @@ def larger(place: Place) -> Place:
     return tuple(slice(SCALE * side.start, SCALE * side.stop) for side in place)
 
 
-def write_split_screen(pair: Pair, fps: float, path: Path) -> None:
+def write_split_screen(pair: Pair, path: Path) -> None:
     """The middle of all frames, bicubic on the left and enhanced on the right."""
     lengths = pair.given.height, pair.given.width
     sides = [min(both) for both in zip(lengths, LARGEST_HALF, strict=True)]
     starts = [(length - side) // 2 for length, side in zip(lengths, sides, strict=True)]
     place = tuple(slice(start, start + side) for start, side in zip(starts, sides, strict=True))
-    rate = Fraction(fps).limit_denominator(1001)
-    times = pair.given.times or [index / rate for index in range(pair.given.count)]
-    times = denser_times(times, pair.times)
     folder = path.with_name(path.name + ".partial")
     remove(folder)
+    times = denser_times(pair.given.times, pair.times)
     sink = VideoSink(folder, SCALE * sides[0], 2 * SCALE * sides[1], times)
     sink.write(0, (_split(pair, index, place) for index in range(pair.count)))
     sink.join(path)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from enhancement import tiling
 from enhancement.job import Job, WindowBuffer, window_name
-from enhancement.levels import Levels, band_groups, fill_missing, missing_pixels, view_rgb
+from enhancement.levels import Levels, band_groups, fill_missing, view_rgb
 from enhancement.shares import Cut, Share, missing_windows
 from media.frames import Sink, Source, remove
 from models import MSTT
@@ -42,7 +42,7 @@ class GivenFrame:
     """A frame of one window or two."""
 
     pixels: np.ndarray  # (H, W, bands), all with data
-    mask: np.ndarray | None  # where they had none, (H, W, bands)
+    mask: np.ndarray  # where they had none, (H, W, bands); or np.ma.nomask
     uses: int  # how many windows still need it
     # What the network made of it alone, for another window.
     made: dict[Any, torch.Tensor | None] = field(default_factory=dict)
@@ -150,8 +150,7 @@ class Enhancer:
                 if index not in frames:
                     uses = sum(cut[0] <= index < cut[1] for cut in cuts)
                     pixels = source.read(index)
-                    mask = missing_pixels(pixels)
-                    frames[index] = GivenFrame(fill_missing(pixels), mask, uses)
+                    frames[index] = GivenFrame(fill_missing(pixels), np.ma.getmask(pixels), uses)
             frames = {index: frames[index] for index in range(start, stop)}
             flows = None
             if self.flow is None:
@@ -349,18 +348,15 @@ def window_flow(views: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]
     return flows[0], flows[1]
 
 
-def output_masks(masks: list[np.ndarray | None]) -> list[np.ndarray | None]:
+def output_masks(masks: list[np.ndarray]) -> list[np.ndarray]:
     """Where the frames of the result have no data, LR: as given, and between, where either has."""
-    between = []
-    for pair in itertools.pairwise(masks):
-        known = [mask for mask in pair if mask is not None]
-        between.append(np.any(known, axis=0) if known else None)
+    between = [np.ma.mask_or(*pair, shrink=False) for pair in itertools.pairwise(masks)]
     return [mask for pair in zip(masks, [*between, None], strict=True) for mask in pair][:-1]
 
 
-def with_mask(pixels: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+def with_mask(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A frame of the result, masked where its LR mask (H, W, bands) says so."""
-    if mask is None:
+    if mask is np.ma.nomask:
         return pixels
     if (mask == mask[..., :1]).all():  # one band of it will do
         mask = mask[..., :1]

@@ -68,7 +68,7 @@ class Levels:
     def view(self, pixels: np.ndarray) -> np.ndarray:
         """File values -> uint8, the contrast that flow and human eyes need."""
         kind, span = exact_type(pixels.dtype), self.view_white - self.view_black
-        if pixels.dtype == np.uint8 and (span == 255).all():
+        if pixels.dtype == np.uint8 and (span == 255).all() and not self.view_black.any():
             return pixels
         scale = (255 / np.where(span == 0, 1, span)).astype(kind)
         stretched = (pixels.astype(kind) - self.view_black.astype(kind)) * scale
@@ -261,12 +261,6 @@ def fill_missing(pixels: np.ndarray) -> np.ndarray:
             values[labels[~missing]] = filled[..., band][~missing]
             filled[..., band] = values[labels]
     return filled
-
-
-def missing_pixels(pixels: np.ndarray) -> np.ndarray | None:
-    """The mask (H, W, bands) of a frame, or None if it has none."""
-    mask = np.ma.getmask(pixels)
-    return None if mask is np.ma.nomask else mask
 
 
 def view_rgb(source: Source, levels: Levels, pixels: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import itertools
 import sys
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +94,7 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
                 f"{config.input} has {given.bands} bands, {what}; "
                 "give a folder or a .tif file as OUTPUT"
             )
-        rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
-        times = given.times or [index / rate for index in range(given.count)]
-        last = given.last or 1 / rate
-        times = denser_times(times, config.times)
+        times, last = denser_times(given.times, config.times), given.last
         if config.slow_motion:
             times = [time * config.times for time in times]
             last *= config.times

@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from enhancement.levels import Levels, exact_type, fill_missing, missing_pixels, view_rgb
+from enhancement.levels import Levels, exact_type, fill_missing, view_rgb
 from enhancement.shots import Cut, last_before
 from flow import estimate_flow
 from media.folder import ImageSink
 from media.frames import Source
+from models.baselines import sample
 from models.blocks import SCALE
 from utils.resize import imresize
 
@@ -65,8 +66,9 @@ class Bridged(Source):
         filled = [fill_missing(pixels) for pixels in pair]
         views = np.stack([view_rgb(self.source, self.levels, pixels) for pixels in filled])
         forward, backward = estimate_flow(views, method=self.flow_method)
-        blended = (1 - share) * _warp(filled[0], share * backward[0])
-        blended += share * _warp(filled[1], (1 - share) * forward[0])
+        before, after = (pixels.astype(exact_type(self.dtype)) for pixels in filled)
+        blended = (1 - share) * sample(before, share * backward[0], cv2.INTER_LINEAR)
+        blended += share * sample(after, (1 - share) * forward[0], cv2.INTER_LINEAR)
         if np.issubdtype(self.dtype, np.integer):
             limits = np.iinfo(self.dtype)
             blended = np.clip(np.rint(blended), limits.min, limits.max)
@@ -76,18 +78,8 @@ class Bridged(Source):
 
 def _masked_like(pixels: np.ndarray, neighbours: Sequence[np.ndarray]) -> np.ndarray:
     """Pixels, masked where a neighbour is."""
-    masks = [mask for mask in map(missing_pixels, neighbours) if mask is not None]
-    return np.ma.array(pixels, mask=np.any(masks, axis=0)) if masks else pixels
-
-
-def _warp(pixels: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Backward warping of (H, W, bands) along (2, H, W); the border is repeated."""
-    height, width = pixels.shape[:2]
-    x = np.arange(width, dtype=np.float32) + flow[0]
-    y = np.arange(height, dtype=np.float32)[:, None] + flow[1]
-    how = {"interpolation": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
-    bands = np.ascontiguousarray(np.moveaxis(pixels, 2, 0), exact_type(pixels.dtype))
-    return np.stack([cv2.remap(band, x, y, **how) for band in bands], axis=2)
+    mask = np.ma.mask_or(*map(np.ma.getmask, neighbours), shrink=False)
+    return pixels if mask is np.ma.nomask else np.ma.array(pixels, mask=mask)
 
 
 class LowResolutionSink(ImageSink):
@@ -133,8 +125,7 @@ class Denser(Source):
     def __init__(self, source: Source, folder: Path):
         self.adopt_from(source)
         self.source, self.sink = source, LowResolutionSink(folder)
-        self.count = 2 * source.count - 1
-        self.times = source.times and denser_times(source.times, 2)
+        self.count, self.times = 2 * source.count - 1, None
 
     def name(self, index: int) -> str:
         return f"{self.source.name(index // 2)}{' and a half' if index % 2 else ''}"

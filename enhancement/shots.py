@@ -5,7 +5,7 @@ a threshold, the test that RIFE makes before it interpolates, or where the colou
 than another, which flat pictures need. Each shot is enhanced by itself (docs/video.md).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -25,9 +25,9 @@ MOST_DIFFERENT = 30.0  # mean difference of RGB above which they are, levels of 
 Cut = tuple[int, int]  # the frames before and after it, neighbours but for damaged ones
 
 
-def find_cuts(source: Source, levels: Levels, damaged: Iterable[int]) -> list[Cut]:
+def find_cuts(source: Source, levels: Levels, damaged: Collection[int]) -> list[Cut]:
     """The cuts of a sequence of these levels, whose `damaged` frames cannot be read."""
-    good = [index for index in range(source.count) if index not in set(damaged)]
+    good = [index for index in range(source.count) if index not in damaged]
     cuts, last = [], None
     for before, index in zip([None, *good], good, strict=False):
         view = view_rgb(source, levels, fill_missing(source.read(index)))

@@ -209,7 +209,8 @@ def choose_tile(
         host, gpu: free bytes, see `available_memory`; gpu: None where the network is on the host.
         frames: given ones of a window.
 
-    Returns: the side of a tile, a multiple of PATCH; however little memory there is, PATCH.
+    Returns: the side of a tile, a multiple of PATCH; however little memory there is, the least that
+        has room for the overlap.
     """
 
     def fits(side: int) -> bool:
@@ -221,8 +222,9 @@ def choose_tile(
 
     whole = -(-max(height, width) // PATCH) * PATCH
     sides = [whole] if whole <= LARGEST_WHOLE else []
-    sides += range(min(LARGEST_TILE, whole), PATCH, -PATCH)
-    return next(filter(fits, sides), PATCH)
+    least = -(-2 * overlap // PATCH) * PATCH
+    sides += range(min(LARGEST_TILE, whole), least, -PATCH)
+    return next(filter(fits, sides), least)
 
 
 def smaller_tile(tile: int, height: int, width: int, overlap: int) -> int | None:

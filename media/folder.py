@@ -143,7 +143,7 @@ def read_image_file(path: Path) -> np.ndarray:
     _check_header(path, content)
     if is_animation(content):
         raise FrameError(f"{path} is an animation; give it alone as INPUT, with the ending .apng")
-    pixels = _read_bmp(path, content) if is_bmp else _decode(content, is_jpeg)
+    pixels = _read_bmp(path, content) if is_bmp else decode(content, is_jpeg)
     if pixels is None:
         raise FrameError(f"{path} cannot be decoded: damaged, truncated or no image")
     if is_jpeg:
@@ -174,9 +174,13 @@ def _check_header(path: Path, content: bytes) -> None:
         raise FrameError(f"{path} is a JPEG of {bits} bits, which is not supported; make it a TIFF")
 
 
-def _decode(content: bytes, is_jpeg: bool) -> np.ndarray | None:
-    # Only without IMREAD_UNCHANGED does OpenCV turn a JPEG upright, and then without alpha.
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if is_jpeg else cv2.IMREAD_UNCHANGED
+def decode(content: bytes, upright: bool = False) -> np.ndarray | None:
+    """The picture in a file's bytes, (H, W, bands) in RGB order; None: OpenCV reads none, or half.
+
+    Arguments:
+        upright: turn it as EXIF data say, and leave out alpha: OpenCV does both or neither.
+    """
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH if upright else cv2.IMREAD_UNCHANGED
     try:  # half a JPEG decodes too
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if has_end(content) else None
     except cv2.error:

@@ -5,7 +5,6 @@ training and metrics without a trace, so nothing is converted here. Sizes are re
 before any pixel is decoded.
 """
 
-import contextlib
 import io
 import os
 import stat
@@ -18,7 +17,7 @@ import numpy as np
 import tifffile
 
 from media.ends import PNG_MAGIC, has_end, is_animation, jpeg_frame, png_chunks, png_frame
-from media.folder import read_image_file
+from media.folder import decode, read_image_file
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
 MAX_PIXELS = 2**27
@@ -178,18 +177,16 @@ def decode_image(path, content):
         _check_png_chunks(path, content)
     if is_animation(content):
         _refuse(path, "an animated PNG", "make each of its frames a file")
-    is_tiff, image = content.startswith(_TIFF_MAGICS), None
-    if is_tiff:
+    if content.startswith(_TIFF_MAGICS):
         image = np.ma.filled(read_image_file(Path(path)), 0)
     else:
-        with contextlib.suppress(cv2.error):
-            image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        image = decode(content)
     if image is None:
         _broken(path, "image cannot be decoded")
     if image.dtype != np.uint8 or image.shape[2:] != (3,):
         # A transparent colour beside RGB (tRNS) is decoded as a fourth channel.
         _refuse(path, "not plain 8-bit RGB", "convert it to 8-bit RGB without alpha")
-    return image if is_tiff else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def read_image(path):

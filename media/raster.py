@@ -15,6 +15,7 @@ values, and a mask, unless the frames are pages of one file: GDAL reads no masks
 """
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,8 +155,12 @@ class TiffSource(Source):
 
     def georeference(self, index: int) -> Georeference:
         """What the file says about frame `index`; of a damaged one, the nearest readable one."""
-        nearest = sorted(range(self.count), key=lambda other: abs(other - index))
-        return first_readable(self._georeference, nearest)
+
+        def nearest() -> Iterator[int]:
+            yield index  # to sort takes long where there are very many
+            yield from sorted(range(self.count), key=lambda other: abs(other - index))
+
+        return first_readable(self._georeference, nearest())
 
     def _georeference(self, index: int) -> Georeference:
         with opened(self.pages[index]) as dataset:

@@ -56,19 +56,20 @@ def interpolate_along_flow(enlarged: Sequence[np.ndarray], flow_method: str) -> 
     frames = [enlarged[0]]
     for before, after in itertools.pairwise(enlarged):
         forward, backward = estimate_flow(np.stack((before, after)), method=flow_method)
-        half_way = (sample(before, backward[0] / 2) + sample(after, forward[0] / 2)) / 2
+        pair = (before.astype(np.float32), after.astype(np.float32))
+        half_way = (sample(pair[0], backward[0] / 2) + sample(pair[1], forward[0] / 2)) / 2
         frames += [to_levels(half_way), after]
     return frames
 
 
-def sample(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Bicubic backward warping of (H, W, 3) by a flow (2, H, W), border repeated; float32."""
+def sample(image: np.ndarray, flow: np.ndarray, interpolation: int = cv2.INTER_CUBIC) -> np.ndarray:
+    """Backward warping of (H, W, bands) floating by a flow (2, H, W), border repeated."""
     height, width = image.shape[:2]
     xs = np.arange(width, dtype=np.float32) + flow[0]
     ys = np.arange(height, dtype=np.float32)[:, None] + flow[1]
-    return cv2.remap(
-        image.astype(np.float32), xs, ys, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE
-    )
+    how = {"interpolation": interpolation, "borderMode": cv2.BORDER_REPLICATE}
+    bands = np.ascontiguousarray(np.moveaxis(image, 2, 0))  # of many together it rounds the flow
+    return np.stack([cv2.remap(band, xs, ys, **how) for band in bands], axis=2)
 
 
 def to_levels(image: np.ndarray) -> np.ndarray:

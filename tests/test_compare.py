@@ -15,6 +15,7 @@ from enhancement.levels import full_scale
 from media.open import open_source
 from media.video_sink import VideoSink
 from utils.resize import imresize
+from utils.team import Team
 
 pytest.importorskip("av")
 
@@ -143,7 +144,8 @@ def test_the_split_screen_shows_the_middle_at_its_times(pair_of, monkeypatch, tm
     monkeypatch.setattr(compare, "VideoSink", Written)
     monkeypatch.setattr(compare, "LARGEST_HALF", (16, 24))
     pair = pair_of(make_frames(2, 48, 64), 2)
-    write_split_screen(pair, 10.0, tmp_path / "split.mp4")
+    pair.given.times = [Fraction(0), Fraction(1, 10)]
+    write_split_screen(pair, tmp_path / "split.mp4")
     assert split["size"] == (64, 192)
     assert split["times"] == [0, Fraction(1, 20), Fraction(1, 10)]
     _, right = np.split(split["pictures"][2], 2, axis=1)
@@ -171,13 +173,10 @@ def test_the_page_says_where_its_part_lies(pair_of, monkeypatch, tmp_path):
     assert len(clip.sources["enhanced"]) == 2 * len(clip.sources[compare.GIVEN]) - 1
 
 
-def test_the_rate_of_a_comparison_is_that_of_the_flag(monkeypatch, tmp_path):
-    rates = []
-    monkeypatch.setattr(compare, "open_source", lambda *_: Frames(make_frames(3)))
-    monkeypatch.setattr(compare, "write_split_screen", lambda pair, fps, path: rates.append(fps))
-    for name in ("write_sheet", "write_viewer"):
-        monkeypatch.setattr(compare, name, lambda *_: None)
-    for flags in ({"fps": 5.0}, {}):
-        config = enhance.Config("in", "out", compare=True, **flags)
-        compare.compare(config, Frames(make_frames(2)), None, *[tmp_path] * 4)
-    assert rates == [5.0, 25.0]
+def test_times_are_those_of_the_flag_or_the_usual_ones(tmp_path, checkpoint):
+    given, out = write_frames(tmp_path / "in", make_frames(3)), tmp_path / "out"
+    for flags, rate in (({"fps": 5.0, "compare": True}, 5), ({}, 25)):
+        config = enhance.Config(str(given), str(out), model=str(checkpoint), **flags)
+        source = enhance.prepare(config, out, Team())[1]
+        assert source.times == [Fraction(index, rate) for index in range(3)]
+        assert source.last == Fraction(1, rate)

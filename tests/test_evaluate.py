@@ -22,7 +22,7 @@ from models import MSTT, baselines
 from models.checkpoint import save_network
 from models.ensemble import Ensemble
 from models.inference import pick_precision, super_resolve
-from models.weights import SHIPPED
+from models.weights import SHIPPED, trained_flow, trained_window
 from utils.metrics import clip_metrics, psnr
 from utils.report import COLUMNS, table
 from utils.resize import imresize
@@ -268,23 +268,23 @@ def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
 
 
 def test_trained_window():
-    assert evaluation.trained_window({"origin": "released code"}) == 4
-    assert evaluation.trained_window({"config": {"given_frames": 2}}) == 4
-    assert evaluation.trained_window({"config": {"given_frames": 7}}) == 7
-    assert evaluation.trained_window({"config": {"given_frames": 7}, "window": 12}) == 12
+    assert trained_window({"origin": "released code"}) == 4
+    assert trained_window({"config": {"given_frames": 2}}) == 4
+    assert trained_window({"config": {"given_frames": 7}}) == 7
+    assert trained_window({"config": {"given_frames": 7}, "window": 12}) == 12
     for window in (33, 1, 0, True, 12.0, "four", [[]]):
         with pytest.raises(ValueError, match=r"windows of .*; they have 2 to 32 given frames"):
-            evaluation.trained_window({"window": window})
+            trained_window({"window": window})
     with pytest.raises(ValueError, match="window is 1; give 2 to 32 frames, or 0"):
         evaluation.Config(window=1)
 
 
 def test_trained_flow():
-    assert evaluation.trained_flow({"flow_method": "dis"}) == "dis"
-    assert evaluation.trained_flow({"config": {"flow_method": "dis"}}) == "dis"
+    assert trained_flow({"flow_method": "dis"}) == "dis"
+    assert trained_flow({"config": {"flow_method": "dis"}}) == "dis"
     both = {"flow_method": "dis", "evaluation_flow": "enhanced"}
-    assert evaluation.trained_flow({"config": both}) == "enhanced"
-    assert evaluation.trained_flow({"origin": "released code"}) == "pyflow"
+    assert trained_flow({"config": both}) == "enhanced"
+    assert trained_flow({"origin": "released code"}) == "pyflow"
 
 
 def test_the_precision_that_is_found_is_recorded(checkpoint):

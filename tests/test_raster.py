@@ -11,6 +11,7 @@ from rasterio.shutil import copy as copy_raster
 from rasterio.transform import Affine
 from rasters import PLACE, sixteen_bits, write_geotiff, write_sequence
 
+import enhance
 from media.georeference import Georeference
 from media.open import open_source
 from media.raster_sink import _with_nodata
@@ -328,3 +329,19 @@ def test_a_virtual_dataset_named_tif_is_not_followed(tmp_path, folder):
         assert dataset.driver == "VRT"  # what would be followed
     with pytest.raises(ValueError, match=r"scene\.tif"):
         open_source(path.parent if folder else path)
+
+
+@pytest.mark.parametrize("kind", ["transform", "gcps", "rpcs"])
+def test_where_frames_lie_is_part_of_the_content(tmp_path, kind):
+    contents, numbers, polynomials = [], (1, 2, 3, 4), ([1.0] * 20,) * 2
+    for number, moved in enumerate((0, 0, 5000)):
+        place = {
+            "transform": Affine(2, 0, moved, 0, -2, 0),
+            "gcps": [GroundControlPoint(row, 9 * row, moved + row, row) for row in (0, 3, 9)],
+            "rpcs": RPC(moved, *numbers[:3], *polynomials, *numbers, *polynomials, 8, 9),
+        }
+        options = {"transform": None, "crs": None if kind == "rpcs" else "EPSG:32633"}
+        given = tmp_path / str(number)
+        write_sequence(given, sixteen_bits(2), **options | {kind: place[kind]})
+        contents.append(enhance.look_through(open_source(given), enhance.Config("in", "out"))[3])
+    assert contents[0] == contents[1] != contents[2]

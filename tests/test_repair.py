@@ -83,7 +83,7 @@ def test_frames_of_an_earlier_pass_come_between_and_are_masked_like_their_neighb
     LowResolutionSink(tmp_path / "pass1").write(0, enlarged)
     source = Frames(frames, [Fraction(0), Fraction(1, 10)])
     denser = Denser(source, tmp_path / "pass1")
-    assert (denser.count, denser.times) == (3, [0, Fraction(1, 20), Fraction(1, 10)])
+    assert denser.count == 3
     made = denser.read(1)
     assert (made == 70).all()
     np.testing.assert_array_equal(made.mask, frames.mask[0] | frames.mask[1])

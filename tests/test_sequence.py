@@ -217,8 +217,8 @@ def test_flow_between_large_frames_is_that_of_all_at_once(monkeypatch, method):
 
 def test_masks_between_are_those_of_either_side():
     first, last = np.array([True, False, False]), np.array([False, True, False])
-    masks = output_masks([first, None, last])
-    assert [None if mask is None else mask.tolist() for mask in masks] == [
+    masks = output_masks([first, np.ma.nomask, last])
+    assert [None if mask is np.ma.nomask else mask.tolist() for mask in masks] == [
         [True, False, False],
         [True, False, False],
         None,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from enhancing import make_frames, write_frames
 
+import enhance
 from enhancement import tiling
 from enhancement.enhancer import Enhancer
 from enhancement.job import ROWS, Job
@@ -292,6 +293,14 @@ def test_the_end_of_memory_is_recognised():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
     assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(("overlap", "least"), [(32, 80), (40, 80), (41, 160), (100, 240)])
+def test_the_least_tile_has_room_for_the_overlap(overlap, least):
+    tile = tiling.choose_tile(5000, 12000, {"channels": 64}, 3, overlap, 0)
+    assert tile == least
+    tiling.check_tile(tile, overlap)
+    enhance.Config("in", "out", overlap=overlap)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(80, 16), (80, 41), (0, 0)])
