@@ -32,6 +32,7 @@ from models import MSTT, build_network
 from models.checkpoint import load_network, network_from
 from models.inference import FLOWS, LONGEST_WINDOW, autocast
 from models.mstt import widened
+from models.weights import check_window
 from training.diagnosis import blame, largest_offset
 from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
 from training.optimiser import Optimiser
@@ -62,6 +63,7 @@ class Config:
     degrade: Literal["none", "real"] = "none"  # newer; real: blur, noise and codecs of real footage
     flow_method: Literal[*FLOW_METHODS] = "dis2x"  # newer: follows vehicles; pyflow (paper)
     evaluation_flow: Literal["auto", *FLOWS] = "auto"  # auto: flow_method; of --weights if enhanced
+    evaluation_window: int = 0  # frames given at once; 0: as --weights ask, or given_frames
     flow_cache: str = ".cache/flow"  # folder for the flow of septuplets, computed once
 
     # Network
@@ -125,6 +127,7 @@ class Config:
             raise ValueError(f"final_share is {self.final_share}; it must be at most 1")
         if not 1 <= self.given_frames <= LONGEST_WINDOW:
             raise ValueError(f"given_frames is {self.given_frames}; give 1 to {LONGEST_WINDOW}")
+        check_window(self.evaluation_window)
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is {self.ema}; it must be at least 0 and below 1")
 
@@ -273,7 +276,7 @@ def freeze(network: MSTT, frozen: str | None) -> None:
     """
     stages = [name for name, part in network.named_children() if list(part.parameters())]
     parts = {name: part for name, part in network.named_modules() if name}
-    for name in frozen.split(",") if frozen else ():
+    for name in map(str.strip, frozen.split(",") if frozen else ()):
         if name not in parts:
             raise ValueError(f"frozen is {name!r}; the network has {', '.join(stages)} (and parts)")
         parts[name].requires_grad_(False)
@@ -292,7 +295,8 @@ def report(run: Path, recorder: Recorder) -> None:
     ours = "MSTT" if checkpoint.name == "best.pt" else "MSTT (best weights gone)"
     print(f"{ours:<24}{best:.2f}  ({best - baseline:+.2f})")
     print(f"\ncheckpoint  {checkpoint}\nlog         {run / 'log.jsonl'}")
-    print(f"evaluate    python test.py --checkpoint {shlex.quote(str(checkpoint))}")
+    command = ["python", "test.py", "--data", recorder.config.validation, "--checkpoint"]
+    print(f"evaluate    {shlex.join([*command, str(checkpoint)])}")
     if recorder.config.given_frames == 1:
         print(
             "Validation warped the interpolated frames, which one given frame does not train; "

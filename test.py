@@ -214,6 +214,9 @@ def main() -> None:
         read_files(clip)  # a damaged frame must show before the first file is written
 
     out.mkdir(parents=True, exist_ok=True)
+    if (out / "results.json").exists():  # of other clips, perhaps, as the pages beside it
+        for folder in (out, *(out / name for name in names)):
+            (folder / "index.html").unlink(missing_ok=True)
     what = "no network" if checkpoint is None else f"{checkpoint}, {config.flow_method} flow"
     own = [clip.given[0].parent for clip in clips if clip.given]
     given = f"LR frames given with {len(own)} clips, {own[0]} first" if own else "LR frames made"

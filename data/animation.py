@@ -27,7 +27,7 @@ from data import look, traffic
 from data.degrade import of_sample, reduced
 from data.flow_cache import flow_of
 from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_list
-from data.stills import Stills
+from data.stills import Stills, check_outside
 from utils.config import parse_config, run_script
 from utils.files import check_empty
 from utils.resize import SMALLEST_SIDE
@@ -341,6 +341,7 @@ def write_clips(config: Config) -> list[str]:
     least = (least[0] + MARGIN, least[1] + MARGIN)
     stills = Stills(config.stills, least, CACHE_BYTES, "" if config.fit else "--fit")
     out = Path(config.out)
+    check_outside(out, config.stills)
     paths = [stills.paths[number % len(stills)] for number in range(config.clips)]
     stems = [re.sub(r"[^\w.-]", "_", path.stem) for path in paths]  # which a list can hold
     names = [f"{number:05d}_{stem}" for number, stem in enumerate(stems)]

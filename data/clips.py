@@ -21,7 +21,14 @@ from data.lists import (
     stays_inside,
 )
 from media.codec import check_available
-from media.files import check_frames, gap_in_numbers, list_folders, list_images, raise_problems
+from media.files import (
+    check_frames,
+    frame_numbers,
+    gap_in_numbers,
+    list_folders,
+    list_images,
+    raise_problems,
+)
 from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES
 from media.images import read_image
 from media.open import open_source
@@ -163,6 +170,9 @@ def _check_clip(folders, root):
                 f"{folders.given}: {len(given)} LR frames for {len(truth)} in {folders.truth}; "
                 f"give {len(truth)}, or {(odd + 1) // 2} for the even times, or none"
             )
+        elif given and frame_numbers(given) == frame_numbers(truth)[1::2]:
+            problems.append(f"{folders.given}: LR frames of the odd times; those of the even ones")
+            problems[-1] += f" are given, {truth[0].name} the first"
         problems += given_problems
         if size and given_size and size != (4 * given_size[0], 4 * given_size[1]):
             problems.append(

@@ -12,6 +12,7 @@ repeated frames are skipped, and so are tiles without data, which are black; no 
 scene cut or a gap in the frame numbers or in the times of a video.
 """
 
+import math
 import os
 import re
 import shutil
@@ -173,8 +174,8 @@ def septuplets(config, counts):
 
 
 def tile_corners(size, crop):
-    """Starts of the tiles along an axis: as many as fit, spread evenly from end to end."""
-    count = max(size // crop, 1)
+    """Starts of tiles along an axis, spread from end to end, overlapping: an eighth may be left."""
+    count = max(math.ceil(size / crop - 1 / 8), 1)
     return [int(start) for start in np.linspace(0, max(size - crop, 0), count)]
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.stills import find_stills, read_still
+from data.stills import check_outside, find_stills, read_still
 from media.frames import LARGEST_JPEG
 from utils.config import parse_config, run_script
 from utils.files import check_empty
@@ -62,6 +62,7 @@ def pack(config: Config) -> int:
     """Write the stills; returns their quality. ValueError: they do not fit, or OUT is in use."""
     root, out = Path(config.stills), Path(config.out)
     check_empty(out)
+    check_outside(out, root)
     stills = find_stills(root)
     quality = fitting_quality(stills, config.mebibytes * 2**20)
     for path in stills:

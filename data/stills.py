@@ -47,6 +47,12 @@ def find_stills(root: str | Path) -> list[Path]:
     return paths
 
 
+def check_outside(out: Path, root: str | Path) -> None:
+    """Refuse, by a ValueError, to write into a folder of stills what would be taken for some."""
+    if out.resolve().is_relative_to(Path(root).resolve()):
+        raise ValueError(f"{out} lies in the stills {root}, and would be taken for some; move it")
+
+
 def stretch_to_8_bits(image: np.ndarray) -> np.ndarray:
     """Stretch an image (H, W) or (H, W, C) of any range between two percentiles to 0..255.
 
@@ -191,7 +197,8 @@ def _read_tiff(path: Path) -> np.ndarray:
             raise ValueError(f"{path}: blocks of {block} pixels; save it in smaller tiles")
         if file.colorinterp[0].name == "cyan":
             raise ValueError(f"{path}: 16-bit CMYK, which is not supported; convert it to RGB")
-        named = places_of_colours([colour.name for colour in file.colorinterp])
+        names = [colour.name for colour in file.colorinterp]
+        named = places_of_colours(names, file.descriptions)
         places = named or range(min(file.count, 3))
         bands = file.read([place + 1 for place in places], masked=True)
         if is_inverted(file) and bands.dtype.kind == "u":

@@ -90,7 +90,7 @@ def plan_levels(height, width, ratio, min_width):
             f"images of {width}x{height} are too small for PyFlow's pyramid: "
             f"with minWidth {min_width} and ratio {ratio} they must be at least "
             f"{math.ceil(min_width / ratio)} pixels wide, and not many times less high; use "
-            f'larger images, a smaller minWidth, or estimate_flow(frames, method="dis")'
+            'larger images, a smaller minWidth, or another flow method, such as "dis"'
         )
     return levels, ratio
 

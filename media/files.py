@@ -9,6 +9,8 @@ from media.frames import IMAGE_SUFFIXES
 from media.images import image_size
 from utils.text import listed, natural_key
 
+DATE = r"(19|20)[0-9]{2}(0[1-9]|1[0-2])[0-3][0-9]"  # year, month, day
+
 
 def list_images(folder):
     """Image files of a folder in natural order, hidden ones left out."""
@@ -24,9 +26,14 @@ def list_folders(folder):
 
 
 def frame_numbers(paths: list[Path]) -> list[int]:
-    """The number in each name, the only one that differs between them; none where there is none."""
+    """The number in each name, the only one that differs between them; none where there is none.
+
+    None of names with a date in them, either: the numbers of times do not go on evenly.
+    """
     digits = [re.findall(r"[0-9]+", path.stem) for path in paths]
     if len({len(numbers) for numbers in digits}) > 1:
+        return []
+    if any(re.match(DATE, number) for numbers in digits for number in numbers):
         return []
     differing = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
     return [int(number) for number in differing[0]] if len(differing) == 1 else []

@@ -203,9 +203,20 @@ def is_inverted(dataset: Any) -> bool:
     return dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
 
 
-def places_of_colours(names: Sequence[str]) -> tuple[int, ...] | None:
-    """Where red, green and blue are among the names of a file's bands; None: not all are there."""
-    return tuple(map(names.index, RGB)) if set(RGB) <= set(names) else None
+def places_of_colours(
+    names: Sequence[str], descriptions: Sequence[str | None]
+) -> tuple[int, ...] | None:
+    """Where red, green and blue are among the bands of a file; None: not all of them are named.
+
+    Arguments:
+        names: what GDAL takes the bands for.
+        descriptions: of the bands, which count where that says nothing.
+    """
+    words = [(text or "").strip().lower() for text in descriptions]
+    for found in (list(names), words):
+        if set(RGB) <= set(found):
+            return tuple(map(found.index, RGB))
+    return None
 
 
 def has_palette(dataset: Any) -> bool:

@@ -114,8 +114,9 @@ class TiffSource(Source):
             self.adopt(read_pixels(dataset, page, self.palette))
             self.bits, self.inverted = self._kind(dataset)
             self.lossy, self.placed = is_lossy(dataset), is_placed(dataset)
-        names = self._georeference(index).colours
-        self.colour = places_of_colours(names)
+        reference = self._georeference(index)
+        names = reference.colours
+        self.colour = places_of_colours(names, reference.descriptions)
         self.alpha = names.index("alpha") if "alpha" in names else None
         self.full_scale &= not (self.bits or self.inverted)
 

@@ -67,8 +67,14 @@ class Rgb:
 
     def told(self) -> str | None:
         """What is done to the values, for a message, or None where nothing is."""
-        if self.range is None:
-            return None
-        low, high = self.range
-        kind = np.dtype(self.source.dtype).name
-        return f"{self.source.path}: {kind} {low:g} to {high:g} becomes 8 bits, 0 to 255"
+        told = []
+        if self.source.colour is None and self.source.bands > 1:
+            taken = (
+                "1, 2, 3 are taken for red, green, blue" if self.source.bands > 2 else "1 counts"
+            )
+            told.append(f"{self.source.bands} bands without names of colours, of which {taken}")
+        if self.range is not None:
+            low, high = self.range
+            kind = np.dtype(self.source.dtype).name
+            told.append(f"{kind} {low:g} to {high:g} becomes 8 bits, 0 to 255")
+        return f"{self.source.path}: {'; '.join(told)}" if told else None

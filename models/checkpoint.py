@@ -83,8 +83,11 @@ def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
 
     def write(partial: Path) -> None:
+        partial.touch()
+        mode = partial.stat().st_mode
         try:
-            save_file(weights, partial)
+            save_file(weights, partial)  # makes it its owner's alone
+            partial.chmod(mode)
         except SafetensorError as error:  # which hides the OSError of a full disk
             raise OSError(f"could not write {path}: {one_line(str(error))}") from error
 

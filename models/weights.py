@@ -18,12 +18,14 @@ PREFERRED = {"cuda": ("large", "fast", "small"), "cpu": ("fast", "small", "large
 
 
 def find_weights(name: str | Path) -> Path:
-    """The file of weights: a path, or shipped ones by their name ("fast" or "mstt_fast").
+    """The file of weights: a path, a run's folder, or the name of shipped ones ("fast").
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     path = Path(name)
+    if (path / "best.pt").is_file():  # the folder of a run
+        return path / "best.pt"
     if not path.is_file():
         path = SHIPPED.get(str(name).removeprefix("mstt_"), path)
     if not path.is_file():
@@ -74,9 +76,10 @@ def trained_window(information: dict[str, Any]) -> int:
         ValueError: the file has a number that there cannot be.
     """
     config = information.get("config", {})
-    trained = config.get("given_frames", WINDOW) if isinstance(config, dict) else WINDOW
+    config = config if isinstance(config, dict) else {}
+    trained = config.get("given_frames", WINDOW)
     trained = max(trained, WINDOW) if type(trained) is int else trained
-    window = information.get("window", trained)
+    window = information.get("window", config.get("evaluation_window") or trained)
     if type(window) is not int or not 2 <= window <= LONGEST_WINDOW:
         raise ValueError(
             f"the checkpoint asks for windows of {plain(window)}; they have 2 to "

@@ -7,6 +7,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+import rasterio
 import torch
 from rasterio.enums import ColorInterp
 from rasters import write_geotiff
@@ -343,6 +344,10 @@ def test_colours_of_a_geotiff_are_found_by_their_names(tmp_path):
     still = read_still(write_geotiff(tmp_path / "scene.tif", bands, colours=colours))
     red, green, blue = still.mean((0, 1))
     assert blue < 30 < green < 200 < red
+    described = write_geotiff(tmp_path / "described.tif", bands)
+    with rasterio.open(described, "r+") as file:
+        file.descriptions = ("Blue", "green ", "RED", "nir")
+    np.testing.assert_array_equal(read_still(described), still)
 
 
 def test_stretch_ignores_outliers_and_zeros():
@@ -446,6 +451,13 @@ def test_test_clips_of_any_odd_length(stills, tmp_path):
     given, truth = read_clip(clip)
     assert (len(given), len(truth)) == (5, 9)
     assert all((before != after).any() for before, after in pairwise(truth))
+
+
+def test_clips_are_not_written_among_the_stills(stills):
+    with pytest.raises(ValueError, match="would be taken for some"):
+        write_clips(
+            Config(stills=str(stills), out=str(stills / "out"), clips=1, height=64, width=64)
+        )
 
 
 def test_command_films_every_still_in_turn_as_it_is_told(stills, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Test clips: layouts, pairing of LR and HR, and what is refused."""
 
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -257,6 +258,25 @@ def test_a_gap_in_the_numbers_of_frames_is_said(tmp_path):
     with pytest.warns(UserWarning, match=r"a: f3\.png follows f1\.png, a gap in the num") as told:
         find_clips(tmp_path)
     assert len(told) == 1
+
+
+def test_numbers_of_dates_and_times_have_no_gap(tmp_path):
+    (tmp_path / "a").mkdir()
+    for minutes in (57, 58, 59, 100, 101):
+        name = f"sat_20240101T120{minutes:03d}.png"
+        write_image(tmp_path / "a" / name, np.zeros((64, 64, 3), np.uint8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        find_clips(tmp_path)
+
+
+def test_lr_frames_of_the_odd_times_are_refused(tmp_path):
+    write_frames(tmp_path / "a/truth", 8)
+    write_frames(tmp_path / "a/input4", 8, 16, 17)
+    for number in range(0, 8, 2):
+        (tmp_path / f"a/input4/{number:08d}.png").unlink()
+    with pytest.raises(ValueError, match="LR frames of the odd times"):
+        find_clips(tmp_path)
 
 
 def test_frames_of_one_number_in_two_spellings_have_no_gap(tmp_path):

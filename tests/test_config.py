@@ -1,7 +1,7 @@
 """Flags from a Config, and a user's mistakes as one line."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +78,23 @@ def test_mistakes_exit_with_2(argv, capsys):
         parse(*argv)
     assert stop.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "message"),
+    [
+        (Literal["a", "b"], "A", "field is 'A', which it cannot be: give 'a' or 'b'"),
+        (str, Path("x"), "give str"),
+        (int | None, 2.0, "field is 2.0, which it cannot be: give int or None"),
+        (bool, "no", "give bool"),
+        (int, None, "give int"),
+    ],
+)
+def test_constants_that_are_edited_by_hand_are_checked(monkeypatch, annotation, value, message):
+    monkeypatch.setattr("utils.config._comments", lambda config_class: {})
+    edited = make_dataclass("Edited", [("field", annotation, field(default=value))])
+    with pytest.raises(ValueError, match=message):
+        parse_config(edited, None, argv=[])
 
 
 def test_fields_that_the_command_line_gives():

@@ -143,20 +143,21 @@ def test_average_takes_frames_on_either_side(tmp_path, config):
 
 
 def test_large_frames_are_cut_into_tiles(tmp_path, config):
-    frames = [texture(0, 140, 210) + np.uint8(time) for time in range(7)]
+    frames = [texture(0, 132, 198) + np.uint8(time) for time in range(7)]
     write_frames(tmp_path / "city", frames)
     names, _ = cut(replace(config, crop=64))
-    corners = [(top, left) for top in (0, 76) for left in (0, 72, 144)]
+    corners = [(top, left) for top in (0, 68) for left in (0, 66, 132)]
     assert names == [f"city_s1_000000_{top}_{left}" for top, left in corners]
-    np.testing.assert_array_equal(read_clip(config, names[4])[3], frames[3][76:140, 72:136])
+    np.testing.assert_array_equal(read_clip(config, names[4])[3], frames[3][68:132, 66:130])
     assert tile_corners(60, 64) == [0]
+    assert (tile_corners(720, 640), tile_corners(1080, 640)) == ([0], [0, 440])
 
 
 @pytest.mark.parametrize(("black", "kept"), [(0.1, 4), (0.6, 5), (1.0, 6)])
 def test_tiles_without_data_are_left_out(tmp_path, config, black, kept):
-    frames = np.stack([texture(0, 140, 210) + np.uint8(time) for time in range(7)])
+    frames = np.stack([texture(0, 132, 198) + np.uint8(time) for time in range(7)])
     frames[:, :64, :64] = 0
-    frames[3, 76:108, :64] = 0  # half of a tile in one frame
+    frames[3, 68:100, :64] = 0  # half of a tile in one frame
     write_frames(tmp_path / "city", frames)
     names, counts = cut(replace(config, crop=64, black=black))
     assert len(names) == kept

@@ -158,6 +158,9 @@ def test_baselines_alone_write_only_the_table(tmp_path, monkeypatch, clips):
     assert results["settings"]["flow_method"] is results["settings"]["precision"] is None
     assert list(results["methods"]) == ["bicubic+flow", "bicubic+blend"]
     assert [path.name for path in out.iterdir()] == ["results.json"]
+    (out / "index.html").touch()  # of an earlier run, whose figures it shows
+    run(monkeypatch, "--data", clips / "short", "--out", out, *flags)
+    assert [path.name for path in out.iterdir()] == ["results.json"]
 
 
 def test_every_method_is_given_the_same_degraded_frames(tmp_path, monkeypatch, capsys, clips):
@@ -263,6 +266,8 @@ def test_default_checkpoint_is_shipped_then_newest_run(tmp_path, monkeypatch):
     (tmp_path / "mstt_large.safetensors").touch()
     assert evaluation.find_checkpoint(config, gpu) == tmp_path / "mstt_large.safetensors"
     assert evaluation.find_checkpoint(config, cpu) == tmp_path / "mstt_fast.safetensors"
+    named = evaluation.Config(checkpoint="runs/a")
+    assert evaluation.find_checkpoint(named, cpu) == Path("runs/a/best.pt")
     named = evaluation.Config(checkpoint="large")
     assert evaluation.find_checkpoint(named, cpu) == tmp_path / "mstt_large.safetensors"
 
@@ -272,6 +277,7 @@ def test_trained_window():
     assert trained_window({"config": {"given_frames": 2}}) == 4
     assert trained_window({"config": {"given_frames": 7}}) == 7
     assert trained_window({"config": {"given_frames": 7}, "window": 12}) == 12
+    assert trained_window({"config": {"given_frames": 7, "evaluation_window": 5}}) == 5
     for window in (33, 1, 0, True, 12.0, "four", [[]]):
         with pytest.raises(ValueError, match=r"windows of .*; they have 2 to 32 given frames"):
             trained_window({"window": window})

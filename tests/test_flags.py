@@ -37,7 +37,7 @@ FLAGS = {
     **{"data-root": "septuplets", "list-file": "two.txt", "data-weight": 2, "clips": "more"},
     **{"clips-weight": 3, "stills": "stills", "stills-weight": 5, "blur-min": 0.9, "blur-max": 1.4},
     **{"fast-share": 0.25, "flow-cache": "kept", "coupling": "symmetric"},
-    "evaluation-flow": "dis2x",
+    **{"evaluation-flow": "dis2x", "evaluation-window": 3},
     **{
         "global-skip": "neighbours",
         "offset-limit": 3,
@@ -129,7 +129,8 @@ def test_every_flag_reaches_its_part(run_main, calls):
     assert [arguments[2:] for arguments, _ in calls["charbonnier"]] == [(5.0, 0.02)] * 8
     assert [arguments[1] for arguments, _ in calls["clip_grad_norm_"]] == [0.3] * 4
     assert {arguments[1] for arguments, _ in calls["autocast"]} == {"float32"}
-    assert {options["flow_method"] for _, options in calls["super_resolve"]} == {"dis2x"}
+    for _, options in calls["super_resolve"]:
+        assert (options["flow_method"], options["window"]) == ("dis2x", 3)
     log = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["rate"] for line in log if "rate" in line}
     assert rates == {step: learning_rate(step - 1, 4, 1, 0.5) * 1e-3 for step in (2, 4)}
@@ -212,7 +213,7 @@ def test_all_that_is_learned_from_and_judged_on_is_degraded(data, monkeypatch):
     monkeypatch.setattr(sources, "check_available", asked.append)
     monkeypatch.setattr("data.clips.check_available", lambda codec: None)
     folders = {"data_root": "septuplets", "clips": "septuplets", "validation": "clips"}
-    config = main.Config(**folders, patch=16, degrade="real")
+    config = main.Config(**folders, patch=16, degrade="real", evaluation_flow="dis")
     found = sources.open_data(config, None, Team())
     assert [dataset.degrade for dataset, _ in found.sources] == [True, True]
     assert found.validation == degraded(find_clips("clips"), "real")

@@ -1,6 +1,8 @@
 """main.py's training against a loop written out by hand, every tensor of it."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 from trainings import FEW_CHANNELS
 
+import main
 from data.clips import find_clips, read_clip
 from data.sampler import ResumableSampler
 from data.septuplets import SeptupletDataset
@@ -15,6 +18,7 @@ from models import MSTT, build_network
 from models.checkpoint import load_network, load_torch_file, network_from, save_network
 from models.inference import super_resolve
 from models.weights import trained_flow
+from training.settings import with_network_of_weights
 
 STEPS, WARMUP, RATE, MUON_RATE, ALIGNMENT, FINAL, CLIP, EMA = 4, 2, 8e-4, 1e-2, 0.1, 1e-3, 0.01, 0.6
 MUON = ("blocks.", "fusion", "blending", "transformer.", "upconv", "conv_hr")
@@ -131,6 +135,20 @@ def test_a_training_starts_from_the_weights_that_are_given(run_main):
     for name in ("best.pt", "best.safetensors"):
         assert trained_flow(load_network(f"r/{name}")[1]) == "enhanced"
     assert state["config"]["flow_method"] == "dis"
+    log = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
+    start, end = (line["psnr"] for line in log if "psnr" in line)  # of steps 0 and 4
+    assert start == pytest.approx(end, abs=1e-4)
+    mode = Path("r/best.pt").stat().st_mode
+    assert Path("r/best.safetensors").stat().st_mode == mode  # others may read them, too
+
+
+@pytest.mark.parametrize(("given", "asked", "expected"), [(2, 0, 12), (16, 0, 16), (2, 5, 5)])
+def test_weights_with_propagation_bring_their_window(tmp_path, given, asked, expected):
+    options = {"global_skip": "enhanced", "propagation_blocks": 1}
+    path = tmp_path / "start.safetensors"
+    save_network(path, MSTT(**FEW_CHANNELS, **options), {"flow_method": "dis", "window": 12})
+    config = main.Config(weights=str(path), given_frames=given, evaluation_window=asked)
+    assert with_network_of_weights(config, set()).evaluation_window == expected
 
 
 @pytest.mark.parametrize("frozen", ["extraction", "extraction,transformer.block"])

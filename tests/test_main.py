@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -199,10 +200,17 @@ def test_a_stop_while_validating_is_prompt_and_exact(run_main, whole, monkeypatc
 def stand_in():
     """What the methods of a Recorder need, and what they have done."""
     done = []
-    config = {"steps": 9, "batch": 6, "log_every": 99, "save_minutes": 1.0, "minutes": 2.0}
+    config = {
+        "steps": 9,
+        "batch": 6,
+        "log_every": 99,
+        "save_minutes": 1.0,
+        "minutes": 2.0,
+        "rate": 1.0,
+    }
     return SimpleNamespace(
         done=done,
-        config=SimpleNamespace(**config, rate=1.0, given_frames=2, precision="bfloat16"),
+        config=SimpleNamespace(**config, given_frames=2, precision="bfloat16", weights=None),
         progress=Progress(3),
         clock=SimpleNamespace(since_save=0.0),
         elapsed=0.0,
@@ -259,16 +267,23 @@ def test_what_is_left_of_a_run(stand_in, steps, elapsed, score, is_over, validat
     assert ("validation" in stand_in.done) == validates
 
 
-@pytest.mark.parametrize(("given", "window"), [(1, 4), (2, 4), (7, 7)])
-def test_a_score_is_that_of_the_precision_of_the_run(stand_in, monkeypatch, given, window):
-    """And of the enlargement alone where only that is trained, and of longer windows."""
+@pytest.mark.parametrize(("step", "best"), [(0, -math.inf), (0, 31.0), (3, 31.0)])
+def test_the_weights_that_a_run_starts_from_are_validated_once(stand_in, step, best):
+    stand_in.progress, stand_in.config.weights = Progress(step, best), "fast"
+    assert not recorder.Recorder.catch_up(stand_in)
+    assert ("validation" in stand_in.done) == (best == -math.inf)
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_a_score_is_that_of_the_precision_of_the_run(stand_in, monkeypatch, given):
+    """And of the enlargement alone where only that is trained."""
     monkeypatch.setattr(recorder, "mean_psnr", lambda clips, method, *others: method)
     stand_in.config.given_frames, stand_in.config.flow_method = given, "pyflow"
-    stand_in.config.evaluation_flow = "dis4x"
+    stand_in.config.evaluation_flow, stand_in.config.evaluation_window = "dis4x", 9
     stand_in.device, stand_in.data = torch.device("cpu"), Data([], [], 16, {})
     method = recorder.Recorder._score(stand_in, torch.nn.Identity())
     options = {"flow_method": "dis4x", "device": stand_in.device, "precision": "bfloat16"}
-    assert method.keywords == options | {"window": window}
+    assert method.keywords == options | {"window": 9}
     assert isinstance(method.args[0], FramesAlone) == (given == 1)
 
 
@@ -291,7 +306,7 @@ def test_a_finished_run_is_not_trained_again(run_main, begun, capsys):
     assert run_main("--resume", "--run", "a") == 0
     said = capsys.readouterr().out
     assert "bicubic + flow" in said
-    assert "the run has done its 1 steps; give more --steps" in said
+    assert "the run has done 1 steps; give more --steps" in said
     assert Path("a/last.pt").read_bytes() == before
     assert run_main("--resume", "--run", "a", "--steps", "2") == 0
     assert load_torch_file("a/last.pt")["step"] == 2
@@ -333,7 +348,7 @@ def test_accumulated_parts_are_the_same_step(run_main):
 def test_a_run_is_not_overwritten(run_main):
     Path("r").mkdir()
     Path("r/notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="holds other files; choose another --run"):
         run_main("--steps", "1", "--run", "r")
 
 
@@ -352,7 +367,7 @@ def test_a_folder_in_which_nothing_was_saved_may_be_used_again(tmp_path):
         (tmp_path / name).touch()
     assert choose_run(str(tmp_path), resume=False) == tmp_path
     (tmp_path / "best.pt").touch()
-    with pytest.raises(ValueError, match="holds a run already"):
+    with pytest.raises(ValueError, match="holds other files; choose another --run"):
         choose_run(str(tmp_path), resume=False)
 
 
@@ -365,6 +380,22 @@ def test_resume_needs_a_run_and_its_constants(run_main, begun):
     Path("a").rename("runs/a")
     with pytest.raises(ValueError, match=r"rate was 0\.0008, is 0\.1"):
         run_main("--resume", "--steps", "2", "--rate", "0.1")
+
+
+def test_a_run_goes_on_with_data_that_were_moved(run_main, begun, capsys):
+    shutil.copytree("septuplets", "moved")
+    assert run_main("--resume", "--run", "a", "--steps", "2", "--data-root", "moved") == 0
+    assert load_torch_file("a/last.pt")["config"]["data_root"] == "moved"
+    assert "of the run, not of the constants here: coupling symmetric" in capsys.readouterr().out
+    shutil.rmtree("moved/train/clip 0")
+    with pytest.raises(ValueError, match="the data are not those of the run"):
+        run_main("--resume", "--run", "a", "--steps", "3", "--data-root", "moved")
+
+
+def test_a_flow_that_cannot_be_found_between_validation_clips_is_refused_at_once(run_main):
+    with pytest.raises(ValueError, match="too small for PyFlow's pyramid"):
+        run_main("--steps", "1", "--run", "r", "--evaluation-flow", "pyflow")
+    assert not Path("r/log.jsonl").exists()
 
 
 def test_a_non_finite_loss_stops_before_the_step(run_main, monkeypatch):
@@ -480,7 +511,7 @@ def test_mistakes_at_the_command_line_are_one_line(tmp_path, monkeypatch, capsys
 
 @pytest.mark.parametrize("given", [1, 2])
 def test_a_report_names_the_best_weights_that_are_there(tmp_path, capsys, given):
-    config = SimpleNamespace(given_frames=given)
+    config = SimpleNamespace(given_frames=given, validation="my clips")
     progress, data = Progress(9, 32.5), Data([], [None, None], 16, {})
     ended = SimpleNamespace(config=config, progress=progress, baseline=30.25, data=data)
     for name, label in (("last.pt", "MSTT (best weights gone)"), ("best.pt", "MSTT  ")):
@@ -490,4 +521,5 @@ def test_a_report_names_the_best_weights_that_are_there(tmp_path, capsys, given)
         assert "no border, 2 validation clips" in said
         assert f"{label:<24}32.50  (+2.25)" in said
         assert f"checkpoint  {tmp_path / name}\n" in said
+        assert f"test.py --data 'my clips' --checkpoint {tmp_path / name}\n" in said
         assert ("--given-frames 2" in said) == (given == 1)

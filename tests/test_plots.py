@@ -91,7 +91,7 @@ def test_every_panel_holds_its_frame_and_its_crop(tmp_path, monkeypatch):
     panels = []
     draw = plots._draw
     monkeypatch.setattr(plots, "_draw", lambda *a: (panels.extend(a[2]), draw(*a)))
-    comparison_figure(tmp_path / "a.png", "clip", given, truth, {"a": first, "b": last})
+    comparison_figure(tmp_path / "a.png", "a$b^$", given, truth, {"a": first, "b": last})
 
     labels = [panel.label.split(",")[0] for panel in panels]
     assert labels == ["low resolution", "a", "b", "truth", "error of b"]

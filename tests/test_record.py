@@ -194,7 +194,7 @@ def test_a_hostile_record_is_refused_in_one_line(run_main, begun):
     for part, wrong, message in (
         ("config", state["config"] | {"batch": [1]}, "batch is recorded as"),
         ("config", state["config"] | {"ema": None}, "ema is recorded as None"),
-        ("config", state["config"] | {"data_root": "\x1b[2J"}, "data_root was"),
+        ("config", state["config"] | {"size": "\x1b[2J"}, "size is recorded as"),
         ("data", {"validation": "\x1b[2J"}, "the data are not those of the run"),
         ("data", 3, "the checkpoint's data is a int"),
         ("step", -5, "is of step -5"),

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from models import MSTT, super_resolve
 from models.baselines import bicubic_flow
 from models.checkpoint import save_torch_file
-from models.weights import trained_window
 from training.diagnosis import mean_offset
 from training.log import Meter, RunLog
 from training.loop import Clock, Ema, memory_in_use
@@ -71,13 +70,17 @@ class Recorder:
             yield
 
     def catch_up(self) -> bool:
-        """Do the validation that a resumed run still owes; whether nothing else is left to do."""
-        is_owed = self.progress.unvalidated
+        """Do the validation that a resumed run still owes, or that of the weights it starts from.
+
+        Returns: whether nothing else is left to do.
+        """
+        is_start = self.progress.step == 0 and self.progress.best_score == -math.inf
+        is_owed = self.progress.unvalidated or (is_start and self.config.weights is not None)
         if is_owed:
             self.validate()
         self._look_at_the_clock()
         if self.progress.step >= self.config.steps:
-            self.bar.write(f"the run has done its {self.config.steps} steps; give more --steps")
+            self.bar.write(f"the run has done {self.progress.step} steps; give more --steps")
             if not is_owed and self.progress.best_score == -math.inf:
                 self.validate()
             return True
@@ -163,9 +166,10 @@ class Recorder:
         """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
         if self.config.given_frames == 1:  # its interpolation has not been trained
             network = FramesAlone(network)
-        window = trained_window({"config": vars(self.config)})
-        options = {"device": self.device, "precision": self.config.precision, "window": window}
-        method = partial(super_resolve, network, flow_method=self.config.evaluation_flow, **options)
+        config = self.config
+        options = {"flow_method": config.evaluation_flow, "window": config.evaluation_window}
+        options |= {"device": self.device, "precision": config.precision}
+        method = partial(super_resolve, network, **options)
         return mean_psnr(self.data.validation, method, self.team, self.stop)
 
     def _validation_is_due(self, before: float) -> bool:

@@ -72,7 +72,9 @@ def choose_run(name: str, resume: bool) -> Path:
     else:
         return _new_folder(Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S"))
     if not resume and run.exists() and not all(map(_before_first_save, run.iterdir())):
-        raise ValueError(f"{run} holds a run already; add --resume or choose another --run")
+        is_run = (run / "last.pt").is_file()
+        what = "a run already; add --resume or" if is_run else "other files;"
+        raise ValueError(f"{run} holds {what} choose another --run")
     run.mkdir(parents=True, exist_ok=True)
     return run
 

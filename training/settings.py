@@ -13,8 +13,8 @@ from flow import usable_cores
 from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network
-from models.inference import ENHANCED, pick_device, pick_precision
-from models.weights import trained_flow
+from models.inference import ENHANCED, WINDOW, pick_device, pick_precision
+from models.weights import trained_flow, trained_window
 from training.loop import fitting_warmup
 from training.run import MOST_STEPS
 from training.sources import Data, find_data_root, find_validation_folder, open_data
@@ -32,6 +32,8 @@ PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 MAY_CHANGE = {"resume", "run", "device", "workers", "patience", "accumulate", "compile"}
 MAY_CHANGE |= {"skip_nonfinite", "validate_every", "log_every", "save_minutes", "steps", "minutes"}
 MAY_CHANGE |= {"flow_cache"}
+# They may have been moved; names and sizes of what is in them are compared by `open_data`.
+MAY_CHANGE |= {"data_root", "list_file", "clips", "stills", "validation"}
 
 DECIDED = {"list_file", "patch", "batch"}  # of the others, those that "none" leaves to the machine
 
@@ -63,6 +65,9 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     config = team.from_first(partial(fit_machine, config, device, team))
     for line in without_effect(config, given):
         print(line, flush=True)
+    if config.weights is not None and not state and not given & {"rate", "muon_rate"}:
+        told = "for a start without weights; trained ones want about a tenth of them"
+        print(f"rate is {config.rate:g} and muon_rate {config.muon_rate:g}, {told}", flush=True)
     check_weights(config)
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)
@@ -94,6 +99,16 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
         or (now[name] == "auto" and name not in MAY_CHANGE)
         or (now[name] is None and name in DECIDED)
     }
+    if "data_root" in given and "list_file" not in given:
+        kept["list_file"] = None  # that of the new place
+    ours = [
+        f"{name} {one_line(str(kept[name]))}"
+        for name in now
+        if name in kept.keys() - given - MAY_CHANGE
+        and now[name] not in ("auto", None, 0, kept[name])
+    ]
+    if ours:
+        print(f"of the run, not of the constants here: {', '.join(ours)}", flush=True)
     config = dataclasses.replace(config, **kept)
     check_unchanged(config, recorded)
     return config
@@ -128,7 +143,7 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
 
 
 def with_network_of_weights(config: C, given: set[str]) -> C:
-    """The Config with the network options of its weights instead of its own, and their flow.
+    """The Config with the network options of its weights, and what they are evaluated with.
 
     Arguments:
         config: with weights.
@@ -152,8 +167,11 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     flow = config.evaluation_flow
     if flow == "auto" and trained_flow(information) == ENHANCED:  # no flow to be trained with
         flow = ENHANCED
+    window = config.evaluation_window
+    if not window and network.propagation is not None:
+        window = max(trained_window(information), config.given_frames)
     found = {name: found[name] for name in NETWORK}
-    return dataclasses.replace(config, evaluation_flow=flow, **found)
+    return dataclasses.replace(config, evaluation_flow=flow, evaluation_window=window, **found)
 
 
 def without_effect(config: Any, given: set[str]) -> list[str]:
@@ -273,6 +291,7 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
         list_file=list_file and str(list_file),
         validation=find_validation_folder(config),
         evaluation_flow=evaluation_flow,
+        evaluation_window=config.evaluation_window or max(config.given_frames, WINDOW),
         batch=batch,
         steps=steps,
         validate_every=every,

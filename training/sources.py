@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch.utils.data import Dataset
 
 from data.animation import Animation, StillsDataset
@@ -14,11 +15,14 @@ from data.lists import FRAMES
 from data.scenes.make import make_scenes
 from data.septuplets import LARGEST_PATCH, SeptupletDataset
 from media.codec import check_available
+from models.inference import given_flow
+from utils.resize import SCALE
 from utils.team import Team
 from utils.text import one_line
 
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
 TESTSET = Path("testset")
+SAMPLE = 64  # LR pixels; frames of this side are large enough for every method of flow
 SCENES = Path("trainset/scenes")  # where the built-in scenes are kept
 
 
@@ -83,6 +87,10 @@ def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
     team.from_first(lambda: _draw(config.validation))
     # Never trained on.
     validation = degraded(find_clips(config.validation), config.degrade)
+    # A method of flow that does not take their size is found out before any work.
+    sides = zip(*(clip.size for clip in validation), strict=True)
+    least = (min(*side, SCALE * SAMPLE) // SCALE for side in sides)
+    given_flow(np.zeros((2, *least, 3), np.uint8), config.evaluation_flow)
     found = fingerprint(sources, validation)
     if config.degrade != "none":
         found["degradation"] = DRAWS

@@ -51,10 +51,12 @@ def parse_config(
 
     Raises:
         SystemExit: status 2 for an unknown flag or a value of the wrong type, with the usage.
-        ValueError: from the Config's own checks in __post_init__.
+        ValueError: a default of the wrong type, or from the Config's own checks in __post_init__.
     """
     parser = _make_parser(config_class, description, positional, {})
-    return config_class(**vars(parser.parse_args(argv)))
+    values = vars(parser.parse_args(argv))
+    check_kinds(config_class, values, "is")  # constants are edited by hand, too
+    return config_class(**values)
 
 
 def given_fields(config_class: type, argv: Sequence[str] | None = None) -> set[str]:
@@ -92,18 +94,18 @@ def _make_parser(
     return parser
 
 
-def check_kinds(config_class: type, values: Mapping[str, Any]) -> None:
+def check_kinds(
+    config_class: type, values: Mapping[str, Any], verb: str = "is recorded as"
+) -> None:
     """Refuse values of a Config, which may come from any file, of another type than their field's.
 
     Raises:
-        ValueError: names the first of them.
+        ValueError: names the first of them, and what it can be.
     """
-    hints = typing.get_type_hints(config_class)
-    for name in hints.keys() & values.keys():
-        if not _is_kind(values[name], hints[name]):
-            raise ValueError(
-                f"{name} is recorded as {repr(values[name])[:100]}, which it cannot be"
-            )
+    for name, hint in typing.get_type_hints(config_class).items():
+        if name in values and not _is_kind(values[name], hint):
+            given = repr(values[name])[:100]
+            raise ValueError(f"{name} {verb} {given}, which it cannot be: give {_kinds(hint)}")
 
 
 def _is_kind(value: Any, hint: Any) -> bool:
@@ -113,6 +115,15 @@ def _is_kind(value: Any, hint: Any) -> bool:
         return any(_is_kind(value, kind) for kind in typing.get_args(hint))
     kinds = (int, float) if hint is float else (hint,)
     return type(value) in kinds  # not isinstance: True does not count as a number
+
+
+def _kinds(hint: Any) -> str:
+    """What a field can be, in words."""
+    if typing.get_origin(hint) is Literal:
+        return " or ".join(map(repr, typing.get_args(hint)))
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return " or ".join(map(_kinds, typing.get_args(hint)))
+    return "None" if hint is type(None) else hint.__name__
 
 
 def _comments(config_class: type) -> dict[str, str]:

@@ -165,7 +165,7 @@ def _draw(path: Path, title: str, panels: list[Panel], crop: tuple[slice, slice]
     bar = figure.colorbar(shown, cax=bar_place, extend="max")
     bar.set_ticks(range(0, ERROR_LEVELS + 1, 8))
     bar.set_label(f"mean |error|\n0 to {ERROR_LEVELS} of 255", fontsize=11)
-    figure.text(GAP / figure_w, 1 - 0.07 / figure_h, title, fontsize=13, va="top")
+    figure.text(GAP / figure_w, 1 - 0.07 / figure_h, title, fontsize=13, va="top", parse_math=False)
     figure.savefig(path, format="png")
 
 
