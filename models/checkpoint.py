@@ -119,6 +119,7 @@ def load_network(
     else:
         weights, information = _read_torch(path)
     network = network_from(path, information["network"], weights)
+    network.bounded = True
     return network.to(device).eval(), information
 
 

@@ -26,6 +26,7 @@ from models.interpolation import FeatureInterpolation
 from models.propagation import Propagation
 from models.reconstruction import DirectReconstruction, Reconstruction
 from models.refinement import SkipRefinement
+from models.straying import blended, without_strays
 from models.transformer import SpatialTemporalTransformer
 from utils.resize import SMALLEST_SIDE
 
@@ -111,6 +112,7 @@ class MSTT(nn.Module):
         options = {name: value for name, value in locals().items() if name in OPTIONS}
         super().__init__()
         self.options = options
+        self.bounded = False  # whether frames are kept near those given, see `without_strays`
         _check_choice("global_skip", global_skip, SKIPS)
         _check_choice("extraction", extraction, EXTRACTIONS)
         _check_choice("enlargement", enlargement, ENLARGEMENTS)
@@ -172,6 +174,7 @@ class MSTT(nn.Module):
             ValueError: shapes that do not fit each other or are too small.
         """
         _check_shapes(frames, forward_flow, backward_flow)
+        originals, bounded = frames, self.bounded and not self.training
         if features is None:
             if self.frame_fusion is not None:
                 frames = self.frame_fusion(frames, forward_flow, backward_flow)
@@ -190,8 +193,13 @@ class MSTT(nn.Module):
         given = output.float() if alone else output[:, ::2] + bicubic(frames)
         if self.propagation is not None:
             given = self.propagation(given, frames, extracted, *flows)  #      (B, N, 3, sH, sW)
+        if bounded:
+            given, share = without_strays(given, originals)
         between = self._warped(given, features, flows, flow_between)
-        return interleave(given, between if alone else between + output[:, 1::2])
+        between = between if alone else between + output[:, 1::2]  #           (B, N-1, 3, sH, sW)
+        if bounded:
+            between = blended(between, given, share)
+        return interleave(given, between)
 
     def _warped(
         self,

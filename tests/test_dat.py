@@ -181,6 +181,7 @@ def test_windows_do_not_reach_across_the_border():
         assert gradient[:, -16:].abs().max() < 1e-30  # the mask is -100, not -inf
 
 
+@pytest.mark.filterwarnings("ignore:strong noise")
 def test_the_command_writes_weights_that_enhance(tmp_path, published):
     assert run_here("training.dat", published, tmp_path / "a.safetensors") == 0
     network, information = load_network(tmp_path / "a.safetensors")

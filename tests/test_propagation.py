@@ -203,6 +203,7 @@ def test_all_of_it_learns(published, trained):
         assert parameter.grad.abs().max() > 0, name
 
 
+@pytest.mark.filterwarnings("ignore:strong noise")
 def test_the_command_writes_weights_that_enhance(tmp_path, published, trained):
     save_network(tmp_path / "trained.safetensors", trained, {"flow_method": "dis"})
     paths = (tmp_path / "trained.safetensors", tmp_path / "start.safetensors")
