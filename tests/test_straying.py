@@ -15,10 +15,8 @@ PLACE = (slice(None), 0, slice(None), 100, 100)  # in frame 0, of LR pixel (25, 
 
 
 def smooth(*shape):
-    coarse = torch.nn.functional.interpolate(
-        torch.rand(*shape[:-2], 6, 6).flatten(0, 1), shape[-2:]
-    )
-    return torch.nn.functional.avg_pool2d(coarse, 5, 1, 2).unflatten(0, shape[:2])
+    coarse = F.interpolate(torch.rand(*shape[:-2], 6, 6).flatten(0, 1), shape[-2:])
+    return F.avg_pool2d(coarse, 5, 1, 2).unflatten(0, shape[:2])
 
 
 @pytest.mark.parametrize(("excess", "strays"), [(0.9 * LIMIT, False), (1.1 * LIMIT, True)])
