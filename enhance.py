@@ -36,9 +36,7 @@ of ours. After 2, 130 and any signal, finished frames stay in OUTPUT.partial for
 
 import contextlib
 import hashlib
-import itertools
 import json
-import math
 import mimetypes
 import signal
 import sys
@@ -61,6 +59,7 @@ from enhancement.job import Job, locked, memory_told, work_folder
 from enhancement.levels import Levels, survey
 from enhancement.outputs import FPS, LONGEST, check_outputs, check_sound_wanted, open_sink
 from enhancement.passes import run_passes
+from enhancement.places import look_at_places
 from enhancement.repair import Bridged
 from enhancement.shares import check_alike, wait_to_see
 from enhancement.shots import Cut, find_cuts, shots
@@ -76,7 +75,6 @@ from utils.files import file_sha256
 from utils.team import Team, join
 
 TOLD = 10  # cuts that are named
-FAR = 8  # LR pixels between the places of two frames; of 6 they are as good, of 14 ruined
 # Endings of files that mimetypes does not know for pictures or video.
 FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m", ".apng", ".webp")
 FILE_SUFFIXES += (".h264", ".h265", ".hevc", ".vrt", ".jp2", ".img", ".nc", ".h5", ".hdf")
@@ -335,14 +333,8 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
 
     levels, damaged = survey(given, config.black, config.white, add)
     content.update(repr(sorted(damaged)).encode())
-    if isinstance(given, TiffSource) and given.placed:
-        references = list(map(given.georeference, range(given.count)))
-        places = [(reference.crs, reference.transform) for reference in references]
-        for reference in references:
-            points = [(p.row, p.col, p.x, p.y, p.z) for p in reference.points[0]]
-            content.update(repr((points, reference.points[1], reference.rpcs)).encode())
-        content.update(repr(places).encode())
-        tell_shifts(given, places)
+    if isinstance(given, TiffSource):
+        content.update(look_at_places(given).encode())
     if levels.told:
         print(levels.told, file=sys.stderr)
     check_damaged(damaged, config)
@@ -354,21 +346,6 @@ def look_through(given: Source, config: Config) -> tuple[Levels, dict[int, str],
         problem = "its frames are interlaced, and taken as they are; deinterlace them first"
         print(f"{config.input}: {problem}", file=sys.stderr)
     return levels, damaged, cuts_of(given, levels, damaged, config), content.hexdigest()
-
-
-def tell_shifts(given: TiffSource, places: list[tuple[Any, Any]]) -> None:
-    """Say which frames lie too far from the one before for what is between them to be found.
-
-    places: coordinate system and transform of every frame.
-    """
-    for index, ((system, before), (own_system, own)) in enumerate(itertools.pairwise(places), 1):
-        if before is None or own is None or system != own_system or before.is_degenerate:
-            continue
-        shift = math.hypot(*(~before @ (own.c, own.f)))
-        if shift > FAR:
-            told = f"{given.name(index)} lies {shift:.0f} pixels from the frame before: too far to "
-            told += "find what is between them; cut the frames to one extent first"
-            print(told, file=sys.stderr)
 
 
 def check_damaged(damaged: dict[int, str], config: Config) -> None:

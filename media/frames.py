@@ -182,12 +182,18 @@ def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels[::rows, ::columns]
 
 
+# Endings of results that are one file.
+REPLACED = (*VIDEO_SUFFIXES, *TIFF_SUFFIXES, ".png", ".html")
+
+
 def free_of(path: Path, overwrite: bool) -> None:
     """Make sure that a result may be put at `path`: a ValueError for what may not be replaced."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
         raise ValueError(f"{path} exists; choose another OUTPUT or add --overwrite")
+    if not path.is_dir() and not (path.is_file() and path.suffix.lower() in REPLACED):
+        raise ValueError(f"{path} is no earlier result, so it stays; choose another OUTPUT")
     if path.is_dir():
         names = {file.name for file in path.iterdir()}
         suffix = Path(min(names)).suffix

@@ -69,7 +69,9 @@ class Georeference:
         if own is not None:
             next_own = other.transform if other.transform and other.crs == self.crs else own
             between = [(1 - share) * a + share * b for a, b in zip(own, next_own, strict=True)][:6]
-            transform = type(own)(*between) @ type(own).scale(1 / SCALE)
+            between = type(own)(*between)
+            between = own if between.is_degenerate else between  # one of them lies upside down
+            transform = between @ type(own).scale(1 / SCALE)
         points, points_crs = self.points
         points = [
             type(point)(point.row * SCALE, point.col * SCALE, point.x, point.y, point.z)

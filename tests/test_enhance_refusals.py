@@ -157,6 +157,11 @@ def test_outputs_are_never_overwritten(tmp_path, checkpoint):
     given = write_frames(tmp_path / "in", make_frames(2))
     output = run(checkpoint, given, tmp_path / "out")
     before = read_all(output)
+    notes = tmp_path / "notes"
+    notes.write_text("mine")
+    with pytest.raises(ValueError, match="notes is no earlier result, so it stays"):
+        run(checkpoint, given, notes, "--overwrite")
+    assert notes.read_text() == "mine"
     with pytest.raises(ValueError, match="exists; choose another OUTPUT or add --overwrite"):
         run(checkpoint, given, output)
     np.testing.assert_array_equal(before, read_all(run(checkpoint, given, output, "--overwrite")))

@@ -70,6 +70,35 @@ def test_frames_far_from_each_other_are_told(tmp_path, checkpoint, capfd, shift,
     assert (line in capfd.readouterr().err) == told
 
 
+@pytest.mark.parametrize(
+    ("place", "crs", "told"),
+    [
+        (PLACE @ Affine.scale(1.5), "EPSG:32633", "lies 20 pixels from the frame before"),
+        (PLACE @ Affine.scale(1, -1), "EPSG:32633", "lies 48 pixels from the frame before"),
+        (PLACE, "EPSG:32634", "has other coordinates than the frame before"),
+        (None, None, "has other coordinates than the frame before"),
+    ],
+)
+def test_frames_that_lie_otherwise_are_told(tmp_path, checkpoint, capfd, place, crs, told):
+    frames = sixteen_bits(2)
+    given = write_sequence(tmp_path / "in", frames)
+    write_geotiff(given / "scene_9.tif", frames[1], transform=place, crs=crs)
+    result = run(checkpoint, given, tmp_path / "out")
+    assert f"scene_9.tif {told}" in capfd.readouterr().err
+    with rasterio.open(result / "00000001.tif") as between:
+        assert not between.transform.is_degenerate
+
+
+@pytest.mark.parametrize("name", ["colours", "scales", "offsets", "units"])
+def test_bands_that_show_something_else_are_refused(tmp_path, name):
+    given = write_sequence(tmp_path / "in", sixteen_bits(2), colours=RGB)
+    other = {"colours": RGB[::-1], "scales": (2.0,) * 3, "offsets": (1.0,) * 3, "units": ("m",) * 3}
+    with rasterio.open(given / "scene_9.tif", "r+") as file:
+        setattr(file, "colorinterp" if name == "colours" else name, other[name])
+    with pytest.raises(ValueError, match=rf"scene_9\.tif: the {name} of its bands are .* alike"):
+        enhance.look_through(open_source(given), enhance.Config("in", "out"))
+
+
 def test_a_frame_between_has_the_time_between(tmp_path, checkpoint):
     given = write_sequence(tmp_path / "in", sixteen_bits(3))
     times = ["2020:02:28 23:59:50", "2020:02:29 00:00:10", "unknown"]
