@@ -170,7 +170,7 @@ def _check_clip(folders, root):
                 f"{folders.given}: {len(given)} LR frames for {len(truth)} in {folders.truth}; "
                 f"give {len(truth)}, or {(odd + 1) // 2} for the even times, or none"
             )
-        elif given and frame_numbers(given) == frame_numbers(truth)[1::2]:
+        elif (numbers := frame_numbers(given)) and numbers == frame_numbers(truth)[1::2]:
             problems.append(f"{folders.given}: LR frames of the odd times; those of the even ones")
             problems[-1] += f" are given, {truth[0].name} the first"
         problems += given_problems

@@ -229,6 +229,8 @@ def cut(config):
                     continue
                 write_whole(train / name, tiles)
                 names.append(name)
+    if not names and counts["black tiles"]:
+        raise ValueError(f"{source}: all tiles are more than {config.black:g} black; raise --black")
     if not names:
         raise ValueError(
             f"{source}: no 7 good frames in a row at spacing {config.spacing} "

@@ -16,6 +16,8 @@ def look_at_places(given: TiffSource) -> str:
 
     Raises: ValueError: a frame whose bands show something else.
     """
+    if given.layout == "bands" and not given.placed:
+        return ""
     references = list(map(given.georeference, range(given.count)))
     if given.layout != "bands":
         check_bands(given, references)

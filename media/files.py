@@ -28,15 +28,20 @@ def list_folders(folder):
 def frame_numbers(paths: list[Path]) -> list[int]:
     """The number in each name, the only one that differs between them; none where there is none.
 
-    None of names with a date in them, either: the numbers of times do not go on evenly.
+    None of dates and times of day, either, which do not go on evenly.
     """
     digits = [re.findall(r"[0-9]+", path.stem) for path in paths]
     if len({len(numbers) for numbers in digits}) > 1:
         return []
-    if any(re.match(DATE, number) for numbers in digits for number in numbers):
+    columns = list(zip(*digits, strict=True))
+    differing = [index for index, column in enumerate(columns) if len(set(column)) > 1]
+    if len(differing) != 1:
         return []
-    differing = [column for column in zip(*digits, strict=True) if len(set(column)) > 1]
-    return [int(number) for number in differing[0]] if len(differing) == 1 else []
+    numbers, before = columns[differing[0]], columns[max(differing[0] - 1, 0)][0]
+    is_time = re.match(DATE, before) and all(len(number) >= 6 for number in numbers)
+    if is_time or all(re.match(DATE, number) for number in numbers):
+        return []
+    return [int(number) for number in numbers]
 
 
 def gap_in_numbers(paths: list[Path]) -> str | None:

@@ -25,7 +25,7 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
 
     Arguments:
         given: (B, N, 3, 4H, 4W), enhanced.
-        frames: (B, N, 3, H, W), which they were made of.
+        frames: (B, N, 3, H, W), as given: a frame fusion explodes, too.
 
     Returns: the frames, and the share of bicubic ones in every pixel, (B, N, 1, 4H, 4W).
     """
@@ -38,7 +38,7 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     if not torch.compiler.is_compiling() and share.any():
         warnings.warn(
             "strong noise or single bright pixels that these weights cannot take: frames are "
-            "bicubic there; those of the sizes large and small take more",
+            "bicubic there (mstt_large, mstt_large_real and mstt_small take more)",
             stacklevel=2,
         )
     return _mixed(given, enlarged, share), share

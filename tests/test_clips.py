@@ -279,6 +279,27 @@ def test_lr_frames_of_the_odd_times_are_refused(tmp_path):
         find_clips(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["2020010{}T120000.png", "{}.png"])
+def test_lr_frames_without_numbers_belong_to_the_even_times(tmp_path, name):
+    letters = "1234567" if "T" in name else "abcdefg"
+    for folder, count, size in (("truth", 7, (64, 68)), ("input4", 4, (16, 17))):
+        (tmp_path / "a" / folder).mkdir(parents=True)
+        for letter in letters[:count]:
+            picture = np.zeros((*size, 3), np.uint8)
+            write_image(tmp_path / "a" / folder / name.format(letter), picture)
+    (clip,) = find_clips(tmp_path)
+    assert len(clip.given) == 4
+
+
+def test_a_counter_beside_a_date_has_gaps(tmp_path):
+    (tmp_path / "a").mkdir()
+    for number in (1, 2, 3, 9, 10):
+        name = f"JL1_20170602_{number:04d}.png"
+        write_image(tmp_path / "a" / name, np.zeros((64, 64, 3), np.uint8))
+    with pytest.warns(UserWarning, match=r"0009\.png follows JL1_20170602_0003\.png, a gap"):
+        find_clips(tmp_path)
+
+
 def test_frames_of_one_number_in_two_spellings_have_no_gap(tmp_path):
     for name in ("1.png", "01.png", "2.png"):
         write_image(tmp_path / name, np.zeros((64, 64, 3), np.uint8))

@@ -164,6 +164,14 @@ def test_tiles_without_data_are_left_out(tmp_path, config, black, kept):
     assert counts["black tiles"] == 6 - kept
 
 
+def test_nothing_but_black_is_said(tmp_path, config):
+    frames = np.stack([texture(0, 64, 64)] * 7) + np.arange(7, dtype=np.uint8)[:, None, None, None]
+    frames[:, :32] = 0
+    write_frames(tmp_path / "city", frames)
+    with pytest.raises(ValueError, match=r"all tiles are more than 0\.1 black; raise --black"):
+        cut(config)
+
+
 def test_nothing_is_overwritten_unasked(tmp_path, config):
     write_frames(tmp_path / "city", [make_frame(time) for time in range(21)])
     assert len(cut(config)[0]) == 3

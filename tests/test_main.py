@@ -387,9 +387,11 @@ def test_a_run_goes_on_with_data_that_were_moved(run_main, begun, capsys):
     assert run_main("--resume", "--run", "a", "--steps", "2", "--data-root", "moved") == 0
     assert load_torch_file("a/last.pt")["config"]["data_root"] == "moved"
     assert "of the run, not of the constants here: coupling symmetric" in capsys.readouterr().out
+    again = ("--data-root", "moved", "--evaluation-window", "0", "--evaluation-flow", "auto")
+    assert run_main("--resume", "--run", "a", "--steps", "3", *again) == 0
     shutil.rmtree("moved/train/clip 0")
     with pytest.raises(ValueError, match="the data are not those of the run"):
-        run_main("--resume", "--run", "a", "--steps", "3", "--data-root", "moved")
+        run_main("--resume", "--run", "a", "--steps", "4", "--data-root", "moved")
 
 
 def test_a_flow_that_cannot_be_found_between_validation_clips_is_refused_at_once(run_main):

@@ -65,9 +65,10 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     config = team.from_first(partial(fit_machine, config, device, team))
     for line in without_effect(config, given):
         print(line, flush=True)
-    if config.weights is not None and not state and not given & {"rate", "muon_rate"}:
-        told = "for a start without weights; trained ones want about a tenth of them"
-        print(f"rate is {config.rate:g} and muon_rate {config.muon_rate:g}, {told}", flush=True)
+    rates = {"rate": 8e-4} | ({"muon_rate": 1e-2} if config.optimiser == "muon" else {})
+    if config.weights is not None and all(getattr(config, n) == rates[n] for n in rates):
+        told = "as for a start without weights; trained ones want about a tenth"
+        print(f"{' and '.join(f'{n} is {rates[n]:g}' for n in rates)}, {told}", flush=True)
     check_weights(config)
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)
@@ -96,16 +97,18 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
         name: recorded[name]
         for name in now.keys() & recorded.keys()
         if name not in given
-        or (now[name] == "auto" and name not in MAY_CHANGE)
+        or (now[name] == "auto" and name not in ("run", "device"))
         or (now[name] is None and name in DECIDED)
+        or (now[name] == 0 and name == "evaluation_window")
     }
-    if "data_root" in given and "list_file" not in given:
+    root = (now | kept)["data_root"]
+    if root != recorded.get("data_root") and config.list_file is None:
         kept["list_file"] = None  # that of the new place
     ours = [
         f"{name} {one_line(str(kept[name]))}"
         for name in now
-        if name in kept.keys() - given - MAY_CHANGE
-        and now[name] not in ("auto", None, 0, kept[name])
+        if name in kept.keys() - given - MAY_CHANGE - {"evaluation_window"}
+        and now[name] not in ("auto", None, kept[name])
     ]
     if ours:
         print(f"of the run, not of the constants here: {', '.join(ours)}", flush=True)

@@ -83,8 +83,10 @@ def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
     Raises: ValueError: no data, damaged data, or others than those of the run that is resumed.
     """
     team.from_first(lambda: _draw(config.data_root))
+    _draw(config.data_root)  # on machines with disks of their own
     sources, patch = open_sources(config)
     team.from_first(lambda: _draw(config.validation))
+    _draw(config.validation)
     # Never trained on.
     validation = degraded(find_clips(config.validation), config.degrade)
     # A method of flow that does not take their size is found out before any work.
