@@ -108,7 +108,7 @@ class Config:
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     window: int = 0  # given frames that the network sees at once; 0: as many as the weights ask for
     tile: int = 0  # longest side of a tile, LR pixels; 0: as large as the free memory allows
-    overlap: int = 32  # of neighbouring tiles, LR pixels
+    overlap: int = 32  # of neighbouring tiles, LR pixels, at least 17
     flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: what the weights ask for
     device: str = "auto"  # auto, cpu, cuda, cuda:1, ...
     precision: str = "auto"  # float32, bfloat16, or auto: bfloat16 where the device is built for it

@@ -113,8 +113,8 @@ def survey(
     """
     if source.count < 2:
         raise ValueError(
-            f"{source.path} holds {source.count} frame{'s' * (source.count != 1)}; "
-            "interpolation needs at least two frames"
+            f"{source.path}: {source.count} frame{'s' * (source.count != 1)} to enhance (--start "
+            "and --frames count); interpolation needs at least two frames"
         )
     # Bands that share their levels: the colours; every other band is a quantity of its own.
     groups = [sorted({*group}) for group in band_groups(source.bands, source.colour)]

@@ -29,6 +29,8 @@ from media.video_sink import VideoSink
 from models.blocks import SCALE
 
 LONGEST = 1001  # seconds between given frames
+# Endings of pictures that are not read.
+NOT_READ = (".webp", ".jp2", ".j2k", ".gif", ".apng", ".heic", ".avif", ".jxl", ".tga", ".exr")
 UNEVEN = 1.5  # times the shortest time between two frames, from which on they are told to differ
 FPS = 25.0  # given frames per second, where neither the file nor the user says
 
@@ -87,6 +89,11 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
     names = range(given.count) if given.path.is_dir() else ()
     if gap := gap_in_numbers([Path(given.name(index)) for index in names]):
         print(f"{config.input}: {gap}; enhanced as if evenly timed", file=sys.stderr)
+    if names:
+        left = sorted(path for path in given.path.iterdir() if path.suffix.lower() in NOT_READ)
+        if left:
+            told = f"{len(left)} pictures of other endings are left out, {left[0].name} the first"
+            print(f"{config.input}: {told}", file=sys.stderr)
     if suffix in VIDEO_SUFFIXES:
         if given.bands != 1 and (given.colour is None or given.bands > 3):
             what = "of which none is named red" if given.bands == 3 else "a video has one or three"

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from media.ends import is_animation
 from media.files import list_images
 from media.folder import ImageFolder
 from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, Source
 from media.raster import PALETTES, TiffSource
 from media.tiff import VRT_SUFFIX
 from media.video import VideoSource
+
+BEGINNING = 2**16  # bytes of a picture, before whose end an animation says that it is one
 
 
 def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALETTES[0]) -> Source:
@@ -30,6 +33,9 @@ def open_source(path: str | Path, bands_per_frame: int = 0, palette: str = PALET
     if path.suffix.lower() in (*TIFF_SUFFIXES, VRT_SUFFIX):
         return TiffSource(path, [path], bands_per_frame, palette)
     if path.suffix.lower() in IMAGE_SUFFIXES:
+        with path.open("rb") as file:
+            if is_animation(file.read(BEGINNING)):
+                raise ValueError(f"{path} is an animated PNG; rename it to {path.stem}.apng")
         raise ValueError(f"{path} is a single image; give a folder with at least two frames")
     return VideoSource(path)
 

@@ -53,7 +53,7 @@ def windows(count: int, length: int = WINDOW) -> list[tuple[int, int, int]]:
     return cuts
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | torch.device = "auto") -> torch.device:
     """The device of a name such as "cpu" or "cuda:1"; "auto" takes a GPU where there is one.
 
     Raises:
@@ -61,6 +61,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     known = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    name = str(name)
     if name == "auto":
         return torch.device("cuda" if gpus else "cpu")
     if name not in known:

@@ -39,7 +39,9 @@ class Pretrained(nn.Module):
         FileNotFoundError, ValueError: the weights cannot be loaded; no such device or precision.
     """
 
-    def __init__(self, path: str | Path, device: str = "auto", precision: str = "auto"):
+    def __init__(
+        self, path: str | Path, device: str | torch.device = "auto", precision: str = "auto"
+    ):
         super().__init__()
         device = pick_device(device)
         pick_precision(device, precision)  # says at once what is wrong with it
@@ -69,9 +71,15 @@ class Pretrained(nn.Module):
         Returns: (2N - 1, 4H, 4W, 3) uint8 RGB.
 
         Raises:
-            ValueError: frames of another shape or type, or an impossible window.
+            ValueError: frames of another shape or type, an impossible window, or weights that are
+                float32 no more.
         """
         check_frames(frames)
         check_window(window)
+        if (kind := next(self.parameters()).dtype) != torch.float32:
+            raise ValueError(
+                f"the weights were made {kind}; leave them torch.float32 and choose a precision "
+                'when they are loaded, such as precision="bfloat16"'
+            )
         settings = (self.flow_method, self.device, self.precision, window or self.window)
         return np.stack(list(super_resolve(self.network, frames, *settings)))

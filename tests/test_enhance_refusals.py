@@ -226,7 +226,7 @@ def test_what_is_no_sequence_is_refused(tmp_path, checkpoint, change):
         for path in given.iterdir():
             path.unlink()
     message = {
-        "one frame": "holds 1 frame; interpolation needs at least two frames",
+        "one frame": "1 frame to enhance .*; interpolation needs at least two frames",
         "mixed sizes": "2.png is 20x30, 3 bands, uint8, the first frame 32x24, 3 bands, uint8",
         "mixed depths": "2.png is 32x24, 3 bands, uint16, the first frame",
         "no frames": "holds no frames",

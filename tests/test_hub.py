@@ -61,6 +61,14 @@ def test_a_precision_that_there_is_not_is_told_at_once(tmp_path):
         Pretrained(tmp_path / "small.safetensors", "cpu", "fp16")
 
 
+def test_weights_of_another_type_are_refused(tmp_path):
+    path = tmp_path / "small.safetensors"
+    save_small_network(path)
+    model = Pretrained(path, torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"made torch\.float16; leave them torch\.float32"):
+        model.half().enhance(np.zeros((2, 16, 16, 3), np.uint8))
+
+
 def test_inputs_follow_the_network_to_its_device(tmp_path):
     save_small_network(tmp_path / "small.safetensors")
     network = Pretrained(tmp_path / "small.safetensors", "cpu", "float32")

@@ -93,6 +93,8 @@ def test_an_animated_png_is_a_video_not_a_frame(tmp_path):
         with pytest.raises(ValueError, match=r"a.png: an animated PNG"):
             reader(tmp_path / "a.png")
     pytest.importorskip("av")
+    with pytest.raises(ValueError, match=r"a\.png is an animated PNG; rename it to a\.apng"):
+        open_source(tmp_path / "a.png")
     source = open_source((tmp_path / "a.png").rename(tmp_path / "a.apng"))
     assert source.count == 3
     np.testing.assert_array_equal(source.read(2), make_frames(3)[2])

@@ -322,7 +322,7 @@ def test_what_is_no_video_is_refused(tmp_path, checkpoint):
     with pytest.raises(ValueError, match=r"broken.mp4 cannot be read as video"):
         open_source(broken)
     single = write_video(tmp_path / "single.mp4", make_frames(1))
-    with pytest.raises(ValueError, match=r"holds 1 frame; .* at least two"):
+    with pytest.raises(ValueError, match=r"1 frame to enhance .* at least two"):
         run(checkpoint, single, tmp_path / "out.mp4")
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)

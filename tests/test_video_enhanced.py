@@ -66,6 +66,9 @@ def test_gaps_in_the_numbers_of_given_frames_are_said(tmp_path, capsys):
     told = capsys.readouterr().err
     assert f"{last.name} follows" in told
     assert "enhanced as if evenly timed" in told
+    (folder / "more.webp").touch()
+    open_sink(enhance.Config(str(folder), "out"), open_source(folder), tmp_path / "work")
+    assert "1 pictures of other endings are left out, more.webp" in capsys.readouterr().err
 
 
 def test_what_a_video_says_of_its_pixels_is_handed_on(tmp_path, capsys):
