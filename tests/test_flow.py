@@ -162,9 +162,7 @@ def test_dis_takes_the_smallest_frames(method, height, width):
 
 @pytest.mark.parametrize("method", ["pyflow", "pyflow-original"])
 def test_too_narrow_for_pyflow_names_the_remedy(method):
-    with pytest.raises(
-        ValueError, match=r'26x30 .*27 pixels wide.*such as "dis"'
-    ):
+    with pytest.raises(ValueError, match=r'26x30 .*27 pixels wide.*such as "dis"'):
         estimate_flow(moving_frames(2, 30, 26), method)
 
 
