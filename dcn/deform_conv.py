@@ -333,9 +333,13 @@ class DCNv2(nn.Module):
         mean = self.mean_offset.item()
         if not mean <= OFFSET_LIMIT:  # written so that NaN is noticed too
             self.offset_warned = True
+            cause = (
+                "these inputs are far from what the network was trained on, such as not in [0, 1]"
+            )
+            if self.training:
+                cause = "training has probably diverged; lower the learning rate or clip gradients"
             warnings.warn(
-                f"DCNv2: mean |offset| is {mean:.4g} pixels (limit {OFFSET_LIMIT:g}): training "
-                "has probably diverged; lower the learning rate or clip gradients harder",
+                f"DCNv2: mean |offset| is {mean:.4g} pixels (limit {OFFSET_LIMIT:g}): {cause}",
                 RuntimeWarning,
                 stacklevel=3,
             )

@@ -120,10 +120,8 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
         if config.keep_audio:
             kind |= {"sound": given.path, "begin": given.begin}
         return VideoSink(folder, *size, times, **colours, **kind)
-    gaps = [after - before for before, after in itertools.pairwise(given.times or ())]
-    if gaps and max(gaps) > UNEVEN * min(gaps):
-        told = f"frames {float(min(gaps)):.3g} to {float(max(gaps)):.3g} s apart, which only a"
-        print(f"{config.input}: {told} video as OUTPUT keeps", file=sys.stderr)
+    for told in what_a_video_keeps(given):
+        print(f"{config.input}: {told}, which only a video as OUTPUT keeps", file=sys.stderr)
     single = suffix in TIFF_SUFFIXES
     if isinstance(given, TiffSource):
         return TiffSink(folder, given, config.times, single)
@@ -138,6 +136,20 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
             "that ends in .tif"
         )
     return ImageSink(folder, suffix)
+
+
+def what_a_video_keeps(given: Source) -> list[str]:
+    """What of the input is lost, in words, in a folder of frames or a TIFF."""
+    lost = []
+    gaps = [after - before for before, after in itertools.pairwise(given.times or ())]
+    if gaps and max(gaps) > UNEVEN * min(gaps):
+        lost.append(f"frames {float(min(gaps)):.3g} to {float(max(gaps)):.3g} s apart")
+    if isinstance(given, VideoSource):
+        if given.aspect not in (None, 0, 1):
+            lost.append(f"pixels of {given.aspect}, not square")
+        if given.metadata:
+            lost.append(f"a file that says its {', '.join(sorted(given.metadata))}")
+    return lost
 
 
 def levels_of_output(config: Any, given: Source, levels: Levels) -> tuple[Levels, np.dtype]:

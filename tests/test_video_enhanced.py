@@ -79,6 +79,11 @@ def test_what_a_video_says_of_its_pixels_is_handed_on(tmp_path, capsys):
         assert (sink.aspect, sink.primaries, sink.transfer) == (Fraction(4, 3), 5, 6)
         assert sink.matrix == source.matrix
         assert ("pixels of 4/3 are not square" in capsys.readouterr().err) == forgets
+    source.decoder.metadata = {"title": "Harbour"}
+    open_sink(enhance.Config("in.mp4", "out"), source, tmp_path / "work")
+    told = capsys.readouterr().err
+    assert "in.mp4: pixels of 4/3, not square, which only a video as OUTPUT keeps\n" in told
+    assert "in.mp4: a file that says its title, which only a video as OUTPUT keeps\n" in told
 
 
 @pytest.fixture(scope="module")
