@@ -67,7 +67,7 @@ from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES, VIDEO_SUFFIXES, Source
 from media.open import open_source
 from media.raster import PALETTES, TiffSource
 from models.blocks import SCALE
-from models.inference import ENHANCED, FLOWS, given_flow, pick_device, pick_precision
+from models.inference import ENHANCED, FLOWS, check_flow, pick_device, pick_precision
 from models.pretrained import open_network
 from models.weights import check_window, find_weights, shipped_weights
 from utils.config import parse_config, run_script
@@ -80,7 +80,6 @@ FILE_SUFFIXES = (".flv", ".ts", ".mts", ".m2ts", ".wmv", ".vob", ".ogv", ".y4m",
 FILE_SUFFIXES += (".h264", ".h265", ".hevc", ".vrt", ".jp2", ".img", ".nc", ".h5", ".hdf")
 BRIDGE_FLOW = "dis4x"  # where frames are damaged and the network makes the flow of the others
 LONGEST_JOB = timedelta(hours=1000)  # processes wait for each other; a dead one is noticed at once
-SAMPLE = 64  # pixels; frames of this side are large enough for every method of flow
 # Fields of Config that leave the frames as they are; all others have to be the same on --resume.
 NO_INFLUENCE = ("input", "output", "model", "device", "compare", "resume", "overwrite", "json")
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -317,9 +316,7 @@ def prepare(
     asked = config.flow_method, config.window, config.ensemble
     network, flow_method, window = open_network(checkpoint, device, *asked)
     config = replace(config, flow_method=flow_method, window=window)
-    # A frame too small, or a method that is not installed, is found out before any work.
-    sample = np.zeros((2, min(given.height, SAMPLE), min(given.width, SAMPLE), 3), np.uint8)
-    given_flow(sample, config.flow_method)
+    check_flow(given.height, given.width, config.flow_method)
     return config, given, extras, device, precision, checkpoint, network
 
 

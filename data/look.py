@@ -10,14 +10,13 @@ import numpy as np
 
 from utils.metrics import BT601_GREY
 
+MOST_BLACK = 0.1  # share of pixels that may be exactly black, as those without data are
+
 
 def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     """Gaussian blur, cut off at three sigmas. image: (H, W, 3) float32; sigma in its pixels."""
     size = 2 * math.ceil(3 * sigma) + 1
     return cv2.GaussianBlur(image, (size, size), sigma)
-
-
-MOST_BLACK = 0.1  # share of pixels that may be exactly black, as those without data are
 
 
 def black_share(image: np.ndarray) -> float:

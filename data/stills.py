@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from media.ends import is_animation
-from media.folder import read_image_file
+from media.folder import read_content
 from media.georeference import has_palette, is_inverted, kept_bits, places_of_colours
 from media.images import check_regular, claimed_frame
 from media.tiff import Page, opened
@@ -173,7 +173,7 @@ def _read_picture(path: Path) -> np.ndarray:
     if height == 0 or width == 0:  # OpenCV knows more formats, of sizes unknown here
         raise ValueError(f"{path}: neither PNG nor JPEG")
     _check_size(path, height, width, bits, len(content))
-    return np.ma.getdata(read_image_file(path))  # what is clear has colours, too
+    return np.ma.getdata(read_content(path, content))  # what is clear has colours, too
 
 
 def _read_tiff(path: Path) -> np.ndarray:

@@ -86,14 +86,8 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
         folder: for unfinished work.
     """
     suffix = Path(config.output).suffix.lower()
-    names = range(given.count) if given.path.is_dir() else ()
-    if gap := gap_in_numbers([Path(given.name(index)) for index in names]):
-        print(f"{config.input}: {gap}; enhanced as if evenly timed", file=sys.stderr)
-    if names:
-        left = sorted(path for path in given.path.iterdir() if path.suffix.lower() in NOT_READ)
-        if left:
-            told = f"{len(left)} pictures of other endings are left out, {left[0].name} the first"
-            print(f"{config.input}: {told}", file=sys.stderr)
+    for told in missing_of_folder(given) if given.path.is_dir() else ():
+        print(f"{config.input}: {told}", file=sys.stderr)
     if suffix in VIDEO_SUFFIXES:
         if given.bands != 1 and (given.colour is None or given.bands > 3):
             what = "of which none is named red" if given.bands == 3 else "a video has one or three"
@@ -136,6 +130,17 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
             "that ends in .tif"
         )
     return ImageSink(folder, suffix)
+
+
+def missing_of_folder(given: Source) -> list[str]:
+    """What a folder of frames lacks or holds besides, in words."""
+    missing = []
+    if gap := gap_in_numbers([Path(given.name(index)) for index in range(given.count)]):
+        missing.append(f"{gap}; enhanced as if evenly timed")
+    if left := sorted(path for path in given.path.iterdir() if path.suffix.lower() in NOT_READ):
+        told = f"{len(left)} pictures of other endings are left out, {left[0].name} the first"
+        missing.append(told)
+    return missing
 
 
 def what_a_video_keeps(given: Source) -> list[str]:

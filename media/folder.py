@@ -135,9 +135,12 @@ def read_image_file(path: Path) -> np.ndarray:
 
     Raises: FrameError: the file is damaged or no image.
     """
-    if path.suffix.lower() in TIFF_SUFFIXES:
-        return read_tiff(path)
-    content = path.read_bytes()
+    return read_tiff(path) if path.suffix.lower() in TIFF_SUFFIXES else read_content(path)
+
+
+def read_content(path: Path, content: bytes | None = None) -> np.ndarray:
+    """As `read_image_file`, of a PNG, JPEG or BMP; content: its bytes, if they are read already."""
+    content = path.read_bytes() if content is None else content
     is_png, is_bmp = content.startswith(PNG_MAGIC), content.startswith(b"BM")
     is_jpeg = content.startswith(JPEG_MAGIC)
     _check_header(path, content)

@@ -29,6 +29,7 @@ import numpy as np
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
+REPLACED = (*VIDEO_SUFFIXES, *TIFF_SUFFIXES, ".png", ".html")  # endings of results in one file
 SMALL = 2**28  # bytes of a frame, for which there is memory anywhere
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 LARGEST_JPEG = 65500  # pixels, of a side
@@ -180,10 +181,6 @@ def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     rows = -1 if orientation in (3, 4, 7, 8) else 1
     columns = -1 if orientation in (2, 3, 6, 7) else 1
     return pixels[::rows, ::columns]
-
-
-# Endings of results that are one file.
-REPLACED = (*VIDEO_SUFFIXES, *TIFF_SUFFIXES, ".png", ".html")
 
 
 def free_of(path: Path, overwrite: bool) -> None:

@@ -20,6 +20,7 @@ WINDOW = 4  # given frames that the network sees at once, unless its weights ask
 LONGEST_WINDOW = 32  # more gain nothing, and their frames have to be in memory together
 ENHANCED = "enhanced"  # flow between frames that the network has enlarged, see `EnhancedFlow`
 FLOWS = (*FLOW_METHODS, ENHANCED)
+SAMPLE = 64  # LR pixels; frames of this side are large enough for every method of flow
 PRECISIONS = ("auto", "bfloat16", "float32")
 
 
@@ -126,6 +127,14 @@ def given_flow(frames: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]
     check_frames(frames)
     none = np.zeros((len(frames) - 1, 2, *frames.shape[1:3]), np.float32)
     return none, none
+
+
+def check_flow(height: int, width: int, method: str) -> None:
+    """Refuse, by a ValueError, a method that is not installed or takes no LR frames of this size.
+
+    Found out on a small part of such frames, before any work.
+    """
+    given_flow(np.zeros((2, min(height, SAMPLE), min(width, SAMPLE), 3), np.uint8), method)
 
 
 def with_flow(network: torch.nn.Module, method: str) -> torch.nn.Module:

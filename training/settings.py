@@ -25,6 +25,7 @@ from utils.text import one_line
 C = TypeVar("C")
 GPU_BATCH = 16  # samples that a GPU takes at once: one alone waits for the launch of its kernels
 LARGEST_MAP = 2**31 - 1  # numbers in a map; beyond it 32-bit indices of CUDA kernels overflow
+RATES_FROM_NOTHING = {"muon": {"rate": 8e-4, "muon_rate": 1e-2}, "adam": {"rate": 8e-4}}
 PAPER_SAMPLES = 50 * 2647  # the paper's schedule: 50 epochs of 2,647 clips
 
 # Constants that may differ between a run and its continuation. All but `steps` and
@@ -65,10 +66,11 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     config = team.from_first(partial(fit_machine, config, device, team))
     for line in without_effect(config, given):
         print(line, flush=True)
-    rates = {"rate": 8e-4} | ({"muon_rate": 1e-2} if config.optimiser == "muon" else {})
-    if config.weights is not None and all(getattr(config, n) == rates[n] for n in rates):
+    rates = {name: getattr(config, name) for name in RATES_FROM_NOTHING[config.optimiser]}
+    if config.weights is not None and not state and rates == RATES_FROM_NOTHING[config.optimiser]:
         told = "as for a start without weights; trained ones want about a tenth"
-        print(f"{' and '.join(f'{n} is {rates[n]:g}' for n in rates)}, {told}", flush=True)
+        listed = " and ".join(f"{name} is {rate:g}" for name, rate in rates.items())
+        print(f"{listed}, {told}", flush=True)
     check_weights(config)
     data = open_data(config, state, team)
     config = dataclasses.replace(config, patch=data.patch)

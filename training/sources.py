@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch.utils.data import Dataset
 
 from data.animation import Animation, StillsDataset
@@ -15,14 +14,13 @@ from data.lists import FRAMES
 from data.scenes.make import make_scenes
 from data.septuplets import LARGEST_PATCH, SeptupletDataset
 from media.codec import check_available
-from models.inference import given_flow
+from models.inference import check_flow
 from utils.resize import SCALE
 from utils.team import Team
 from utils.text import one_line
 
 SEPTUPLETS = Path("trainset/189_vime7")  # looked for first
 TESTSET = Path("testset")
-SAMPLE = 64  # LR pixels; frames of this side are large enough for every method of flow
 SCENES = Path("trainset/scenes")  # where the built-in scenes are kept
 
 
@@ -82,17 +80,13 @@ def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
 
     Raises: ValueError: no data, damaged data, or others than those of the run that is resumed.
     """
-    team.from_first(lambda: _draw(config.data_root))
-    _draw(config.data_root)  # on machines with disks of their own
+    _draw(config.data_root, team)
     sources, patch = open_sources(config)
-    team.from_first(lambda: _draw(config.validation))
-    _draw(config.validation)
+    _draw(config.validation, team)
     # Never trained on.
     validation = degraded(find_clips(config.validation), config.degrade)
-    # A method of flow that does not take their size is found out before any work.
-    sides = zip(*(clip.size for clip in validation), strict=True)
-    least = (min(*side, SCALE * SAMPLE) // SCALE for side in sides)
-    given_flow(np.zeros((2, *least, 3), np.uint8), config.evaluation_flow)
+    for height, width in {clip.size for clip in validation}:
+        check_flow(height // SCALE, width // SCALE, config.evaluation_flow)
     found = fingerprint(sources, validation)
     if config.degrade != "none":
         found["degradation"] = DRAWS
@@ -146,10 +140,18 @@ def open_sources(config: Any) -> tuple[list[tuple[Dataset, float]], int]:
     return sources, patch
 
 
-def _draw(folder: str | None) -> None:
-    """Make the built-in scenes where a folder is theirs and they are not there."""
-    if folder in (str(SCENES), str(SCENES / "test")) and not SCENES.exists():
-        make_scenes(SCENES)
+def _draw(folder: str | None, team: Team) -> None:
+    """Make the built-in scenes where a folder is theirs and they are not there.
+
+    The first process does, then the others on machines with disks of their own.
+    """
+
+    def draw() -> None:
+        if folder in (str(SCENES), str(SCENES / "test")) and not SCENES.exists():
+            make_scenes(SCENES)
+
+    team.from_first(draw)
+    draw()
 
 
 def fingerprint(sources: list[tuple[Dataset, float]], validation: list[Clip]) -> dict[str, str]:
