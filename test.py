@@ -18,8 +18,9 @@ over windows of given frames that share their end frame (--window).
     bicubic+blend   the same without flow: the mean of both neighbours
 
 --degrade makes the given frames of the truth's own LR frames, all of a clip as one video:
-clean, crf18, crf23, crf28 (H.264), noise (3 levels), noise+crf23; real: to each clip a draw of
-what `main.py --degrade real` sees; all: the six, one after the other, each in OUT/NAME.
+clean, crf18, crf23, crf28 (H.264), noise (3 levels), noise+crf23; noise20, impulses: faults that a
+network should survive; real, faults: to each clip a draw of what `main.py --degrade` of that name
+sees; all: the first six, one after the other, each in OUT/NAME.
 
 OUT then holds results.json (the figures of every frame, clip and method), METHOD/CLIP/*.png,
 figures/CLIP.png and index.html, a page with the table and a slider between any two methods, which
@@ -43,7 +44,7 @@ import torch
 from tqdm import tqdm
 
 from data.clips import Clip, degraded, find_clips, read_clip, read_files
-from data.degrade import CONDITIONS
+from data.degrade import CONDITIONS, DRAWS, FAULTS
 from data.lists import write_clip
 from data.scenes.make import make_scenes
 from flow import FLOW_METHODS
@@ -76,7 +77,7 @@ class Config:
     flow_method: Literal["auto", *FLOWS] = "auto"  # see flow/; auto: as the weights ask
     baseline_flow_method: Literal[*FLOW_METHODS] = "dis"  # of the baselines
     window: int = 0  # given frames that the network sees at once; 0: as many as the weights ask for
-    degrade: Literal["none", *CONDITIONS, "real", "all"] = "none"  # what given frames went through
+    degrade: Literal[*DRAWS, *CONDITIONS, *FAULTS, "all"] = "none"  # what given frames went through
     ensemble: bool = False  # mean over the eight flips and turns of the frames, eight times slower
     baselines: bool = True  # measure mstt+flow, bicubic+flow and bicubic+blend too
     device: str = "auto"  # cpu, cuda, cuda:1; auto: a GPU where there is one

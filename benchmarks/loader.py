@@ -20,6 +20,7 @@ import torch
 from benchmarks.timing import Stopwatch, timed
 from data import animation, degrade, flow_cache, look, traffic
 from data.animation import StillsDataset
+from data.degrade import DRAWS
 from utils.config import parse_config, run_script
 
 
@@ -29,7 +30,7 @@ class Config:
     patch: int = 80  # side of the given frames in pixels
     samples: int = 200  # samples to time
     flow_method: str = "dis"  # one of flow.FLOW_METHODS
-    degrade: Literal["none", "real"] = "none"  # what the given frames went through
+    degrade: Literal[*DRAWS] = "none"  # what the given frames went through
 
 
 STAGES = {
@@ -54,7 +55,7 @@ def main() -> None:
         config.stills,
         patch=config.patch,
         flow_method=config.flow_method,
-        degrade=config.degrade == "real",
+        degrade=config.degrade,
     )
     order = np.random.default_rng(0).integers(len(dataset), size=config.samples).tolist()
     for index in order[:10]:

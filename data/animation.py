@@ -244,7 +244,7 @@ class StillsDataset(Dataset):
         animation: how the clips move and look, by default Animation().
         cache_bytes: see `Stills`.
         given_frames: N; below 4 they are the first ones of the same clip. One has no flow.
-        degrade: whether the given frames are degraded as real footage is, see data/degrade.py.
+        degrade: what the given frames have gone through, one of data.degrade.DRAWS.
 
     Raises: ValueError: stills that cannot be read or are too small, all of them named.
     """
@@ -258,7 +258,7 @@ class StillsDataset(Dataset):
         animation: Animation | None = None,
         cache_bytes: int = CACHE_BYTES,
         given_frames: int = 4,
-        degrade: bool = False,
+        degrade: str = "none",
     ):
         self.degrade = degrade
         self.given_frames = given_frames

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.degrade import CLEAN, CONDITIONS, Degradation, draw_degradation, reduced
+from data.degrade import CLEAN, CONDITIONS, DRAWS, FAULTS, Degradation, draw_degradation, reduced
 from data.lists import (
     LEAST_SIDE,
     TEST_LIST_NAMES,
@@ -34,7 +34,7 @@ from media.images import read_image
 from media.open import open_source
 from media.rgb import Rgb
 
-DRAWS = 0  # seed of what clips go through under the condition "real", the same for all trainings
+SEED = 0  # of what clips go through under the drawn conditions, the same for all trainings
 # The names that folders of HR and of LR frames go by; the first one that is there counts.
 TRUTH_FOLDERS = ("truth", "GT", "HR")
 GIVEN_FOLDERS = ("input4", "BIx4", "LR", "LRx4", "LR_bicubic", "sharp_bicubic", "BDx4", "blur4")
@@ -270,8 +270,8 @@ def degraded(clips, name):
 
     Arguments:
         clips: list of Clip.
-        name: one of CONDITIONS, the same for all of them; "real": to each its own draw of what a
-            training sees; "none" leaves them alone.
+        name: one of CONDITIONS or FAULTS, the same for all of them; "real" or "faults": to each its
+            own draw of what a training sees; "none" leaves them alone.
 
     Raises: ValueError: a codec that is not there.
     """
@@ -279,8 +279,8 @@ def degraded(clips, name):
         return clips
     found = []
     for number, clip in enumerate(clips):
-        rng = np.random.default_rng((DRAWS, number))
-        degradation = draw_degradation(rng) if name == "real" else CONDITIONS[name]
+        rng = np.random.default_rng((SEED, number))
+        degradation = draw_degradation(rng, name) if name in DRAWS else (CONDITIONS | FAULTS)[name]
         if degradation.codec:
             check_available(degradation.codec)
         found.append(replace(clip, given=None, degradation=degradation, seed=number))

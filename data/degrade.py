@@ -2,12 +2,12 @@
 
 The low-resolution frames of a whole clip are degraded as one video, in the order of a camera:
 blur, noise, rounding to 8 bits, compression. The given ones are taken out of it afterwards.
-`draw_degradation` gives a training its variety, CONDITIONS are what test.py measures.
+`draw_degradation` gives a training its variety, CONDITIONS and FAULTS are what test.py measures.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ class Degradation:
     blur_angle: float = 0.0  # radians, of the first axis
     noise: float = 0.0  # standard deviation in levels, the same in light and shadow
     shot_noise: float = 0.0  # the same at white; it grows with the root of the signal
+    impulses: float = 0.0  # share of the pixels that are black or white: dead ones, hot ones
     codec: str | None = None  # one of media.codec.CODECS
     strength: int = 0  # CRF of H.264 and H.265, quality of JPEG
     exact: bool = False  # how the codec's colours are read, see media.codec.through_video
@@ -36,7 +37,7 @@ class Degradation:
             frames: (T, H, W, 3) uint8 RGB, low resolution, all of the clip; so is the result.
             rng: source of the noise.
         """
-        if any(self.blur) or self.noise or self.shot_noise:
+        if any(self.blur) or self.noise or self.shot_noise or self.impulses:
             kernel = blur_kernel(self.blur, self.blur_angle)
             frames = np.stack([self._film(frame, kernel, rng) for frame in frames])
         if self.codec is None:
@@ -50,6 +51,9 @@ class Degradation:
             signal = cv2.filter2D(signal, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
         variance = self.noise**2 + self.shot_noise**2 * np.maximum(signal, 0) / 255
         signal = signal + np.sqrt(variance) * rng.standard_normal(signal.shape, dtype=np.float32)
+        if self.impulses:
+            flaws = rng.random(frame.shape[:2]) < self.impulses
+            signal[flaws] = 255.0 * rng.integers(0, 2, (np.count_nonzero(flaws), 1))
         return np.clip(np.rint(signal), 0, 255).astype(np.uint8)
 
 
@@ -61,6 +65,10 @@ CONDITIONS = {
     "crf28": Degradation(codec="h264", strength=28),
     "noise": Degradation(noise=3.0),
     "noise+crf23": Degradation(noise=3.0, codec="h264", strength=23),
+}
+FAULTS = {  # what a network must survive rather than be good at
+    "noise20": Degradation(noise=20.0),
+    "impulses": Degradation(impulses=0.01),
 }
 
 # What a training sees. Shares of the clips, those of blur, noise and codec of the ones not clean.
@@ -74,13 +82,39 @@ CODEC_RANGES = {  # share of the codec among the compressed clips, range of its 
     "hevc": (0.2, (15, 32)),
     "jpeg": (0.2, (50, 95)),
 }
+FAULT_SHARE = 0.1  # of all clips; one half has strong noise, the other impulses
+STRONG_RANGE = (5.0, 40.0)  # levels of noise
+IMPULSE_RANGE = (1e-4, 0.05)  # share of the pixels
 # All of it, for the record of a run: with others, its samples are others.
-DRAWS = f"clean {CLEAN_SHARE}, blur {BLUR_SHARE} {BLUR_RANGE}, noise {NOISE_SHARE} {NOISE_RANGE}, "
-DRAWS += f"codec {CODEC_SHARE} {CODEC_RANGES}, exact {EXACT_SHARE}"
+FAULT_DRAWS = f"faults {FAULT_SHARE} {STRONG_RANGE} {IMPULSE_RANGE}"
+DRAWS = {
+    "none": "",
+    "faults": FAULT_DRAWS,
+    "real": f"clean {CLEAN_SHARE}, blur {BLUR_SHARE} {BLUR_RANGE}, noise {NOISE_SHARE} "
+    f"{NOISE_RANGE}, codec {CODEC_SHARE} {CODEC_RANGES}, exact {EXACT_SHARE}, {FAULT_DRAWS}",
+}
 
 
-def draw_degradation(rng: np.random.Generator) -> Degradation:
-    """The degradation of one clip of a training: a variety of real footage, some of it clean."""
+def draw_degradation(rng: np.random.Generator, kind: str) -> Degradation:
+    """The degradation of one clip of a training.
+
+    Arguments:
+        rng: what it is drawn from.
+        kind: one of DRAWS. none: clean. faults: clean but for a few clips of strong noise or dead
+            and hot pixels, which a network that has never seen them answers with garbage. real: a
+            variety of real footage, some of it clean, and the faults on top.
+    """
+    if kind == "none":
+        return CLEAN
+    drawn = _draw_footage(rng) if kind == "real" else CLEAN
+    if rng.random() >= FAULT_SHARE:
+        return drawn
+    if rng.random() < 0.5:
+        return replace(drawn, noise=math.exp(rng.uniform(*np.log(STRONG_RANGE))))
+    return replace(drawn, impulses=math.exp(rng.uniform(*np.log(IMPULSE_RANGE))))
+
+
+def _draw_footage(rng: np.random.Generator) -> Degradation:
     if rng.random() < CLEAN_SHARE:
         return CLEAN
     blur, angle, noise, shot_noise, codec, strength = (0.0, 0.0), 0.0, 0.0, 0.0, None, 0
@@ -95,20 +129,20 @@ def draw_degradation(rng: np.random.Generator) -> Degradation:
         strength = int(rng.integers(low, high + 1))
     backwards = bool(rng.random() < 0.5)  # so that first frames are not always key frames
     exact = bool(rng.random() < EXACT_SHARE)
-    return Degradation(blur, angle, noise, shot_noise, codec, strength, exact, backwards)
+    return Degradation(blur, angle, noise, shot_noise, 0.0, codec, strength, exact, backwards)
 
 
-def of_sample(degrade: bool, *sample: int) -> tuple[Degradation, np.random.Generator]:
+def of_sample(degrade: str, *sample: int) -> tuple[Degradation, np.random.Generator]:
     """What a sample of a training goes through, and the source of its noise.
 
     They are drawn from a stream of their own: crops and clips stay those of a training without.
 
     Arguments:
-        degrade: whether the training degrades its samples.
+        degrade: what the training does to its samples, one of DRAWS.
         sample: the seed, the epoch and the index.
     """
     rng = np.random.default_rng((*sample, 1))
-    return draw_degradation(rng) if degrade else CLEAN, rng
+    return draw_degradation(rng, degrade), rng
 
 
 def blur_kernel(sigmas: tuple[float, float], angle: float) -> np.ndarray:

@@ -203,8 +203,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
         flow_cache: folder to keep flows in; None computes them for every sample.
         seed: of the augmentation.
         given_frames: N, 1 to 4; fewer are the first ones of the same sample. One has no flow.
-        degrade: whether the patches are degraded as real footage is, see data/degrade.py; their
-            flow is computed on them, for each sample anew.
+        degrade: what the patches have gone through, one of data.degrade.DRAWS; other than "none",
+            their flow is computed on them, for each sample anew.
 
     Raises:
         FileNotFoundError: no such root or list.
@@ -220,7 +220,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         flow_cache=None,
         seed=123,
         given_frames=4,
-        degrade=False,
+        degrade="none",
     ):
         root = Path(root)
         if not root.is_dir():
@@ -257,7 +257,7 @@ class SeptupletDataset(torch.utils.data.Dataset):
         a = self.augmentation(epoch, index)
         degradation, noise = of_sample(self.degrade, self.seed, epoch, index)
         frames = reduced(truth, degradation, noise, partial(reduce_patch, augmentation=a))
-        if self.degrade or self.given_frames == 1:  # nothing that could be kept
+        if self.degrade != "none" or self.given_frames == 1:  # nothing that could be kept
             alone = self.given_frames == 1
             forward, backward = flow_of(frames[:1] if alone else frames, self.flow_cache.method)
         else:

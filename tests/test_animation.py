@@ -68,7 +68,9 @@ def test_sample_shapes_and_length(stills):
         dataset[5]
 
 
-@pytest.mark.parametrize(("given", "degrade"), [(1, False), (2, True), (3, False), (1, True)])
+@pytest.mark.parametrize(
+    ("given", "degrade"), [(1, "none"), (2, "real"), (3, "faults"), (1, "real")]
+)
 def test_fewer_given_frames_are_the_first_ones_of_the_same_clip(stills, given, degrade):
     look = Animation(traffic_share=1, aircraft_share=0.5)
     whole = StillsDataset(stills, PATCH, animation=look, degrade=degrade)
@@ -81,7 +83,7 @@ def test_fewer_given_frames_are_the_first_ones_of_the_same_clip(stills, given, d
             assert torch.equal(cut[name], all_frames[name][: given - 1])
 
 
-@pytest.mark.parametrize("degrade", [False, True])
+@pytest.mark.parametrize("degrade", ["none", "real"])
 def test_stills_allow_more_given_frames_than_septuplets(stills, degrade):
     dataset = StillsDataset(stills, PATCH, given_frames=6, degrade=degrade)
     for index in range(4):

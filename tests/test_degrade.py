@@ -13,7 +13,15 @@ import data.degrade
 import media.codec
 from data.animation import StillsDataset
 from data.clips import Clip, degraded, find_clips, read_clip
-from data.degrade import CLEAN, CONDITIONS, Degradation, blur_kernel, draw_degradation, reduced
+from data.degrade import (
+    CLEAN,
+    CONDITIONS,
+    FAULTS,
+    Degradation,
+    blur_kernel,
+    draw_degradation,
+    reduced,
+)
 from data.septuplets import SeptupletDataset
 from flow import estimate_flow
 from media.codec import CODECS, through_jpeg, through_video
@@ -114,15 +122,15 @@ def test_a_codec_sees_the_whole_clip_in_its_order():
 
 def test_the_draws_cover_everything_and_stay_in_their_ranges():
     rng = np.random.default_rng(0)
-    drawn = [draw_degradation(rng) for _ in range(1000)]
+    drawn = [draw_degradation(rng, "real") for _ in range(1000)]
     assert {None, *CODECS} == {each.codec for each in drawn}
-    assert 0.12 < np.mean([each == CLEAN for each in drawn]) < 0.2
+    assert 0.11 < np.mean([each == CLEAN for each in drawn]) < 0.2
     strengths = [each.strength for each in drawn if each.codec in ("h264", "hevc")]
     assert (min(strengths), max(strengths)) == (15, 32)
     qualities = [each.strength for each in drawn if each.codec == "jpeg"]
     assert (min(qualities), max(qualities)) == (50, 95)
     assert 0.7 < max(max(each.blur) for each in drawn) <= 0.8
-    assert 4.5 < max(each.noise for each in drawn) <= 5
+    assert 4.5 < max(each.shot_noise for each in drawn) <= 5
     assert {each.backwards for each in drawn} == {False, True}
 
 
@@ -136,7 +144,7 @@ def test_a_codec_is_read_exactly_where_the_degradation_says_so():
 
 def test_the_draws_have_the_shares_that_are_on_record():
     rng = np.random.default_rng(0)
-    dirty = [each for each in (draw_degradation(rng) for _ in range(4000)) if each != CLEAN]
+    dirty = [each for each in (draw_degradation(rng, "real") for _ in range(4000)) if each != CLEAN]
     codecs = [each.codec for each in dirty if each.codec]
     for codec, (share, _) in data.degrade.CODEC_RANGES.items():
         assert codecs.count(codec) / len(codecs) == pytest.approx(share, abs=0.03)
@@ -145,10 +153,37 @@ def test_the_draws_have_the_shares_that_are_on_record():
     assert len(angles) / len(dirty) == pytest.approx(0.1, abs=0.02)
     assert 0 < min(angles) < 0.2
     assert math.pi - 0.2 < max(angles) < math.pi
-    noise = np.array([(each.noise, each.shot_noise) for each in dirty if each.noise])
-    assert len(noise) / len(dirty) == pytest.approx(0.5, abs=0.03)
+    noise = np.array([(each.noise, each.shot_noise) for each in dirty if 0 < each.noise < 5])
+    assert len(noise) / len(dirty) == pytest.approx(0.5, abs=0.04)
     assert noise.mean(axis=0) == pytest.approx([2.5, 2.5], abs=0.2)
     assert abs(np.corrcoef(noise.T)[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("kind", ["faults", "real"])
+def test_a_tenth_of_the_clips_has_faults(kind):
+    rng = np.random.default_rng(0)
+    drawn = [draw_degradation(rng, kind) for _ in range(8000)]
+    strong = [each.noise for each in drawn if each.noise > 5]
+    impulses = [each.impulses for each in drawn if each.impulses]
+    for found, (low, high) in ((strong, (5, 40)), (impulses, (1e-4, 0.05))):
+        assert len(found) / len(drawn) == pytest.approx(0.05, abs=0.01)
+        assert low < min(found) < 1.1 * low
+        assert 0.9 * high < max(found) < high
+        assert np.median(found) == pytest.approx(math.sqrt(low * high), rel=0.3)
+    if kind == "faults":  # and nothing else
+        assert {each for each in drawn if each.noise < 5 and not each.impulses} == {CLEAN}
+    assert draw_degradation(rng, "none") == CLEAN
+
+
+def test_impulses_are_whole_black_or_white_pixels_anywhere():
+    clip = np.full((5, 100, 100, 3), 90, np.uint8)
+    flawed = Degradation(impulses=0.02).apply(clip, np.random.default_rng(0))
+    changed = (flawed != clip).any(-1)
+    assert changed.mean() == pytest.approx(0.02, abs=0.003)
+    values, counts = np.unique(flawed[changed], axis=0, return_counts=True)
+    assert values.tolist() == [[0, 0, 0], [255, 255, 255]]
+    assert counts.min() > 0.4 * counts.sum()
+    assert not (changed[0] & changed[1]).sum() > 10
 
 
 @pytest.fixture
@@ -159,7 +194,7 @@ def stills(tmp_path):
 
 
 def test_stills_are_degraded_as_their_truth_says_and_nothing_else_changes(stills):
-    clean, dirty = (StillsDataset(stills, patch=16, degrade=degrade) for degrade in (False, True))
+    clean, dirty = (StillsDataset(stills, patch=16, degrade=kind) for kind in ("none", "real"))
     changed = 0
     for index in range(3):
         for epoch in range(3):
@@ -167,7 +202,7 @@ def test_stills_are_degraded_as_their_truth_says_and_nothing_else_changes(stills
             assert torch.equal(one["truth"], other["truth"])
             rng = np.random.default_rng((123, epoch, index, 1))
             truth = one["truth"].permute(0, 2, 3, 1).numpy()
-            expected = reduced(truth, draw_degradation(rng), rng)
+            expected = reduced(truth, draw_degradation(rng, "real"), rng)
             given = other["frames"].permute(0, 2, 3, 1).numpy()
             assert np.array_equal(given, expected)
             flows = estimate_flow(expected, "dis", threads=1)
@@ -183,13 +218,13 @@ def test_septuplets_are_degraded_in_their_patch(tmp_path, middle_patch):
     for number, frame in enumerate(clip, 1):
         write_image(folder / f"im{number}.png", frame)
     for given in (1, 4):
-        dirty = SeptupletDataset(tmp_path, patch=20, degrade=True, given_frames=given)
+        dirty = SeptupletDataset(tmp_path, patch=20, degrade="real", given_frames=given)
         seen = []
         for epoch in range(4):
             sample = dirty[epoch, 0]
             rng = np.random.default_rng([123, epoch, 0, 1])
             patch = clip[:, 8:88, 16:96]
-            degradation = draw_degradation(rng)
+            degradation = draw_degradation(rng, "real")
             if degradation.codec is None:  # which would see the other margin of the reduction
                 inside = imresize(clip, 1 / 4)[::2, 2:22, 4:24]
                 expected = degradation.apply(inside, rng)[:given]
@@ -219,12 +254,12 @@ def test_conditions_of_test_clips(tmp_path):
             write_image(tmp_path / folder / "input4" / f"{time}.png", black)
     clips = find_clips(tmp_path)
     small = imresize(truth, 1 / 4)
-    for name in CONDITIONS:
+    for name in CONDITIONS | FAULTS:
         first, second = (read_clip(clip)[0] for clip in degraded(clips, name))
         again = read_clip(degraded(clips, name)[0])[0]
         assert np.array_equal(first, again)
-        # The noise is each clip's own.
-        assert np.array_equal(first, second) == ("noise" not in name)
+        # What is random is each clip's own.
+        assert np.array_equal(first, second) == ("noise" not in name and name != "impulses")
     compressed = read_clip(degraded(clips, "crf28")[0])[0]
     assert np.array_equal(compressed, through_video(small, 28, "h264")[::2])
     # Frames that come with the clips are not used then, and are where nothing is asked for.

@@ -215,9 +215,9 @@ def test_all_that_is_learned_from_and_judged_on_is_degraded(data, monkeypatch):
     folders = {"data_root": "septuplets", "clips": "septuplets", "validation": "clips"}
     config = main.Config(**folders, patch=16, degrade="real", evaluation_flow="dis")
     found = sources.open_data(config, None, Team())
-    assert [dataset.degrade for dataset, _ in found.sources] == [True, True]
+    assert [dataset.degrade for dataset, _ in found.sources] == ["real", "real"]
     assert found.validation == degraded(find_clips("clips"), "real")
-    assert found.fingerprint["degradation"] == DRAWS
+    assert found.fingerprint["degradation"] == DRAWS["real"]
     assert asked == list(CODEC_RANGES)
     clean = sources.open_data(replace(config, degrade="none"), None, Team())
     assert "degradation" not in clean.fingerprint

@@ -89,7 +89,7 @@ def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
         check_flow(height // SCALE, width // SCALE, config.evaluation_flow)
     found = fingerprint(sources, validation)
     if config.degrade != "none":
-        found["degradation"] = DRAWS
+        found["degradation"] = DRAWS[config.degrade]
     check_same_data(team.gather(found), state)
     return Data(sources, validation, patch, found)
 
@@ -112,7 +112,7 @@ def open_sources(config: Any) -> tuple[list[tuple[Dataset, float]], int]:
         "flow_method": config.flow_method,
         "seed": config.seed,
         "given_frames": config.given_frames,
-        "degrade": config.degrade == "real",
+        "degrade": config.degrade,
     }
     cache = Path(config.flow_cache)
     sources: list[tuple[Dataset, float]] = [
