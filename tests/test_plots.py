@@ -1,6 +1,7 @@
 """Which frame and which place of a clip its figure shows, and that the figure is drawn."""
 
 import itertools
+import warnings
 
 import cv2
 import numpy as np
@@ -77,6 +78,25 @@ def test_figure_is_drawn_with_one_column_per_panel(tmp_path):
         assert image.std() > 20
         widths.append(image.shape[1])
     assert widths[1] - widths[0] == pytest.approx(160 * 3.06, abs=2)
+
+
+def test_names_that_the_usual_font_lacks_are_drawn_by_another(tmp_path, monkeypatch, caplog):
+    """STIXGeneral, which comes with matplotlib, stands for a Chinese font, U+0359 for a name."""
+    monkeypatch.setattr(plots, "DPI", 40)
+    image = np.zeros((16, 16, 3), np.uint8)
+    panels = [plots.Panel("", image), plots.Panel("", image[..., 0])]
+
+    def drawn(title, fonts):
+        monkeypatch.setattr(plots, "CHINESE_FONTS", fonts)
+        plots._draw(tmp_path / "a.png", title, panels, np.s_[0:4, 0:4])
+        return cv2.imread(str(tmp_path / "a.png"))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        boxes = drawn("\u0359 \u4e2d", ("No Such Font",))
+        assert (drawn("\u0359 \u4e2d", ("No Such Font", "STIXGeneral")) != boxes).any()
+    np.testing.assert_array_equal(drawn("clip", ("STIXGeneral",)), drawn("clip", ()))
+    assert not caplog.records
 
 
 def test_every_panel_holds_its_frame_and_its_crop(tmp_path, monkeypatch):
