@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dcn import cpu
 from dcn.reference import deform_conv2d_grid_sample, output_size
-from utils.native import NativeBuildError
+from utils.native import NativeBuildError, constant_result
 
 BACKEND_VARIABLE = "MSTT_DCN_BACKEND"
 BACKENDS = ("reference", "native", "triton", "torchvision")
@@ -51,7 +51,7 @@ def backend(tensor: Tensor) -> str:
     return _choose(tensor.device.type, large, os.environ.get(BACKEND_VARIABLE, ""))
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def _choose(device: str, large: bool, forced: str) -> str:
     name = _pick(device, large, forced)
     if name not in _functions:

@@ -1,4 +1,4 @@
-"""What is not asked for is not needed: training on JPEG and PNG without the other libraries."""
+"""What is not asked for is not needed, nor waited for: other libraries, PyTorch's compiler."""
 
 import subprocess
 import sys
@@ -19,6 +19,7 @@ sys.path[0] = {str(ROOT)!r}  # as python ROOT/main.py does, from whatever folder
 sys.modules |= dict.fromkeys({BLOCKED}, None)  # each raises ImportError
 import main, test, benchmarks.gpu, data.pack, data.stills
 
+assert "torch._dynamo" not in sys.modules  # the compiler, which takes seconds
 assert test.__file__ == {str(ROOT / "test.py")!r}, test.__file__
 print(*(data.stills.read_still(path).shape for path in sys.argv[1:]))
 """

@@ -17,7 +17,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 CACHE_NAME = "mstt-stvsr"
 COMPILERS = ("c++", "g++", "clang++")  # tried in this order unless $CXX names one
@@ -29,12 +31,24 @@ COMMON_FLAGS = ("-std=c++17", "-O3", "-shared")
 OPTIONAL_FLAGS = (("-march=native", "-fopenmp"), ("-fopenmp",), ("-march=native",), ())
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 
+F = TypeVar("F", bound=Callable)
+
 _lock = threading.Lock()
 _results: dict[tuple[Path, tuple[str, ...]], "ctypes.CDLL | NativeBuildError"] = {}
 
 
 class NativeBuildError(RuntimeError):
     """No C++ compiler, one that fails, or no folder that a library can be loaded from."""
+
+
+def constant_result(function: F) -> F:
+    """Mark a function whose result a compiled network may keep, such as the choice of a kernel.
+
+    As `torch.compiler.assume_constant_result` does, which imports all of PyTorch's compiler: that
+    takes as long as the rest of a script's start.
+    """
+    function._dynamo_marked_constant = True
+    return function
 
 
 def load_library(source: Path, flags: tuple[str, ...] = ()) -> ctypes.CDLL:

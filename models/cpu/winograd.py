@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.native import NativeBuildError, load_library
+from utils.native import NativeBuildError, constant_result, load_library
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 VARIABLE = "MSTT_CONVOLUTION"
@@ -56,7 +56,7 @@ def suits(conv: nn.Conv2d, x: Tensor) -> bool:
     return exact and x.device.type == "cpu" and conv.bias is not None and _available()
 
 
-@torch.compiler.assume_constant_result
+@constant_result
 def _available() -> bool:
     choice = os.environ.get(VARIABLE, "")
     if choice not in ("", *CHOICES):
