@@ -43,7 +43,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.clips import Clip, degraded, find_clips, read_clip, read_files
+from data.clips import Clip, check_files, degraded, find_clips, read_clip
 from data.degrade import CONDITIONS, DRAWS, FAULTS
 from data.lists import write_clip
 from data.scenes.make import make_scenes
@@ -211,8 +211,7 @@ def main() -> None:
     clips = next(iter(conditions.values()))
     folders = [*methods] * config.save_frames + ["figures"] * config.figures
     check_out(out, data, folders if len(names) == 1 else names)
-    for clip in clips:
-        read_files(clip)  # a damaged frame must show before the first file is written
+    check_files(clips)  # a damaged frame must show before the first file is written
 
     out.mkdir(parents=True, exist_ok=True)
     if (out / "results.json").exists():  # of other clips, perhaps, as the pages beside it

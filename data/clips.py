@@ -17,6 +17,7 @@ from data.lists import (
     TEST_LIST_NAMES,
     find_list,
     folders_of_clips,
+    list_of_whole,
     read_list,
     stays_inside,
 )
@@ -80,7 +81,9 @@ def _find_folders(root, list_file):
     left_out = [f for f in folders if f not in clips] if clips else []
     if truth:
         apart = {name.lower() for name in TRUTH_FOLDERS + GIVEN_FOLDERS}
-        left_out = [f for f in clips if f.name.lower() not in apart]
+        # Frames alone, beside one clip without LR frames, are told of by `_tell_of_frames_beside`.
+        others = (f for f in clips if f.name.lower() not in apart)
+        left_out = [f for f in others if paired or given or not list_images(f)]
     if left_out:
         why = f"clip folders beside {truth.name}" if truth else "folders without truth frames"
         warnings.warn(
@@ -124,6 +127,42 @@ def _folders_of_clip(folder):
     given = truth and _child(folder, GIVEN_FOLDERS)
     # Not resolved: links to folders of the same name have names of their own.
     return _Folders(Path(os.path.abspath(folder)).name, truth or folder, given)
+
+
+def _tell_of_frames_beside(root, clips):
+    """Warn of folders of frames beside the truth, whose names are not among GIVEN_FOLDERS.
+
+    Arguments:
+        root: of the data set.
+        clips: list of _Folders.
+    """
+    beside = [_frames_beside(root, clip.truth) for clip in clips if clip.given is None]
+    if found := [folders[0] for folders in beside if folders]:
+        warnings.warn(
+            f"{root}: LR frames are made from the truth of {len(found)} clip(s), and {found[0]} is "
+            f"left out; if it holds LR frames, name it {GIVEN_FOLDERS[0]}",
+            stacklevel=3,
+        )
+
+
+def _frames_beside(root, truth):
+    """The folders of frames beside `truth/`, or for a clip in `GT/` those in folders beside it."""
+    parts, names = truth.relative_to(root).parts, [name.lower() for name in TRUTH_FOLDERS]
+    at = next((at for at, part in enumerate(parts) if part.lower() in names), None)
+    if at is None:
+        return []
+    others = (f for f in list_folders(root.joinpath(*parts[:at])) if f.name.lower() not in names)
+    folders = (folder.joinpath(*parts[at + 1 :]) for folder in others)
+    return [folder for folder in folders if folder.is_dir() and list_images(folder)]
+
+
+def _meant(root):
+    """The folder in another one without test clips that is meant, for a message."""
+    for folder in sorted(list_folders(root), key=lambda folder: folder.name != "test"):
+        clips = (_child(f, TRUTH_FOLDERS) or list_images(f) for f in list_folders(folder))
+        if find_list(folder, TEST_LIST_NAMES) or any(clips):
+            return f". Is it {folder} that is meant?"
+    return ""
 
 
 def _check_sequence(folder, paths, root, like=None):
@@ -209,8 +248,8 @@ def find_clips(root, list_file=None):
         list_file: names the clips below the root; None: sep_testlist.txt, if the root holds it.
 
     Returns: list of Clip, in natural order, or in that of the list. Warnings tell of folders that
-        are left out, of gaps in the numbers of frames, and of an even number of truth frames, which
-        loses its last.
+        are left out, also such that may hold LR frames, of gaps in the numbers of frames, and of an
+        even number of truth frames, which loses its last.
     Raises: ValueError: no clip in it, or the problems of all clips, by file.
     """
     root = Path(root)
@@ -220,8 +259,14 @@ def find_clips(root, list_file=None):
     if not folders:
         raise ValueError(
             f"{root}: no test clips; a clip is a folder with truth/*.png, and frames end in "
-            f"{', '.join(IMAGE_SUFFIXES)}"
+            f"{', '.join(IMAGE_SUFFIXES)}{_meant(root)}"
         )
+    if len(folders) > 1 and not list_file and (whole := list_of_whole(root, TEST_LIST_NAMES)):
+        warnings.warn(
+            f"{root}: holds clips for training, too; give {whole.parent} for the test clips",
+            stacklevel=2,
+        )
+    _tell_of_frames_beside(root, folders)
     clips, problems = [], []
     for clip_folders in folders:
         clip, found = _check_clip(clip_folders, root)
@@ -238,22 +283,32 @@ def read_clip(clip):
         given frames the truth is cut to a multiple of 4, and `imresize(truth, 1/4)` is given,
         degraded as the clip says.
     """
-    given, truth = read_files(clip)
-    if given is not None:
-        return given, truth
+    truth, frames = _read_sequence(clip.truth)
+    if clip.given is not None:
+        return _read_sequence(clip.given, frames)[0], truth
     height, width = (side // 4 * 4 for side in truth.shape[1:3])
     truth = truth[:, :height, :width]
     return reduced(truth, clip.degradation, np.random.default_rng(clip.seed)), truth
 
 
-def read_files(clip):
-    """The frames that a clip of `find_clips` has files of.
+def check_files(clips):
+    """Read all files of clips of `find_clips` once; a warning tells of pixels without data.
 
-    Returns: (given, truth): uint8 RGB (N, h, w, 3), or None, and (2N-1, H, W, 3).
     Raises: ValueError: one is damaged; FileNotFoundError: one is gone.
     """
-    truth, frames = _read_sequence(clip.truth)
-    return clip.given and _read_sequence(clip.given, frames)[0], truth
+    with_holes = []
+    for clip in clips:
+        _, frames = _read_sequence(clip.truth)
+        if clip.given is not None:
+            _read_sequence(clip.given, frames)
+        if frames is not None and frames.has_holes:
+            with_holes.append(clip.name)
+    if with_holes:
+        warnings.warn(
+            f"{len(with_holes)} of {len(clips)} clips have pixels without data, {with_holes[0]} "
+            "the first; they become black and count like others: cut them away first",
+            stacklevel=2,
+        )
 
 
 def _read_sequence(paths, like=None):

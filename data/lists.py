@@ -46,6 +46,19 @@ def find_list(root, names=LIST_NAMES):
     return None
 
 
+def list_of_whole(root, names=LIST_NAMES):
+    """The list of a data set, Vimeo-90K, of whose folder `sequences/` a folder is only a part.
+
+    Arguments:
+        root: any folder.
+        names: as in `find_list`.
+
+    Returns: its path, or None.
+    """
+    above = (folder for folder in Path(root).absolute().parents[:2] if folder.name == "sequences")
+    return next((listed for folder in above if (listed := find_list(folder, names))), None)
+
+
 def folders_of_clips(root):
     """The folders that a list's names may be relative to, the likeliest first."""
     return [base for base in (*(Path(root) / name for name in CLIP_FOLDERS), root) if base.is_dir()]

@@ -33,6 +33,7 @@ from data.lists import (
     find_list,
     folders_of_clips,
     holds_septuplet,
+    list_of_whole,
     read_list,
     stays_inside,
 )
@@ -64,6 +65,11 @@ def _find_names(root, list_file):
         # The folder that has the first clip; with no such clip any will do to report it.
         first = names[0] if stays_inside(names[0]) else "."
         return next((base for base in bases if os.path.isdir(base / first)), bases[0]), names
+    if whole := list_of_whole(root):
+        raise ValueError(
+            f"{root}: holds test clips, too; give {whole.parent}, whose {whole.name} names those "
+            "for training"
+        )
     if bases[0].name == "sequences":
         raise ValueError(
             f"{root}: Vimeo-90K's clips without sep_trainlist.txt, which tells them from its test "
@@ -74,7 +80,7 @@ def _find_names(root, list_file):
     if not names:
         raise ValueError(
             f"{root}: no septuplets; it needs {LIST_NAME} or sep_trainlist.txt, or folders "
-            f"train/<clip>/ with {WANTED}{_instead(folders)}"
+            f"train/<clip>/ with {WANTED}{_instead(Path(root), folders)}"
         )
     known = set(names)
     if others := [folder.name for folder in folders if folder.name not in known]:
@@ -86,10 +92,13 @@ def _find_names(root, list_file):
     return bases[0], names
 
 
-def _instead(folders):
+def _instead(root, folders):
     """What is there instead of septuplets, for a message."""
+    if holds_septuplet(root):
+        return f". Is it {root.absolute().parent} that is meant?"
     for folder in folders:
-        if find_list(folder):
+        clips = list_folders(folders_of_clips(folder)[0])
+        if find_list(folder) or any(map(holds_septuplet, clips)):
             return f". Is it {folder} that is meant?"
     names = [name for folder in folders[:1] for name in sorted(os.listdir(folder))]
     instead = f" {folders[0].name} holds {names[0]} instead." if names else ""

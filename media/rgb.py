@@ -20,11 +20,13 @@ class Rgb:
     Arguments:
         source: of the frames; a ValueError if none of them can be read.
         like: another sequence of the same scene, whose range is taken where its type is the same.
-    Attributes: range: the values that become 0 and 255, or None where nothing is stretched.
+    Attributes:
+        range: the values that become 0 and 255, or None where nothing is stretched.
+        has_holes: whether a frame that was read had pixels without data.
     """
 
     def __init__(self, source: Source, like: "Rgb | None" = None):
-        self.source = source
+        self.source, self.has_holes = source, False
         self.bands = list(source.colour or (range(3) if source.bands >= 3 else (0, 0, 0)))
         if source.dtype == np.uint8 and not source.bits:
             self.range = None
@@ -63,6 +65,7 @@ class Rgb:
         pixels = 255 - pixels if self.source.inverted else pixels
         if np.ma.is_masked(frame):
             pixels[np.ma.getmask(frame)] = 0
+            self.has_holes = True
         return pixels
 
     def told(self) -> str | None:

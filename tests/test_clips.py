@@ -6,9 +6,9 @@ import warnings
 import numpy as np
 import pytest
 import tifffile
-from rasters import write_plain
+from rasters import write_geotiff, write_plain
 
-from data.clips import find_clips, read_clip
+from data.clips import check_files, find_clips, read_clip
 from media.folder import write_image_file
 from media.images import write_image
 from media.open import open_source
@@ -249,6 +249,58 @@ def test_folders_that_are_left_out_are_said(tmp_path):
     with pytest.warns(UserWarning, match="clip folders beside truth are left out: 1, a the first"):
         (clip,) = find_clips(tmp_path)
     assert clip.truth[0].parent == tmp_path / "truth"
+
+
+@pytest.mark.parametrize("place", ["a/{}", "{}/a", "{}"])
+def test_frames_beside_the_truth_under_a_name_that_is_not_known_are_said(tmp_path, place):
+    for name, side in (("truth", 64), ("LR4", 16)):
+        write_frames(tmp_path / place.format(name), 3, side, side)
+    with pytest.warns(UserWarning, match="truth of 1 clip.*LR4.* name it input4") as told:
+        (clip,) = find_clips(tmp_path)
+    assert clip.given is None
+    assert len(told) == 1
+    write_frames(tmp_path / place.format("LR"), 3, 16, 16)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*made from the truth")
+        find_clips(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["nodata", "alpha", "nan", "whole"])
+def test_truth_with_pixels_without_data_is_said(tmp_path, kind):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            values = np.full((4 if kind == "alpha" else 3, 64, 64), 90 + number, np.float32)
+            values[-1, :9, :9] = {"nodata": 7, "alpha": 0, "nan": np.nan, "whole": 1}[kind]
+            values = values if kind == "nan" else values.astype(np.uint8)
+            options = {"nodata": 7} if kind == "nodata" else {}
+            options |= {"alpha": "YES", "photometric": "RGB"} if kind == "alpha" else {}
+            write_geotiff(tmp_path / name / f"{number}.tif", values, **options)
+    clips = find_clips(tmp_path)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        check_files(clips)
+    text = "2 of 2 clips have pixels without data, a the first"
+    assert [str(line.message)[: len(text)] for line in told] == [text] * (kind != "whole")
+
+
+def test_the_folder_that_is_meant_is_named(tmp_path):
+    """In a set with training and test clips, and of Vimeo-90K, by a folder above it or inside."""
+    write_frames(tmp_path / "set/train/a", 7)
+    with pytest.raises(ValueError, match=r"no test clips;.* Is it .*set/train that is meant\?"):
+        find_clips(tmp_path / "set")
+    write_frames(tmp_path / "set/test/b/truth", 3)
+    with pytest.raises(ValueError, match=r"Is it .*set/test that is meant\?"):
+        find_clips(tmp_path / "set")
+    for name in ("0001", "0002"):
+        write_frames(tmp_path / "above/vimeo/sequences/00001" / name, 3)
+    (tmp_path / "above/vimeo/sep_testlist.txt").write_text("00001/0002\n")
+    with pytest.raises(ValueError, match=r"Is it .*above/vimeo that is meant\?"):
+        find_clips(tmp_path / "above")
+    inside = tmp_path / "above/vimeo/sequences/00001"
+    with pytest.warns(UserWarning, match="00001: holds clips for training, too; give .*vimeo for"):
+        assert len(find_clips(inside)) == 2
+    assert len(find_clips(inside / "0001")) == 1
 
 
 def test_a_gap_in_the_numbers_of_frames_is_said(tmp_path):

@@ -260,6 +260,21 @@ def test_folder_above_the_data_set(tmp_path):
         SeptupletDataset(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["00001", "00001/0002"])
+def test_folder_inside_of_vimeo(tmp_path, place):
+    write_clip(tmp_path / "sequences/00001/0002")
+    (tmp_path / "sep_trainlist.txt").write_text("00001/0002\n")
+    with pytest.raises(ValueError, match=f"{place}: holds test clips, too; give {tmp_path}, whose"):
+        SeptupletDataset(tmp_path / "sequences" / place)
+
+
+def test_folder_above_and_inside_of_a_set_without_a_list(tmp_path):
+    write_clip(tmp_path / "set/train/a")
+    for root, meant in ((tmp_path, "set"), (tmp_path / "set/train/a", "set/train")):
+        with pytest.raises(ValueError, match=rf"Is it {tmp_path / meant} that is meant\?"):
+            SeptupletDataset(root)
+
+
 def test_list_given_by_hand(tmp_path):
     write_clip(tmp_path / "train/a")
     (tmp_path / "mine.txt").write_text("a")
