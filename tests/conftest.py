@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import pytest
 import torch
-from enhancing import save_small_network
+from enhancing import last_of_each, save_small_network
 from trainings import FEW_CHANNELS, TINY, make_optimiser, write_data
 
 import main
@@ -69,7 +69,7 @@ def run_main(data, tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, "small", FEW_CHANNELS)
 
     def run(*flags):
-        monkeypatch.setattr(sys, "argv", ["main.py", *TINY, *map(str, flags)])
+        monkeypatch.setattr(sys, "argv", ["main.py", *last_of_each(*TINY, *flags)])
         return main.main()
 
     return run
@@ -83,7 +83,8 @@ def train(data):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(data)
             patch.setitem(SIZES, "small", FEW_CHANNELS)
-            patch.setattr(sys, "argv", ["main.py", *TINY, "--run", name, *map(str, flags)])
+            words = last_of_each(*TINY, "--run", name, *flags)
+            patch.setattr(sys, "argv", ["main.py", *words])
             assert main.main() == 0
         return data / name
 

@@ -1,5 +1,6 @@
 """What the tests of enhance.py share: small frames, a small network, one call."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -45,10 +46,21 @@ def save_small_network(path):
     return network.eval()
 
 
+def last_of_each(*words):
+    """A command line: of a flag that is there more than once, the last instead of the others."""
+    parts, flag = {"": []}, ""
+    for word in map(str, words):
+        if word.startswith("--"):
+            flag = word.partition("=")[0]
+            parts[flag] = []
+        parts[flag].append(word)
+    return list(itertools.chain.from_iterable(parts.values()))
+
+
 def run(checkpoint, source, output, *flags):
     """enhance.py on the CPU, in float32, with the fast flow."""
-    fixed = ("--model", str(checkpoint), "--flow-method", "dis", "--device", "cpu")
-    enhance.main([str(source), str(output), *fixed, "--precision", "float32", *map(str, flags)])
+    fixed = ("--model", checkpoint, "--flow-method", "dis", "--device", "cpu")
+    enhance.main(last_of_each(source, output, *fixed, "--precision", "float32", *flags))
     return Path(output)
 
 

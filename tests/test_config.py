@@ -81,6 +81,21 @@ def test_mistakes_exit_with_2(argv, capsys):
 
 
 @pytest.mark.parametrize(
+    "argv",
+    [
+        ["in", "--steps", "1", "--rate=1", "--steps", "1"],
+        ["--steps=3", "in", "--steps=4"],
+        ["--resume", "in", "--no-resume"],
+        ["in", "--out-folder", "a", "--out_folder", "b"],
+    ],
+)
+def test_a_flag_given_twice_is_refused(argv):
+    with pytest.raises(ValueError, match=r"^--(steps|resume|out-folder) is given more than once"):
+        parse(*argv)
+    assert parse("--steps", "1", "--", "--steps").source == "--steps"
+
+
+@pytest.mark.parametrize(
     ("annotation", "value", "message"),
     [
         (Literal["a", "b"], "A", "field is 'A', which it cannot be: give 'a' or 'b'"),

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from enhancing import last_of_each
 
 import enhance
 import main
@@ -303,7 +304,8 @@ class Training(Child):
         environment = dict(environment)
         if world > 1:
             environment |= place(rank, world, port)
-        super().__init__("main", folder, *TINY, *flags, environment=environment, **options)
+        words = last_of_each(*TINY, *flags)
+        super().__init__("main", folder, *words, environment=environment, **options)
 
 
 def team_of(world, folder, *flags, environments=None, folders=None, **options):

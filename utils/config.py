@@ -14,12 +14,14 @@ the constant is. Every field becomes a flag of the same name, and its comment be
 import argparse
 import dataclasses
 import inspect
+import itertools
 import os
 import re
 import sys
 import types
 import typing
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -51,12 +53,24 @@ def parse_config(
 
     Raises:
         SystemExit: status 2 for an unknown flag or a value of the wrong type, with the usage.
-        ValueError: a default of the wrong type, or from the Config's own checks in __post_init__.
+        ValueError: a flag given twice, a default of the wrong type, or from the Config's own checks
+            in __post_init__.
     """
+    argv = sys.argv[1:] if argv is None else argv
     parser = _make_parser(config_class, description, positional, {})
     values = vars(parser.parse_args(argv))
+    _refuse_twice(argv)
     check_kinds(config_class, values, "is")  # constants are edited by hand, too
     return config_class(**values)
+
+
+def _refuse_twice(argv: Sequence[str]) -> None:
+    """Refuse, by a ValueError, a flag that is given twice, of which argparse takes the last."""
+    words = itertools.takewhile(lambda word: word != "--", argv)
+    flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+    counts = Counter(flag[2:].replace("_", "-").removeprefix("no-") for flag in flags)
+    if twice := [f"--{name}" for name, count in counts.items() if count > 1]:
+        raise ValueError(f"{', '.join(twice)} is given more than once; give it once")
 
 
 def given_fields(config_class: type, argv: Sequence[str] | None = None) -> set[str]:
