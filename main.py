@@ -17,7 +17,7 @@ import math
 import shlex
 import sys
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,7 @@ from training.optimiser import Optimiser
 from training.recorder import Recorder
 from training.run import MOST_STEPS, Progress, open_run, restore
 from training.settings import NETWORK, check_maps, resolve
-from training.sources import Data
+from training.sources import Data, open_data
 from utils.config import describe_config, parse_config, run_script
 from utils.team import Team, join
 
@@ -140,6 +140,7 @@ def train(
     state: dict[str, Any] | None,
     team: Team,
     data: Data,
+    network: MSTT,
 ) -> int:
     """The training loop.
 
@@ -150,15 +151,13 @@ def train(
         state: the state of a run that is resumed.
         team: the processes that train together; only the first one writes files.
         data: what the network learns from and is validated on.
+        network: what is trained, of `make_network`.
 
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
     Raises: FloatingPointError: a loss, gradient or score of NaN or Inf, where it is not left out.
     """
-    torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark = True  # shapes stay the same
-    network = make_network(config, run, state)
     check_maps(config, network.options, config.batch // (team.world * config.accumulate))
-    freeze(network, config.frozen)
     network = network.to(device, memory_format=torch.channels_last).train()
     ema = Ema(network, config.ema)
     optimiser = Optimiser(
@@ -256,14 +255,21 @@ def leave_out(
 
 
 def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MSTT:
-    """A new network, the one of trained weights, or that of a run that is resumed."""
+    """A new network, the one of trained weights, or that of a run that is resumed.
+
+    Its frozen stages keep their weights, see `freeze`; what is new is drawn by the seed.
+    """
+    torch.manual_seed(config.seed)
     if state:
-        return network_from(run / "last.pt", state["network_options"], state["network"])
-    if config.weights is None:
-        return build_network(**{name: getattr(config, name) for name in NETWORK})
-    network, information = load_network(config.weights)
-    print(f"starting from {config.weights}: {information['network']}")
-    return widened(network, frame_fusion=config.frame_fusion)
+        network = network_from(run / "last.pt", state["network_options"], state["network"])
+    elif config.weights is None:
+        network = build_network(**{name: getattr(config, name) for name in NETWORK})
+    else:
+        network, information = load_network(config.weights)
+        print(f"starting from {config.weights}: {information['network']}")
+        network = widened(network, frame_fusion=config.frame_fusion)
+    freeze(network, config.frozen)
+    return network
 
 
 def freeze(network: MSTT, frozen: str | None) -> None:
@@ -318,10 +324,13 @@ def main() -> int:
                 "(--max-restarts of torchrun, --requeue of Slurm)"
             )
         run, state = team.from_first(lambda: open_run(config.run, config.resume, restarted, stack))
-        config, device, data = resolve(config, state, team)
+        config, device = resolve(config, state, team)
+        network = make_network(config, run, state)  # before scenes are drawn, which takes minutes
+        data = open_data(config, state, team)
+        config = replace(config, patch=data.patch)
         command = shlex.join(sys.argv)
         print(f"run {run} on {device}, command: {command}\n{describe_config(config)}")
-        return train(config, run, device, state, team, data)
+        return train(config, run, device, state, team, data, network)
 
 
 if __name__ == "__main__":

@@ -169,5 +169,6 @@ def test_frozen_stages_keep_their_weights(run_main, frozen):
         run_main(*SCHEDULE, "--run", "s", "--weights", "start.safetensors", "--frozen", stages)
     for wrong, name in (("trunk", "trunk"), ("extraction,", "")):
         flags = ("--run", "s", "--weights", "start.safetensors", "--frozen", wrong)
+        flags += ("--validation", "nowhere")  # is looked for, or drawn, after that
         with pytest.raises(ValueError, match=f"frozen is '{name}'; the network has extraction, i"):
             run_main(*SCHEDULE, *flags)

@@ -137,7 +137,7 @@ def test_the_colours_of_frames_and_single_samples_count_too():
 def test_maps_are_those_of_the_parts_that_are_accumulated(monkeypatch):
     parts = []
     monkeypatch.setattr("sys.argv", ["main.py"])
-    monkeypatch.setattr(main, "make_network", lambda *_: SimpleNamespace(options=SIZES["small"]))
+    network = SimpleNamespace(options=SIZES["small"])
 
     def check(config, options, part):
         parts.append(part)
@@ -145,8 +145,9 @@ def test_maps_are_those_of_the_parts_that_are_accumulated(monkeypatch):
 
     monkeypatch.setattr(main, "check_maps", check)
     config = main.Config(data_root="none", validation="none", batch=6, accumulate=3, device="cpu")
+    data = Data([], [], 16, {})
     with pytest.raises(InterruptedError):
-        main.train(config, Path("r"), torch.device("cpu"), None, Team(), Data([], [], 16, {}))
+        main.train(config, Path("r"), torch.device("cpu"), None, Team(), data, network)
     assert parts == [2]
 
 

@@ -17,7 +17,7 @@ from models.inference import ENHANCED, WINDOW, pick_device, pick_precision
 from models.weights import trained_flow, trained_window
 from training.loop import fitting_warmup
 from training.run import MOST_STEPS
-from training.sources import Data, find_data_root, find_validation_folder, open_data
+from training.sources import find_data_root, find_validation_folder
 from utils.config import check_kinds, given_fields
 from utils.team import Team
 from utils.text import one_line
@@ -42,8 +42,8 @@ NETWORK = ("size", "coupling", "midpoint_flow", "global_skip", "skip_refinement"
 NETWORK += ("offset_limit", "frame_fusion", "propagation_blocks")
 
 
-def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device, Data]:
-    """Decide all that the command line leaves open.
+def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, torch.device]:
+    """Decide all that the command line leaves open, but the patch, which is left to the data.
 
     A resumed run keeps its own constants, weights bring the options of their network, and the rest
     of "auto" and "none" depends on the machine.
@@ -53,9 +53,9 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
         state: of the run that is resumed.
         team: the processes of the training; the first one decides for all.
 
-    Returns: the Config, the device of this process, and the data, which decide the patch.
-    Raises: ValueError: constants that contradict the run, the weights or the data, or that the
-        machine cannot have; see `open_data`.
+    Returns: the Config, and the device of this process.
+    Raises: ValueError: constants that contradict the run or the weights, or that the machine
+        cannot have.
     """
     given = given_fields(type(config))
     if state:
@@ -72,9 +72,7 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
         listed = " and ".join(f"{name} is {rate:g}" for name, rate in rates.items())
         print(f"{listed}, {told}", flush=True)
     check_weights(config)
-    data = open_data(config, state, team)
-    config = dataclasses.replace(config, patch=data.patch)
-    return config, device, data
+    return config, device
 
 
 def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
@@ -153,7 +151,7 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     Arguments:
         config: with weights.
         given: names of the constants that the command line itself gives; a ValueError names those
-            of them that the weights do not have.
+            of them that the weights do not have. Of the others a line tells.
     """
     network, information = load_network(config.weights)
     options = network.options
@@ -162,13 +160,17 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
     found = options | {"size": sizes[0] if sizes else "auto"}
     # It can be added to any weights, since it starts at doing nothing.
     found["frame_fusion"] |= config.frame_fusion
+    others = [name for name in NETWORK if getattr(config, name) not in ("auto", found[name])]
     wrong = [
         f"{name} is {getattr(config, name)}, in the weights {found[name]}"
-        for name in NETWORK
-        if name in given and getattr(config, name) not in ("auto", found[name])
+        for name in others
+        if name in given
     ]
     if wrong:
         raise ValueError(f"{config.weights} has another network: {'; '.join(wrong)}")
+    if others:
+        theirs = ", ".join(f"{name} {found[name]}" for name in others)
+        print(f"of the weights, not of the constants here: {theirs}", flush=True)
     flow = config.evaluation_flow
     if flow == "auto" and trained_flow(information) == ENHANCED:  # no flow to be trained with
         flow = ENHANCED
