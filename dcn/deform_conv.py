@@ -132,25 +132,33 @@ def _warn_of_slow_fallback(problem: str) -> None:
 
 
 def _pair(value: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or min(pair) < least:
-        raise ValueError(f"{name} must be one or two integers of at least {least}, not {value}")
+    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(pair) != 2 or not all(isinstance(side, int) and side >= least for side in pair):
+        raise ValueError(f"{name} must be one or two integers of at least {least}, not {value!r}")
     return pair
 
 
 def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None:
-    """Raise ValueError unless shapes, types and devices fit together."""
-    tensors = {"input": input, "offset": offset, "weight": weight, "mask": mask, "bias": bias}
-    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    """Raise TypeError or ValueError unless shapes, types and devices fit together."""
+    tensors = {"input": input, "offset": offset, "weight": weight}
+    optional = {"mask": mask, "bias": bias}
+    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+    shapes = {}
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, not {type(tensor).__name__}")
+        shapes[name] = tuple(tensor.shape)
         ndim = 1 if name == "bias" else 4
         if tensor.ndim != ndim:
             raise ValueError(f"{name} must have {ndim} dimensions, not shape {shapes[name]}")
         if not tensor.is_floating_point():
             raise ValueError(f"{name} must be floating point, not {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} must be dense, not {tensor.layout}")
         if tensor.device != input.device:
             raise ValueError(f"{name} is on {tensor.device}, input on {input.device}")
+    if input.device.type == "meta":
+        raise ValueError("the tensors are on meta, where there are no numbers to compute with")
     batch, channels, *image = shapes["input"]
     out_channels, group_channels, *kernel = shapes["weight"]
     if group_channels == 0 or channels % group_channels:
@@ -203,7 +211,8 @@ def deform_conv2d(
     autocast too: with offsets in bfloat16 the samples are off by a quarter.
 
     Arguments:
-        input: (B, C, H, W), any floating type and memory format. B may be zero.
+        input: (B, C, H, W), any floating type and memory format; the others may be of another
+            floating type. B may be zero.
         offset: (B, 2*G*kh*kw, H', W') in pixels; G deformable groups of C / G channels,
             channel 2*(g*kh*kw + k) is dy and 2*(g*kh*kw + k) + 1 is dx of tap k. NaN gives
             NaN at its output pixel.
@@ -215,8 +224,9 @@ def deform_conv2d(
     Returns: (B, O, H', W') in the type of the input.
 
     Raises:
-        ValueError: shapes, types or devices that do not fit together; see `backend` for
-            those about MSTT_DCN_BACKEND.
+        TypeError: what is no tensor where there should be one.
+        ValueError: shapes, types or devices that do not fit together, sparse or meta tensors; see
+            `backend` for those about MSTT_DCN_BACKEND.
     """
     stride, padding = _pair(stride, "stride", 1), _pair(padding, "padding", 0)
     dilation = _pair(dilation, "dilation", 1)

@@ -203,6 +203,7 @@ def test_half_types_are_computed_in_float32(monkeypatch, backend, dtype):
         ({"input": torch.zeros(4, 6, 7)}, r"input must have 4 dimensions, not shape \(4, 6, 7\)"),
         ({"input": torch.zeros(2, 4, 6, 7).int()}, "input must be floating point"),
         ({"input": torch.zeros(2, 4, 6, 7, device="meta")}, "offset is on cpu, input on meta"),
+        ({"mask": torch.ones(2, 18, 6, 7).to_sparse()}, "mask must be dense, not torch.sparse_coo"),
         ({"weight": torch.zeros(6, 3, 3, 3)}, r"weight \(6, 3, 3, 3\) does not fit the 4"),
         ({"weight": torch.zeros(5, 2, 3, 3)}, "2 weight groups do not divide"),
         ({"offset": torch.zeros(2, 35, 6, 7)}, r"offset \(2, 35, 6, 7\) must have 2 \* groups"),
@@ -214,6 +215,8 @@ def test_half_types_are_computed_in_float32(monkeypatch, backend, dtype):
         ({"dilation": 9}, "leave an output of"),
         ({"input": torch.zeros(2, 4, 0, 7)}, "leave an output of"),
         ({"stride": 0}, "stride must be one or two integers of at least 1, not 0"),
+        ({"stride": None}, "stride must be .* not None"),
+        ({"dilation": 1.5}, "dilation must be .* not 1.5"),
         ({"padding": (1, -1)}, r"padding must be .* not \(1, -1\)"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value,
@@ -225,18 +228,38 @@ def test_wrong_arguments(change, message):
         deform_conv2d(**arguments)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_tensor(name):
+    tensors, geometry = random_case(dtype=torch.float32)
+    arguments = {**dict(zip(NAMES, tensors, strict=True)), **geometry}
+    for value in (arguments[name].numpy(), 1.0, None):
+        if value is None and name in ("bias", "mask"):
+            continue  # which there need not be
+        with pytest.raises(TypeError, match=f"{name} must be a tensor, not {type(value).__name__}"):
+            deform_conv2d(**arguments | {name: value})
+
+
+def test_tensors_without_numbers():
+    tensors, geometry = random_case(dtype=torch.float32)
+    input, offset, weight, bias, mask = (tensor.to("meta") for tensor in tensors)
+    with pytest.raises(ValueError, match="the tensors are on meta"):
+        deform_conv2d(input, offset, weight, bias, mask=mask, **geometry)
+
+
 def force(monkeypatch, backend: str) -> None:
     monkeypatch.setenv(deform_conv.BACKEND_VARIABLE, backend)
     if backend == "native" and deform_conv._problem("native", "cpu"):
         pytest.skip("no native kernel on this machine")
 
 
-def test_sizes_that_a_compiler_sees_as_symbols():
+@pytest.mark.parametrize("padding", [1, 2])
+def test_sizes_that_a_compiler_sees_as_symbols(padding):
     compiled = torch.compile(deform_conv2d, dynamic=True, fullgraph=True, backend="eager")
     for side in (6, 9):
         generator = torch.Generator().manual_seed(side)
         input = torch.randn(1, 4, side, side + 1, generator=generator)
-        offset = torch.randn(1, 18, side, side + 1, generator=generator)
+        grown = side + 2 * padding - 2
+        offset = torch.randn(1, 18, grown, grown + 1, generator=generator)
         weight = torch.randn(5, 4, 3, 3, generator=generator)
-        expected = deform_conv2d(input, offset, weight, padding=1)
-        torch.testing.assert_close(compiled(input, offset, weight, padding=1), expected)
+        expected = deform_conv2d(input, offset, weight, padding=padding)
+        torch.testing.assert_close(compiled(input, offset, weight, padding=padding), expected)
