@@ -27,6 +27,11 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def full_precision(x: Tensor) -> Tensor:
+    """The same in float32, or float64 if it was: positions, colours and shares need that much."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def frame_by_frame(stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a stage that sees each frame on its own, (B, ...) -> (B, ...).
 
@@ -98,25 +103,28 @@ def flow_warp(
             pixel (none at the centre, outwards at the borders). Its weights need this.
         mode: "bilinear" or "bicubic".
 
-    Returns: (B, C, H, W) in the type of x; the positions are computed in float32.
+    Returns: (B, C, H, W) in the type of x, computed in full precision.
     """
     height, width = x.shape[-2:]
-    xs = torch.arange(width, device=x.device, dtype=torch.float32) + flow[:, 0].float()
-    ys = torch.arange(height, device=x.device, dtype=torch.float32)[:, None] + flow[:, 1].float()
+    image = full_precision(x)
+    flow = flow.to(image.dtype)
+    xs = torch.arange(width, device=x.device, dtype=flow.dtype) + flow[:, 0]
+    ys = torch.arange(height, device=x.device, dtype=flow.dtype)[:, None] + flow[:, 1]
     if released:
         grid = torch.stack((2 * xs / (width - 1) - 1, 2 * ys / (height - 1) - 1), dim=-1)
     else:
         grid = torch.stack(((2 * xs + 1) / width - 1, (2 * ys + 1) / height - 1), dim=-1)
     with torch.autocast(x.device.type, enabled=False):
-        warped = F.grid_sample(x.float(), grid, mode, padding, align_corners=False)
+        warped = F.grid_sample(image, grid, mode, padding, align_corners=False)
     return warped.to(x.dtype)
 
 
 def bicubic(frames: Tensor) -> Tensor:
-    """Enlarge by MATLAB's bicubic kernel, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), float32."""
+    """Enlarge by MATLAB's bicubic kernel, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), full precision."""
     # antialias=True selects a = -0.5, MATLAB's kernel; it does not smooth when enlarging.
+    frames = full_precision(frames)
     enlarged = F.interpolate(
-        frames.flatten(0, 1).float(), scale_factor=SCALE, mode="bicubic", antialias=True
+        frames.flatten(0, 1), scale_factor=SCALE, mode="bicubic", antialias=True
     )
     return enlarged.unflatten(0, frames.shape[:2])
 
@@ -130,7 +138,7 @@ def half_way_flow(forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
 
     Returns: (2, B (N - 1), 2, 4H, 4W), HR pixels: to the following frame, and to the previous one.
     """
-    flows = torch.stack((forward_flow, backward_flow)).flatten(1, 2).float()
+    flows = full_precision(torch.stack((forward_flow, backward_flow)).flatten(1, 2))
     enlarged = F.interpolate(flows.flatten(0, 1), scale_factor=SCALE, mode="bilinear")
     return enlarged.unflatten(0, (2, -1)) * (SCALE / 2)
 
@@ -147,9 +155,9 @@ def warp_neighbours(enlarged: Tensor, flow: Tensor, mode: str) -> tuple[Tensor, 
         mode: of `flow_warp`. Sharp frames want "bicubic": "bilinear" blurs them by a share of a
             pixel, which costs 0.2 dB where something moves.
 
-    Returns: the previous and the following ones, each (B (N - 1), 3, 4H, 4W), float32.
+    Returns: the previous and the following ones, each (B (N - 1), 3, 4H, 4W), full precision.
     """
-    neighbours = torch.cat((enlarged[:, 1:], enlarged[:, :-1])).flatten(0, 1).float()
+    neighbours = full_precision(torch.cat((enlarged[:, 1:], enlarged[:, :-1])).flatten(0, 1))
     warped = flow_warp(neighbours, flow.flatten(0, 1), padding="border", mode=mode)
     following, previous = warped.chunk(2)
     return previous, following
@@ -165,7 +173,7 @@ def mean_of_neighbours(
         forward_flow, backward_flow: see `half_way_flow`.
         mode: see `warp_neighbours`.
 
-    Returns: (B, N - 1, 3, 4H, 4W), float32.
+    Returns: (B, N - 1, 3, 4H, 4W), full precision.
     """
     flow = half_way_flow(forward_flow, backward_flow)
     previous, following = warp_neighbours(enlarged, flow, mode)
@@ -180,7 +188,7 @@ def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: T
         forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels, from each given frame to the
             next and back.
 
-    Returns: (B, 2N - 1, 3, 4H, 4W), float32.
+    Returns: (B, 2N - 1, 3, 4H, 4W), full precision.
     """
     enlarged = bicubic(frames)
     if frames.shape[1] == 1:

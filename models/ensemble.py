@@ -9,6 +9,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from models.blocks import full_precision
 from models.mstt import MSTT, FlowBetween
 
 
@@ -49,7 +50,7 @@ class Ensemble(nn.Module):
                 turn_flow(backward_flow, *view),
                 flow_between=flow_between and turned,
             )
-            total = total + turn_back(seen.float(), *view)
+            total = total + turn_back(full_precision(seen), *view)
         return total / 8
 
 

@@ -18,7 +18,13 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor, nn
 
-from models.blocks import bicubic, bicubic_flow_baseline, interleave, mean_of_neighbours
+from models.blocks import (
+    bicubic,
+    bicubic_flow_baseline,
+    full_precision,
+    interleave,
+    mean_of_neighbours,
+)
 from models.dual_aggregation import DatExtraction
 from models.extraction import FeatureExtraction, SpanExtraction
 from models.fusion import FrameFusion
@@ -168,7 +174,8 @@ class MSTT(nn.Module):
             flow_between: makes the flows that enhanced given frames are warped along; None: the
                 same flows as everywhere.
 
-        Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped.
+        Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped, in the type of the weights, with
+            a skip float32 at least.
 
         Raises:
             ValueError: shapes that do not fit each other or are too small.
@@ -190,7 +197,7 @@ class MSTT(nn.Module):
             return output  #                                                   (B, T, 3, sH, sW)
         if self.global_skip == "bicubic":
             return output + bicubic_flow_baseline(frames, *flows)
-        given = output.float() if alone else output[:, ::2] + bicubic(frames)
+        given = full_precision(output) if alone else output[:, ::2] + bicubic(frames)
         if self.propagation is not None:
             given = self.propagation(given, frames, extracted, *flows)  #      (B, N, 3, sH, sW)
         if bounded:

@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import SCALE, channels_last, flow_warp, frame_by_frame, residual_blocks
+from models.blocks import (
+    SCALE,
+    channels_last,
+    flow_warp,
+    frame_by_frame,
+    full_precision,
+    residual_blocks,
+)
 from models.layers import Conv
 from models.reconstruction import Reconstruction
 
@@ -57,7 +64,7 @@ class Propagation(nn.Module):
             features: what the extraction found in each, (B, N, C, H, W).
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
 
-        Returns: (B, N, 3, 4H, 4W), float32.
+        Returns: (B, N, 3, 4H, 4W), full precision.
         """
         if frames.shape[1] == 1:
             return alone
@@ -67,12 +74,11 @@ class Propagation(nn.Module):
         earlier = self.forwards(seen, backward_flow)  #                      (B, N, C, H, W)
         x = torch.cat((later, earlier, features), dim=2)  #                  (B, N, 3C, H, W)
         x = frame_by_frame(self.fusion, channels_last(x.flatten(0, 1)))
-        share = F.pixel_shuffle(frame_by_frame(self.share, x), SCALE).float()
+        logit = full_precision(F.pixel_shuffle(frame_by_frame(self.share, x), SCALE))
+        share = torch.sigmoid(logit).unflatten(0, frames.shape[:2])
         x = x.unflatten(0, frames.shape[:2])
-        together = self.reconstruction(x).float() + bilinear(frames)
-        return torch.lerp(
-            alone.float(), together, torch.sigmoid(share).unflatten(0, frames.shape[:2])
-        )
+        together = full_precision(self.reconstruction(x)) + bilinear(frames)
+        return torch.lerp(full_precision(alone), together, share)
 
 
 class Branch(nn.Module):
@@ -118,6 +124,7 @@ def smooth(flow: Tensor) -> Tensor:
 
 
 def bilinear(frames: Tensor) -> Tensor:
-    """Enlarge, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), float32."""
-    enlarged = F.interpolate(frames.flatten(0, 1).float(), scale_factor=SCALE, mode="bilinear")
+    """Enlarge, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), full precision."""
+    frames = full_precision(frames)
+    enlarged = F.interpolate(frames.flatten(0, 1), scale_factor=SCALE, mode="bilinear")
     return enlarged.unflatten(0, frames.shape[:2])

@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import SCALE, channels_last, half_way_flow, residual_blocks, warp_neighbours
+from models.blocks import (
+    SCALE,
+    channels_last,
+    full_precision,
+    half_way_flow,
+    residual_blocks,
+    warp_neighbours,
+)
 from models.layers import Conv
 
 CORRECTIONS = 5  # channels: two flows and a weight
@@ -46,7 +53,7 @@ class SkipRefinement(nn.Module):
             given: enhanced given frames, (B, N, 3, 4H, 4W).
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
 
-        Returns: (B, N - 1, 3, 4H, 4W), float32.
+        Returns: (B, N - 1, 3, 4H, 4W), full precision.
         """
         flow = half_way_flow(forward_flow, backward_flow)
         seen = warp_neighbours(given, flow, mode="bicubic")
@@ -66,12 +73,12 @@ class SkipRefinement(nn.Module):
 
         Returns: what to add to the flows, (2, B (N - 1), 2, 4H, 4W), HR pixels, and the logit of
             the share of the following frame, (B (N - 1), 1, 4H, 4W), and the residual,
-            (B (N - 1), 3, 4H, 4W), zero where there is none; float32.
+            (B (N - 1), 3, 4H, 4W), zero where there is none; full precision.
         """
         seen = torch.cat((previous, following), dim=1).detach()  # it looks, it does not change them
         x = torch.cat((features, F.pixel_unshuffle(seen, SCALE).to(features.dtype)), dim=1)
         x = self.blocks(self.conv_first(channels_last(x)))
-        x = F.pixel_shuffle(self.conv_last(x), SCALE).float()
+        x = full_precision(F.pixel_shuffle(self.conv_last(x), SCALE))
         to_following, to_previous, weight, residual = x.tensor_split((2, 4, 5), dim=1)
         if residual.shape[1] == 0:
             residual = torch.zeros_like(previous)

@@ -31,7 +31,7 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     """
     enlarged = bicubic(frames)
     far = (given - enlarged).abs().amax(dim=2)  #                              (B, N, 4H, 4W)
-    stray = (F.max_pool2d(far, SCALE) > LIMIT).float()  #                      (B, N, H, W)
+    stray = (F.max_pool2d(far, SCALE) > LIMIT).to(far.dtype)  #                (B, N, H, W)
     near = F.max_pool2d(stray, 2 * REACH + 1, stride=1, padding=REACH)
     soft = F.avg_pool2d(near, REACH + 1, stride=1, padding=REACH // 2, count_include_pad=False)
     share = F.interpolate(soft, scale_factor=SCALE, mode="bilinear")[:, :, None]

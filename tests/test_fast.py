@@ -9,7 +9,8 @@ import models.cpu.enlargement
 import models.transformer
 from benchmarks.obvious import obvious
 from models import MSTT
-from models.blocks import channels_last, frame_by_frame
+from models.blocks import bicubic_flow_baseline, channels_last, frame_by_frame
+from models.ensemble import Ensemble
 from models.layers import Conv
 from models.reconstruction import DirectReconstruction, Reconstruction
 from models.transformer import patch_attention
@@ -78,7 +79,20 @@ def test_gradients_equal_those_of_the_obvious_formulation(options):
     total = torch.cat([p.grad.flatten() for p in other.parameters()]).norm()
     for (name, fast), slow in zip(network.named_parameters(), other.parameters(), strict=True):
         error = (fast.grad - slow.grad).norm()
-        assert error < 1e-6 * slow.grad.norm() + 1e-12 * total, name
+        assert error < 1e-10 * slow.grad.norm() + 1e-12 * total, name
+
+
+@pytest.mark.filterwarnings("ignore:strong noise")  # which random weights take badly
+@pytest.mark.parametrize("options", [NEIGHBOURS, LARGE])
+def test_a_network_of_float64_gives_float64(options):
+    network = random_network(**options).double().eval()
+    network.bounded = True
+    inputs = [x.double() for x in random_inputs((16, 20))]
+    with torch.no_grad():
+        assert network(*inputs).dtype == torch.float64
+        assert bicubic_flow_baseline(*inputs).dtype == torch.float64
+        if options is NEIGHBOURS:
+            assert Ensemble(network)(*inputs).dtype == torch.float64
 
 
 @pytest.mark.parametrize(("channels", "size"), [(8, (33, 12)), (16, (17, 40))])

@@ -253,6 +253,12 @@ class TestFlowWarp:
         torch.testing.assert_close(warped[:, :, :-1, :-2], x[:, :, 1:, 2:])
         assert warped[:, :, -1].abs().max() < 1e-6
 
+    def test_float64_is_sampled_in_float64(self):
+        x, flow = torch.rand(1, 2, 6, 7, dtype=torch.float64), torch.zeros(1, 2, 6, 7)
+        flow[:, 0] = 0.25
+        expected = 0.75 * x[..., :-1] + 0.25 * x[..., 1:]
+        torch.testing.assert_close(flow_warp(x, flow)[..., :-1], expected, atol=1e-12, rtol=0)
+
     def test_released_warp_equals_the_formula(self):
         x, flow = torch.rand(1, 1, 9, 12), torch.randn(1, 2, 9, 12)
         warped = flow_warp(x, flow, released=True)
