@@ -41,6 +41,9 @@ LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1":
 SLOWEST_RATE = Fraction(1, 1001)  # of a piece, whose frames get their times when it is joined
 FINEST = Fraction(1, 10**6)  # seconds, of times that containers can count
 LARGEST_DELAY = Fraction(1, 20)  # seconds of sound behind the picture that nobody notices
+# Seconds of sound before the first frame, without which a decoder gets the first ones wrong: Opus
+# asks for 0.08, AAC and MP3 for two packets.
+PREROLL = Fraction(1, 10)
 MATROSKA_STEP = Fraction(1, 1000)  # seconds, the one that it counts in
 # FFmpeg's names of the containers that are written.
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
@@ -230,11 +233,25 @@ class VideoSink(Sink):
         for packet in given.demux(given.streams.audio):
             if not packet.size or packet.dts is None:
                 continue
-            shift = round(self.begin / packet.time_base)
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            if 0 <= _seconds(packet) < end:
+            rate, base = packet.stream.rate, packet.time_base
+            packet.pts, packet.dts = (
+                round((time * base - self.begin) * rate) for time in (packet.pts, packet.dts)
+            )
+            packet.duration = round(packet.duration * base * rate)
+            packet.time_base = Fraction(1, rate)  # AVI itself counts in whole packets
+            if -self._preroll(packet.stream) <= _seconds(packet) < end:
                 packet.stream = copies[packet.stream.index]
                 yield packet
+
+    def _preroll(self, stream) -> Fraction:
+        """Seconds of a stream of sound before the first frame that the container can hold.
+
+        What lies there is decoded and not played. Matroska has as much of it as the stream says,
+        rounded; more would move the frames. AVI has none.
+        """
+        if self.suffix == ".mkv":
+            return Fraction(stream.codec_context.delay, stream.rate) + MATROSKA_STEP / 2
+        return Fraction(0) if self.suffix == ".avi" else PREROLL
 
 
 def _seconds(packet) -> Fraction:
