@@ -59,19 +59,24 @@ def check_outputs(config: Any, output: Path) -> list[Path]:
     return extras
 
 
+def keeps_times(config: Any) -> bool:
+    """Whether the output is a video that shows its frames when the input does."""
+    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
+    return is_video and not config.slow_motion and not config.fps
+
+
 def check_sound_wanted(config: Any, given: Source) -> None:
     """Say that sound is left out; a ValueError for sound that is not there or would not fit."""
     has_sound = isinstance(given, VideoSource) and given.decoder.has_sound
-    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
     if not config.keep_audio:
         if has_sound:
-            keeps = is_video and not config.slow_motion and not config.fps
+            keeps = keeps_times(config)
             hint = "--keep-audio copies it" if keeps else "only a video of its times holds it"
             print(f"{config.input}: its sound is left out; {hint}", file=sys.stderr)
         return
     if not has_sound:
         raise ValueError(f"{config.input} has no sound for --keep-audio")
-    if not is_video or config.slow_motion or config.fps:
+    if not keeps_times(config):
         raise ValueError(
             "--keep-audio is for a video that keeps its times, neither for a folder or .tif nor "
             "with --slow-motion or --fps"
@@ -88,6 +93,8 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
     suffix = Path(config.output).suffix.lower()
     for told in missing_of_folder(given) if given.path.is_dir() else ():
         print(f"{config.input}: {told}", file=sys.stderr)
+    if isinstance(given, VideoSource) and (lost := left_out(config, given)):
+        print(f"{config.input}: left out: {', '.join(lost)}", file=sys.stderr)
     if suffix in VIDEO_SUFFIXES:
         if given.bands != 1 and (given.colour is None or given.bands > 3):
             what = "of which none is named red" if given.bands == 3 else "a video has one or three"
@@ -111,8 +118,10 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
                 print(f"{config.input}: {problem}", file=sys.stderr)
         size = (SCALE * given.height, SCALE * given.width)
         kind = {"suffix": suffix, "lossless": config.lossless, "last": last}
+        if isinstance(given, VideoSource) and keeps_times(config):
+            kind |= {"begin": given.begin, "chapters": given.decoder.chapters}
         if config.keep_audio:
-            kind |= {"sound": given.path, "begin": given.begin}
+            kind["sound"] = given.path
         return VideoSink(folder, *size, times, **colours, **kind)
     for told in what_a_video_keeps(given):
         print(f"{config.input}: {told}, which only a video as OUTPUT keeps", file=sys.stderr)
@@ -141,6 +150,13 @@ def missing_of_folder(given: Source) -> list[str]:
         told = f"{len(left)} pictures of other endings are left out, {left[0].name} the first"
         missing.append(told)
     return missing
+
+
+def left_out(config: Any, given: VideoSource) -> list[str]:
+    """What of a video the output lacks, in words, besides sound."""
+    holds_chapters = keeps_times(config) and Path(config.output).suffix.lower() != ".avi"
+    chapters = ["chapters"] if given.decoder.chapters and not holds_chapters else []
+    return list(dict.fromkeys([*chapters, *given.not_kept]))
 
 
 def what_a_video_keeps(given: Source) -> list[str]:

@@ -14,6 +14,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from utils.text import one_line
+
 # Words about what is seen. Others are about the file itself, or, as a timecode, about its frames.
 ABOUT_THE_CONTENT = {"title", "comment", "description", "synopsis", "artist", "copyright", "date"}
 ABOUT_THE_CONTENT |= {"creation_time", "location"}
@@ -72,6 +74,8 @@ class Decoder:
         last: ticks that the last frame is shown.
         has_sound: whether the file has an audio stream.
         metadata: what the file says in words: a title, when and where it was taken.
+        chapters: of the file, as PyAV gives them.
+        others: its other streams, but sound, as "data (klv)".
         timed: whether the ticks are the file's own.
         keys: decoding times of the key frames, by their ticks.
     """
@@ -90,6 +94,13 @@ class Decoder:
                 for name, text in container.metadata.items()
                 if name.lower() in ABOUT_THE_CONTENT
             }
+            self.chapters = container.chapters()
+            self.others = [
+                f"{other.type} ({one_line(str(getattr(other, 'name', None) or 'unknown'))})"
+                for other in container.streams
+                if other not in (stream, *container.streams.audio)
+                and other.discard < self.av.stream.Discard.all  # as the chapters of an MP4
+            ]
 
     def frames(self, start: int) -> Iterator[tuple[int | None, Any]]:
         """Decode the sound frames in order of time, with their ticks, from `start` on or earlier.

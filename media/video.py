@@ -26,6 +26,15 @@ UNSPECIFIED, RESERVED, RGB = 2, 3, 0
 BT709, BT601 = 1, 6
 SWSCALE_MATRIX = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9}
 LIMITED, FULL = 1, 2  # AVColorRange
+# What a frame may say besides that no output keeps, by PyAV's names.
+NOT_KEPT = {
+    "MASTERING_DISPLAY_METADATA": "mastering display (HDR10)",
+    "CONTENT_LIGHT_LEVEL": "content light level (HDR10)",
+    "DYNAMIC_HDR_PLUS": "dynamic metadata (HDR10+)",
+    "DOVI_METADATA": "dynamic metadata (Dolby Vision)",
+    "A53_CC": "closed captions",
+    "S12M_TIMECODE": "timecodes",
+}
 # For x264 and x265: `exact_conversion` puts a colour of 4:2:0 in the middle of its four pixels.
 CHROMA_CENTRED = ":chromaloc=1"
 
@@ -132,6 +141,8 @@ class VideoSource(Source):
         self.matrix = matrix
         self.full_range = frame.color_range == FULL or frame.format.name.startswith("yuvj")
         self.primaries, self.transfer = frame.color_primaries, frame.color_trc
+        beside = [told for kind, told in NOT_KEPT.items() if frame.side_data.get(kind)]
+        self.not_kept = [*self.decoder.others, *beside]  # what no output keeps, in words
         if self.aspect and is_sideways(*display_matrix(frame)):
             self.aspect = 1 / self.aspect
         self.adopt(self._pixels(frame))

@@ -15,7 +15,7 @@ import io
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ class VideoSink(Sink):
         last: Fraction | None = None,  # seconds of the last frame; none: those of the one before
         sound: Path | None = None,  # a file whose sound is copied
         begin: Fraction = Fraction(0),  # seconds in that file at which the first frame is shown
+        chapters: Sequence[dict[str, Any]] = (),  # of that file, as PyAV gives them
     ):
         super().__init__(folder)
         self.av = import_av()
@@ -103,7 +104,7 @@ class VideoSink(Sink):
                 "give an OUTPUT that ends in .mp4 or .mov"
             )
         self.step = _common_step([*gaps, self.last])
-        self.sound, self.begin = sound, begin
+        self.sound, self.begin, self.chapters = sound, begin, chapters
         if sound:
             check_sound(sound, suffix, begin)
 
@@ -191,6 +192,7 @@ class VideoSink(Sink):
                 stream = container.add_stream_from_template(piece.streams.video[0])
             stream.time_base = self.step
             container.metadata.update(self.metadata)
+            container.set_chapters(self._moved_chapters())
             if self.codec == "libx265" and self.suffix != ".mkv":
                 stream.codec_context.codec_tag = "hvc1"  # the one of two that Apple's players know
             packets = self._video_packets(stream)
@@ -201,11 +203,28 @@ class VideoSink(Sink):
                 copies = {
                     s.index: container.add_stream_from_template(s) for s in given.streams.audio
                 }
+                for stream in given.streams.audio:
+                    copies[stream.index].metadata.update(_words_of_track(stream.metadata))
                 packets = heapq.merge(packets, self._sound_packets(given, copies), key=_seconds)
             for packet in packets:
                 container.mux(packet)
         os.replace(partial, target)
         remove(self.folder)
+
+    def _end(self) -> Fraction:
+        """Seconds after the first frame at which the last one ends."""
+        return self.times[-1] - self.times[0] + self.last * (1 + self.repeats)
+
+    def _moved_chapters(self) -> list[dict[str, Any]]:
+        """The chapters while the frames are shown, with their times in the result."""
+        moved = []
+        for chapter in self.chapters:
+            ends = (chapter[name] * chapter["time_base"] - self.begin for name in ("start", "end"))
+            start, end = (min(max(time, 0), self._end()) for time in ends)
+            if start < end:
+                times = {"start": round(start / FINEST), "end": round(end / FINEST)}
+                moved.append(chapter | times | {"time_base": FINEST})
+        return moved
 
     def _video_packets(self, stream) -> Iterator[Any]:
         """The packets of all pieces, with their times in the result."""
@@ -229,7 +248,6 @@ class VideoSink(Sink):
 
         `copies` are the streams of the result, by the numbers of those of the given file.
         """
-        end = self.times[-1] - self.times[0] + self.last * (1 + self.repeats)
         for packet in given.demux(given.streams.audio):
             if not packet.size or packet.dts is None:
                 continue
@@ -239,7 +257,7 @@ class VideoSink(Sink):
             )
             packet.duration = round(packet.duration * base * rate)
             packet.time_base = Fraction(1, rate)  # AVI itself counts in whole packets
-            if -self._preroll(packet.stream) <= _seconds(packet) < end:
+            if -self._preroll(packet.stream) <= _seconds(packet) < self._end():
                 packet.stream = copies[packet.stream.index]
                 yield packet
 
@@ -252,6 +270,12 @@ class VideoSink(Sink):
         if self.suffix == ".mkv":
             return Fraction(stream.codec_context.delay, stream.rate) + MATROSKA_STEP / 2
         return Fraction(0) if self.suffix == ".avi" else PREROLL
+
+
+def _words_of_track(metadata: dict[str, str]) -> dict[str, str]:
+    """What a stream says of itself; a title is called a name where it is read from an MP4."""
+    words = {"title": metadata.get("name", "")} | metadata
+    return {key: words[key] for key in ("title", "language", "handler_name") if words.get(key)}
 
 
 def _seconds(packet) -> Fraction:

@@ -1,4 +1,4 @@
-"""Videos through enhance.py: times, depth, damage and sound of the results."""
+"""Videos through enhance.py: times, depth and damage of the results."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +13,7 @@ from enhancing import Frames, make_frames, run, write_frames  # noqa: E402
 from videos import numbered_frames, write_video  # noqa: E402
 
 import enhance  # noqa: E402
-from enhancement.outputs import check_sound_wanted, open_sink  # noqa: E402
+from enhancement.outputs import open_sink  # noqa: E402
 from media.frames import FrameError  # noqa: E402
 from media.open import open_source  # noqa: E402
 from media.video_sink import VideoSink  # noqa: E402
@@ -284,108 +284,6 @@ def test_part_of_a_video(tmp_path, checkpoint):
     assert len(list(result.iterdir())) == 5
     with pytest.raises(ValueError, match="has 9 frames, none from 9 on"):
         run(checkpoint, given, tmp_path / "no", "--start", 9)
-
-
-def video_with_sound(path, codec="aac", delay=0.0):
-    """Eight frames of 0.04 s, and a tone of the same length, some seconds later."""
-    with av.open(str(path), "w") as container:
-        video = container.add_stream("mpeg4", rate=25)
-        video.width, video.height, video.pix_fmt = 32, 24, "yuv420p"
-        audio = container.add_stream(codec, rate=48000)
-        audio.bit_rate = 64_000
-        for pixels in make_frames(8):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
-        container.mux(video.encode(None))
-        resampler = av.AudioResampler(audio.format, audio.layout, audio.rate)
-        tone = np.sin(np.arange(15360) / 20).astype(np.float32)[None]
-        frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
-        frame.rate, frame.time_base = 48000, Fraction(1, 48000)
-        frame.pts = round(48000 * delay)
-        for part in resampler.resample(frame):
-            container.mux(audio.encode(part))
-        container.mux(audio.encode(None))
-    return path
-
-
-def sound_times(path):
-    with av.open(str(path)) as container:
-        return [float(p.pts * p.time_base) for p in container.demux(audio=0) if p.size]
-
-
-def decoded_sound(path):
-    """All samples of a video from its first frame on, -1 to 1."""
-    with av.open(str(path)) as container:
-        resampler = av.AudioResampler("flt", "mono", 48000)
-        parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-        return np.concatenate([part.to_ndarray()[0] for part in parts])
-
-
-def test_sound_is_copied_or_told(tmp_path, checkpoint, capsys):
-    given = video_with_sound(tmp_path / "in.mp4")
-    run(checkpoint, given, tmp_path / "without.mp4")
-    assert "its sound is left out; --keep-audio copies it" in capsys.readouterr().err
-    with av.open(str(tmp_path / "without.mp4")) as container:
-        assert not container.streams.audio
-    expected = sound_times(given)
-    assert len(expected) > 10
-    # Its first packet fills the decoder before the first frame, which Matroska cannot say of it.
-    for suffix, first in ((".mp4", 0), (".mkv", 1)):
-        result = run(checkpoint, given, tmp_path / f"with{suffix}", "--keep-audio")
-        assert sound_times(result) == pytest.approx(expected[first:], abs=1e-3)
-    assert open_source(result).count == 15
-    # From frame 5 on, 0.2 s later.
-    part = run(checkpoint, given, tmp_path / "part.mp4", "--keep-audio", "--start", 5)
-    later = [time - 0.2 for time in expected if time >= 0.1]
-    assert sound_times(part) == pytest.approx(later, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("codec", "suffix", "begin"),
-    [
-        ("aac", ".mp4", Fraction(0)),
-        ("ac3", ".mkv", Fraction(0)),
-        ("aac", ".mp4", Fraction(1, 5)),
-        ("pcm_s16le", ".mov", Fraction(1, 5)),
-        ("aac", ".avi", Fraction(1, 5)),
-    ],
-)
-def test_sound_stays_with_the_frames_to_the_sample(tmp_path, codec, suffix, begin):
-    given = video_with_sound(tmp_path / f"in{suffix}", codec)
-    suffix = ".mp4" if suffix == ".avi" else suffix
-    times = [Fraction(index, 25) for index in range(3)]
-    options = {"suffix": suffix, "sound": given, "begin": begin}
-    sink = VideoSink(tmp_path / "pieces", 48, 64, times, **options)
-    sink.write(0, make_frames(3, 48, 64))
-    sink.join(tmp_path / f"out{suffix}")
-    assert open_source(tmp_path / f"out{suffix}").begin == 0
-    count = 5760  # samples in three frames
-    expected = decoded_sound(given)[round(48000 * begin) :][:count]
-    # A decoder of AAC makes noise up by itself; a sample of delay would be a difference of 0.05.
-    assert decoded_sound(tmp_path / f"out{suffix}")[:count] == pytest.approx(expected, abs=0.03)
-
-
-def test_keeping_the_sound_is_proposed_where_it_can_be_kept(tmp_path, capsys):
-    source = open_source(video_with_sound(tmp_path / "in.mp4"))
-    kept, lost = "--keep-audio copies it", "only a video of its times holds it"
-    cases = [("out.mp4", {}, kept), ("out", {}, lost), ("out.mp4", {"slow_motion": True}, lost)]
-    for output, flags, hint in [*cases, ("out.mp4", {"fps": 5.0}, lost)]:
-        check_sound_wanted(enhance.Config("in.mp4", output, **flags), source)
-        assert capsys.readouterr().err == f"in.mp4: its sound is left out; {hint}\n"
-
-
-def test_sound_that_cannot_be_copied_is_refused(tmp_path, checkpoint):
-    given = video_with_sound(tmp_path / "in.avi", "wmav2")
-    with pytest.raises(ValueError, match=r"\.mp4 cannot hold its sound \(wmav2\)"):
-        run(checkpoint, given, tmp_path / "out.mp4", "--keep-audio")
-    for flags in (["out.mp4", "--slow-motion"], ["out.mp4", "--fps", 10], ["folder"]):
-        with pytest.raises(ValueError, match="a video that keeps its times"):
-            run(checkpoint, given, tmp_path / flags[0], "--keep-audio", *flags[1:])
-    late = video_with_sound(tmp_path / "late.mkv", delay=0.5)
-    with pytest.raises(ValueError, match=r"sound begins 0\.[45]\d* s after the frames"):
-        run(checkpoint, late, tmp_path / "out.avi", "--keep-audio")
-    silent = write_video(tmp_path / "silent.mp4", make_frames(2))
-    with pytest.raises(ValueError, match="has no sound"):
-        run(checkpoint, silent, tmp_path / "out.mp4", "--keep-audio")
 
 
 @pytest.mark.parametrize("suffix", [".webm", ".gif", ".wmv", ".ts", ".webp", ".jp2", ".mp3"])
