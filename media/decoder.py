@@ -70,6 +70,7 @@ class Decoder:
         ticks: presentation times of all frames in ascending order, in units of `time_base`.
         time_base: seconds.
         aspect: width of a pixel by its height, or None if the file does not say.
+        codec: FFmpeg's name of its decoder.
         lossy: whether the codec is one that loses something; H.264 and others need not.
         last: ticks that the last frame is shown.
         has_sound: whether the file has an audio stream.
@@ -87,6 +88,7 @@ class Decoder:
             self.ticks = self._scan(container, stream)
             self.time_base = stream.time_base or Fraction(1, 25)
             self.aspect = stream.sample_aspect_ratio
+            self.codec = stream.codec_context.name
             self.lossy = stream.codec_context.codec.lossy
             self.has_sound = bool(container.streams.audio)
             self.metadata = {

@@ -125,7 +125,11 @@ class VideoSource(Source):
     def _adopt_first(self) -> None:
         _, frame = self._next()
         if frame is None:
-            raise ValueError(f"{self.path} has no frame that can be decoded")
+            raise ValueError(
+                f"{self.path} has no frame that can be decoded ({self.decoder.codec}): it is "
+                "damaged, or of a kind that FFmpeg does not read, such as animated WebP; convert "
+                "it with another program, or give its frames as a folder of PNG files"
+            )
         self.depth = max(8, *(component.bits for component in frame.format.components))
         self.grey = frame.format.name.startswith("gray")
         matrix = frame.colorspace

@@ -321,6 +321,10 @@ def test_what_is_no_video_is_refused(tmp_path, checkpoint):
     broken.write_bytes(b"no video at all" * 100)
     with pytest.raises(ValueError, match=r"broken.mp4 cannot be read as video"):
         open_source(broken)
+    first, second = map(Image.fromarray, make_frames(2))
+    first.save(tmp_path / "moving.webp", save_all=True, append_images=[second])
+    with pytest.raises(ValueError, match=r"\(webp\).* animated WebP; .* as a folder of PNG files"):
+        open_source(tmp_path / "moving.webp")
     single = write_video(tmp_path / "single.mp4", make_frames(1))
     with pytest.raises(ValueError, match=r"1 frame to enhance .* at least two"):
         run(checkpoint, single, tmp_path / "out.mp4")
