@@ -94,7 +94,7 @@ class Config:
     times: int = 2  # frames per given frame: 2, or 4 and 8 in two and three passes
     scale: int = 4  # enlargement in space; the network has no other
     slow_motion: bool = False  # keep the input's frame rate, so that the video gets longer
-    fps: float | None = None  # given frames per second; none: the input's times, or else 25
+    fps: float | Fraction | None = None  # given per second, also 30000/1001; none: as timed, or 25
     start: int = 0  # the first given frame that is taken, counted from 0
     frames: int = 0  # given frames that are taken; 0: all that follow
     cuts: Literal["repeat", "keep"] = "repeat"  # between shots: the nearer frame, or a blend
@@ -245,6 +245,8 @@ def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.E
         "precision": str(precision).removeprefix("torch."),
         "content": content,
     }
+    if isinstance(config.fps, Fraction):
+        settings["fps"] = str(config.fps)
     team.together(lambda: check_alike(team, settings))
     sink = team.together(lambda: open_sink(config, given, work_folder(output) / "frames"))
 
@@ -304,7 +306,7 @@ def prepare(
         raise ValueError(f"--palette is for TIFF files, not for {config.input}")
     given.select(config.start, config.frames)
     if config.fps is not None and given.times is not None:
-        print(f"{config.input}: {config.fps:g} frames per second instead of its own times")
+        print(f"{config.input}: {float(config.fps):g} frames per second instead of its own times")
     if config.fps is not None or given.times is None:
         rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
         given.times, given.last = [index / rate for index in range(given.count)], 1 / rate

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, make_dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -121,6 +122,23 @@ def test_fields_that_the_command_line_gives():
 
     assert given_fields(Flags, []) == set()
     assert given_fields(Flags, ["--size", "small", "--no-resume"]) == {"size", "resume"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("25", 25.0), ("29.97", 29.97), ("30000/1001", Fraction(30000, 1001)), ("none", None)],
+)
+def test_a_rate_may_be_a_fraction(text, value, capsys):
+    @dataclass(frozen=True)
+    class Flags:
+        fps: float | Fraction | None = None  # frames per second
+
+    given = parse_config(Flags, "", argv=["--fps", text]).fps
+    assert (given, type(given)) == (value, type(value))
+    for wrong in ("1/0", "30/", "fast"):
+        with pytest.raises(SystemExit):
+            parse_config(Flags, "", argv=["--fps", wrong])
+        assert f"invalid float or Fraction value: '{wrong}'" in capsys.readouterr().err
 
 
 def test_comments_become_help(capsys):

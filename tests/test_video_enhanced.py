@@ -1,5 +1,6 @@
 """Videos through enhance.py: times, depth and damage of the results."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from PIL import Image
 
 av = pytest.importorskip("av")
 
-from enhancing import Frames, make_frames, run, write_frames  # noqa: E402
+from enhancing import Frames, interrupt_at, make_frames, run, write_frames  # noqa: E402
 from videos import numbered_frames, write_video  # noqa: E402
 
 import enhance  # noqa: E402
@@ -220,6 +221,18 @@ def test_a_frame_rate_of_ones_own(tmp_path, checkpoint, capsys):
     assert [float(time) for time in result.times] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
     assert float(result.times[-1] + result.last) == pytest.approx(0.3)
     assert "10 frames per second instead of its own times" in capsys.readouterr().out
+
+
+def test_a_frame_rate_that_is_a_fraction_is_kept_and_recorded(tmp_path, checkpoint, monkeypatch):
+    given = write_frames(tmp_path / "in", make_frames(4))
+    flags = given, tmp_path / "out.mp4", "--fps", "30000/1001"
+    interrupt_at(monkeypatch, [1])
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, *flags)
+    record = json.loads((tmp_path / "out.mp4.partial" / "job.json").read_text())
+    assert record["settings"]["fps"] == "30000/1001"
+    result = open_source(run(checkpoint, *flags, "--resume"))
+    assert result.times == [index * Fraction(1001, 60000) for index in range(7)]
 
 
 @pytest.mark.parametrize("rate", [Fraction(30), Fraction(30000, 1001), Fraction(7, 3)])

@@ -12,6 +12,7 @@ the constant is. Every field becomes a flag of the same name, and its comment be
 """
 
 import argparse
+import contextlib
 import dataclasses
 import inspect
 import itertools
@@ -44,7 +45,8 @@ def parse_config(
 
     Arguments:
         config_class: a dataclass with fields of type int, float, str, bool, Literal[...], or one
-            of these or None (written "none" on the command line).
+            of these or None (written "none" on the command line); of several, as float | Fraction,
+            the first that takes the text counts.
         description: the script's docstring, printed by --help.
         positional: names of the fields that are given by position instead of by flag.
         argv: the arguments, by default those of the process.
@@ -153,12 +155,18 @@ def _value_options(hint: Any) -> dict[str, Any]:
     if typing.get_origin(hint) is Literal:
         return {"choices": typing.get_args(hint)}
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        (inner,) = (kind for kind in typing.get_args(hint) if kind is not type(None))
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
 
         def value_or_none(text: str) -> Any:
-            return None if text.lower() == "none" else inner(text)
+            if text.lower() == "none":
+                return None
+            for kind in kinds:
+                with contextlib.suppress(ValueError, ZeroDivisionError):  # Fraction("1/0")
+                    return kind(text)
+            raise ValueError(text)
 
-        value_or_none.__name__ = inner.__name__  # argparse names the type in its message
+        # argparse names the type in its message
+        value_or_none.__name__ = " or ".join(kind.__name__ for kind in kinds)
         return {"type": value_or_none}
     return {"type": hint}
 
