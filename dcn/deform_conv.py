@@ -26,7 +26,7 @@ _functions: dict[str, Callable[..., Tensor]] = {
     "native": cpu.deform_conv2d,
 }
 TRITON_LEAST = 2**22  # elements of the input; Triton's kernels train faster from there on
-OFFSET_LIMIT = 100.0  # pixels; a mean |offset| above it means that training has run away
+RUNAWAY_OFFSET = 100.0  # pixels; a mean |offset| above it draws a warning
 
 
 def backend(tensor: Tensor) -> str:
@@ -116,7 +116,7 @@ def _torchvision_problem(device: str) -> str | None:
         return f"needs torchvision, which does not import: {error}"
     # A build for the CPU imports beside a PyTorch for CUDA, and fails at the first call.
     if not torch._C._dispatch_has_kernel_for_dispatch_key(TORCHVISION_OPERATOR, device.upper()):
-        return f"needs a torchvision with kernels for {device}, which this one has not"
+        return f"needs a torchvision with kernels for {device}, which this one lacks"
     return None
 
 
@@ -341,7 +341,7 @@ class DCNv2(nn.Module):
         if self.offset_warned or self.offset_limit is not None:
             return
         mean = self.mean_offset.item()
-        if not mean <= OFFSET_LIMIT:  # written so that NaN is noticed too
+        if not mean <= RUNAWAY_OFFSET:  # written so that NaN is noticed too
             self.offset_warned = True
             cause = (
                 "these inputs are far from what the network was trained on, such as not in [0, 1]"
@@ -349,7 +349,7 @@ class DCNv2(nn.Module):
             if self.training:
                 cause = "training has probably diverged; lower the learning rate or clip gradients"
             warnings.warn(
-                f"DCNv2: mean |offset| is {mean:.4g} pixels (limit {OFFSET_LIMIT:g}): {cause}",
+                f"DCNv2: mean |offset| is {mean:.4g} pixels (limit {RUNAWAY_OFFSET:g}): {cause}",
                 RuntimeWarning,
                 stacklevel=3,
             )

@@ -1,9 +1,9 @@
 """Optical flow between frames that the network itself has enlarged.
 
 Vehicles of one low-resolution pixel and waves have an outline in enhanced frames, which bicubic
-enlargement does not show: flow between them follows such things more closely than "dis4x".
-Frames between the given ones are made along flow between the finished given frames, if these have
-learned from each other since.
+enlargement does not show: flow between them follows such things more closely than "dis4x". A
+network with propagation improves its given frames with this flow; a second flow, between these
+finished frames, is then what interpolated frames are warped along.
 """
 
 import numpy as np
@@ -16,12 +16,12 @@ from models.ensemble import Ensemble
 from models.mstt import MSTT, FlowBetween
 from utils.images import to_uint8
 
-PERCENTILES = (0.5, 99.5)  # of a clip, that its 8 bits for the flow reach from and to
-SAMPLED = 8  # every so many rows and columns are looked at for them
+PERCENTILES = (0.5, 99.5)  # of a clip's values; they become black and white of the flow's 8 bits
+SAMPLED = 8  # the percentiles are those of every eighth row and column
 
 
 def stretched(clip: Tensor) -> Tensor:
-    """A clip (N, 3, H, W) of any contrast, with the one that a flow of 8 bits sees most in."""
+    """A clip (N, 3, H, W) of any contrast, stretched so that flow of 8 bits sees most in it."""
     sample = clip[..., ::SAMPLED, ::SAMPLED].float().flatten().cpu().numpy()
     low, high = np.percentile(sample, PERCENTILES)
     return (clip - low) / max(high - low, 1e-3)
@@ -70,9 +70,10 @@ class EnhancedFlow(nn.Module):
         return forward_flow, backward_flow
 
     def between_finished(self) -> FlowBetween | None:
-        """For one window: the flow between its finished given frames, the first that it is shown.
+        """A function for one window that makes the flow between its finished given frames.
 
-        None for a network without propagation, whose finished frames show little that is new.
+        It does so once: the bands or views of a window all take the flow of the first call. None
+        for a network without propagation, whose finished frames show little that is new.
         """
         if not self.options.get("propagation_blocks"):
             return None

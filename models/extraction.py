@@ -71,9 +71,9 @@ class SpanExtraction(FeatureExtraction):
 class AttentionBlock(nn.Module):
     """Three convolutions; their result, squashed, is the attention on it and the input.
 
-    There is nothing to learn in the attention: sigmoid - 1/2 is zero where the convolutions find
-    nothing, and keeps the sign. The initial weights let them find enough for a block to keep the
-    size of its input: PyTorch's own would let it vanish within three blocks.
+    The attention has no parameters: sigmoid - 1/2 is zero where the convolutions give zero, and
+    keeps their sign. The initial weights are large enough for a block to keep the scale of its
+    input; with PyTorch's own, features would vanish within three blocks.
 
     Arguments:
         channels: C of input and output, (B, C, H, W).

@@ -1,8 +1,8 @@
 """Running a network over frames: device, precision, windows of given frames.
 
-A network sees N = 4 given frames at a time and gives 7, or more of both where that makes better
-frames. A longer sequence is cut into windows that share their end frame; a last window covers the
-tail, and what two windows both produce is taken from the first (as in the released evaluation).
+A network sees N = 4 given frames at a time and gives 7 (more of both where its weights gain by it).
+A longer sequence is cut into windows that share their end frame; a last window covers the tail, and
+what two windows both produce is taken from the first (as in the released evaluation).
 """
 
 import contextlib
@@ -115,7 +115,8 @@ def given_flow(frames: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]
 
     Arguments:
         frames: (N, H, W, 3) uint8 RGB, N >= 2.
-        method: one of FLOWS; with "enhanced" no motion, which `with_flow` corrects.
+        method: one of FLOWS; "enhanced" gives zeros, since such a network (`with_flow`) makes its
+            own.
 
     Returns: (forward, backward), each (N - 1, 2, H, W) float32, LR pixels.
 

@@ -73,11 +73,10 @@ class MSTT(nn.Module):
         global_skip: what is added to the output. "none", as released: nothing. "bicubic": the
             bicubic + flow baseline. "enhanced": to the given frames their bicubic enlargement,
             and to a frame between two of them the mean of both results, warped half-way.
-            "neighbours": the same for frames between, but nothing to the given frames, for an
-            extraction that comes with weights of its own. With "bicubic" and "enhanced" the last
-            convolution starts near zero, so that training starts from the baseline instead of
-            from nothing. Files from before there was a choice have False and True for the first
-            two.
+            "neighbours": nothing to the given frames, and frames between are that mean, with the
+            residual of `SkipRefinement`; for an extraction with published weights. With "bicubic"
+            and "enhanced" the last convolution starts near zero, so that training starts from the
+            baseline instead of from nothing. Older files have False and True for the first two.
         skip_refinement: with the skips "enhanced" and "neighbours", correct the flows of the warp
             and weigh the two neighbours, pixel by pixel, see `SkipRefinement`. "neighbours" needs
             it: there it also makes the residual of the frames between.
@@ -118,7 +117,7 @@ class MSTT(nn.Module):
         options = {name: value for name, value in locals().items() if name in OPTIONS}
         super().__init__()
         self.options = options
-        self.bounded = False  # whether frames are kept near those given, see `without_strays`
+        self.bounded = False  # whether strays are replaced, see `without_strays`
         _check_choice("global_skip", global_skip, SKIPS)
         _check_choice("extraction", extraction, EXTRACTIONS)
         _check_choice("enlargement", enlargement, ENLARGEMENTS)
@@ -191,33 +190,34 @@ class MSTT(nn.Module):
         features = self.interpolation(features, *flows)  #                     (B, T, C, H, W)
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
         features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)
-        alone = self.global_skip == "neighbours"  # only given frames are enlarged
-        output = self.reconstruction(features[:, ::2] if alone else features)
+        given_only = self.global_skip == "neighbours"  # others come from the refinement
+        output = self.reconstruction(features[:, ::2] if given_only else features)
         if self.global_skip == "none":
             return output  #                                                   (B, T, 3, sH, sW)
         if self.global_skip == "bicubic":
             return output + bicubic_flow_baseline(frames, *flows)
-        given = full_precision(output) if alone else output[:, ::2] + bicubic(frames)
+        given = full_precision(output) if given_only else output[:, ::2] + bicubic(frames)
         if self.propagation is not None:
             given = self.propagation(given, frames, extracted, *flows)  #      (B, N, 3, sH, sW)
         if bounded:
             given, share = without_strays(given, originals)
-        between = self._warped(given, features, flows, flow_between)
-        between = between if alone else between + output[:, 1::2]  #           (B, N-1, 3, sH, sW)
+        between = self._interpolated(given, features, flows, flow_between)
+        if not given_only:
+            between = between + output[:, 1::2]  #                             (B, N-1, 3, sH, sW)
         if bounded:
             between = blended(between, given, share)
         return interleave(given, between)
 
-    def _warped(
+    def _interpolated(
         self,
         given: Tensor,
         features: Tensor,
         flows: tuple[Tensor, Tensor],
         flow_between: FlowBetween | None,
     ) -> Tensor:
-        """Frames between enhanced given ones: (B, N, 3, sH, sW) -> (B, N - 1, 3, sH, sW).
+        """The skip of interpolated frames: (B, N, 3, sH, sW) -> (B, N - 1, 3, sH, sW).
 
-        features: of all T times; the flows as given.
+        given: enhanced; features: of all T times; flows: those between the LR frames.
         """
         if given.shape[1] == 1:
             return given[:, :0]

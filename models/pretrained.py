@@ -20,7 +20,13 @@ def open_network(
     window: int = 0,
     ensemble: bool = False,
 ) -> tuple[nn.Module, str, int]:
-    """A network as it is to be run: itself, its flow method ("auto": its own), its window (0)."""
+    """A network of a file and how to run it: the network, its flow method and its window.
+
+    Arguments:
+        path, device: see `load_network`.
+        flow_method, window: what to use instead of what the file asks for ("auto", 0).
+        ensemble: run it as an `Ensemble`.
+    """
     network, information = load_network(path, device)
     flow_method = trained_flow(information) if flow_method == "auto" else flow_method
     network = Ensemble(network) if ensemble else network

@@ -1,9 +1,9 @@
-"""Propagation: what the other frames of a window show of a given one, carried through time.
+"""Propagation: features carried through all frames of a window, forwards and backwards in time.
 
-Not in the paper. The ground stands still, the camera drifts: every frame samples it at other
-places, and what one frame leaves open, another has seen. The extraction sees each frame on its
-own. Here features run through all frames from the last to the first, and from the first to the
-last, warped along the flow from one to the next (BasicVSR, Chan et al., CVPR 2021).
+Not in the paper. The ground stands still and the camera drifts, so every frame samples the ground
+at other places, and one frame shows what another misses. The extraction sees each frame on its own.
+Here features run through all frames from the last to the first, and from the first to the last,
+warped along the flow from one to the next (BasicVSR, Chan et al., CVPR 2021).
 """
 
 import torch
@@ -26,10 +26,10 @@ SMOOTH = 5  # LR pixels; side of the square over which the mean of the flow is t
 
 
 class Propagation(nn.Module):
-    """A second picture of each given frame, made of all of them, and mixed with the first.
+    """A second enhanced version of each given frame, made from all of them, mixed with the first.
 
-    The share of either picture is found pixel by pixel; it starts at one half, and the second
-    picture near the bilinear enlargement.
+    The mixing weight is found pixel by pixel and starts at one half; the second version starts near
+    the bilinear enlargement.
 
     Arguments:
         channels: C.
@@ -56,10 +56,11 @@ class Propagation(nn.Module):
         forward_flow: Tensor,
         backward_flow: Tensor,
     ) -> Tensor:
-        """Improve pictures of given frames.
+        """Improve enhanced given frames.
 
         Arguments:
-            alone: pictures made without it, (B, N, 3, 4H, 4W). A frame without others keeps its.
+            alone: the first versions, each of its frame alone, (B, N, 3, 4H, 4W). With N = 1 they
+                come back unchanged.
             frames: (B, N, 3, H, W).
             features: what the extraction found in each, (B, N, C, H, W).
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
@@ -98,7 +99,7 @@ class Branch(nn.Module):
         """Go through frames in the order in which they come.
 
         Arguments:
-            seen: (B, N, 3 + C, H, W), what is known of each frame.
+            seen: (B, N, 3 + C, H, W), each frame and its features.
             flow: (B, N - 1, 2, H, W), LR pixels, from each but the first to the one before it.
 
         Returns: (B, N, C, H, W).
@@ -116,8 +117,8 @@ class Branch(nn.Module):
 def smooth(flow: Tensor) -> Tensor:
     """The mean of a flow (B, N, 2, H, W) around each pixel, as far as there are pixels.
 
-    A flow that follows single vehicles trembles on the ground by a share of a pixel, and features
-    of the ground are what this is for: 0.1 to 0.2 dB on clips whose camera drifts.
+    A flow that follows single vehicles jitters on the ground by a fraction of a pixel, and the
+    ground is what propagation improves: 0.1 to 0.2 dB on clips whose camera drifts.
     """
     pooled = F.avg_pool2d(flow.flatten(0, 1), SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
     return pooled.unflatten(0, flow.shape[:2])

@@ -1,8 +1,8 @@
-"""Interpolated frames from enhanced neighbours: flow and weights, corrected where they fit badly.
+"""Interpolated frames from enhanced neighbours, whose flow and weights are corrected first.
 
-Flow between low-resolution frames loses small vehicles and the edges of what moves; what it warps
-then shows twice, or where it should be hidden. Once both neighbours are enhanced and warped, the
-mistake is plain to see: they differ.
+Flow between low-resolution frames misses small vehicles and the edges of what moves; these then
+appear twice, or where they should be hidden. Once both neighbours are enhanced and warped, the
+errors show: there the two differ.
 """
 
 import torch
@@ -20,7 +20,7 @@ from models.blocks import (
 from models.layers import Conv
 
 CORRECTIONS = 5  # channels: two flows and a weight
-COLOURS = 3  # more, where there is a residual
+COLOURS = 3  # channels of the residual, where there is one
 
 
 class SkipRefinement(nn.Module):
@@ -31,7 +31,7 @@ class SkipRefinement(nn.Module):
 
     Arguments:
         channels: C.
-        residual: add what neither neighbour shows; starts at nothing too.
+        residual: also add what neither neighbour shows; starts at zero.
     """
 
     def __init__(self, channels: int, residual: bool = False):
@@ -65,15 +65,15 @@ class SkipRefinement(nn.Module):
     def correct(
         self, features: Tensor, previous: Tensor, following: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What to change.
+        """Look at both warped neighbours and find the corrections.
 
         Arguments:
             features: (B (N - 1), C, H, W).
             previous, following: both neighbours, warped, (B (N - 1), 3, 4H, 4W).
 
-        Returns: what to add to the flows, (2, B (N - 1), 2, 4H, 4W), HR pixels, and the logit of
-            the share of the following frame, (B (N - 1), 1, 4H, 4W), and the residual,
-            (B (N - 1), 3, 4H, 4W), zero where there is none; full precision.
+        Returns: what to add to the flows, (2, B (N - 1), 2, 4H, 4W), HR pixels; the logit of the
+            weight of the following frame, (B (N - 1), 1, 4H, 4W); and the residual,
+            (B (N - 1), 3, 4H, 4W), zero where there is none; all in full precision.
         """
         seen = torch.cat((previous, following), dim=1).detach()  # it looks, it does not change them
         x = torch.cat((features, F.pixel_unshuffle(seen, SCALE).to(features.dtype)), dim=1)

@@ -1,7 +1,7 @@
-"""What is done where a network leaves the frames that it was given.
+"""A guard: where an enhanced frame strays far from its bicubic enlargement, that is taken instead.
 
 Trained on natural pictures, an extraction may answer strong noise, dither or single bright pixels
-with values far beyond black and white. Nothing here is of the paper.
+with values far beyond black and white. Not in the paper.
 """
 
 import warnings
@@ -12,22 +12,22 @@ from torch import Tensor
 
 from models.blocks import SCALE, bicubic
 
-# Of white, between an enhanced frame and its bicubic enlargement. On satellite video it is at most
-# 0.3, on single lights of three pixels in the dark 0.75, on noise of 20 levels and more up to 1000.
+# Largest difference let through, in units of white. On satellite video it is at most 0.3, at single
+# lights of three pixels in the dark 0.75, on noise of 20 levels and more up to 1000.
 LIMIT = 0.8
-REACH = 8  # LR pixels around a stray one that are taken for stray, too
+REACH = 8  # LR pixels around a stray pixel that count as stray as well
 
 
 def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Enhanced frames, bicubic where they are stray; elsewhere exactly what they were.
+    """Enhanced frames, made bicubic around stray pixels; elsewhere exactly what they were.
 
-    A warning says that there were some.
+    Warns if there are any.
 
     Arguments:
         given: (B, N, 3, 4H, 4W), enhanced.
-        frames: (B, N, 3, H, W), as given: a frame fusion explodes, too.
+        frames: (B, N, 3, H, W), before any frame fusion, which may stray too.
 
-    Returns: the frames, and the share of bicubic ones in every pixel, (B, N, 1, 4H, 4W).
+    Returns: the frames, and the weight of bicubic in every pixel, 0 to 1, (B, N, 1, 4H, 4W).
     """
     enlarged = bicubic(frames)
     far = (given - enlarged).abs().amax(dim=2)  #                              (B, N, 4H, 4W)
@@ -45,7 +45,7 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def blended(between: Tensor, given: Tensor, share: Tensor) -> Tensor:
-    """Frames between given ones, the mean of both neighbours where one of these was stray.
+    """Interpolated frames, made the mean of both neighbours where one of these was stray.
 
     Arguments:
         between: (B, N - 1, 3, 4H, 4W).

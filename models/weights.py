@@ -1,4 +1,4 @@
-"""The weights in the box, and what weights want to be run with."""
+"""The shipped weights, and the flow method and window that a file of weights asks for."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from utils.text import plain
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 
-# The weights in the box by their name, and which of them to take, best first. Those called real
-# are trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
+# The shipped weights by name, and which to take on a device, best first. Those called real were
+# trained on degraded frames (main.py --degrade real), for compressed and noisy footage.
 NAMES = ("large", "fast", "small", "large_real", "fast_real")
 SHIPPED = {name: CHECKPOINTS / f"mstt_{name}.safetensors" for name in NAMES}
 PREFERRED = {"cuda": ("large", "fast", "small"), "cpu": ("fast", "small", "large")}
@@ -37,7 +37,7 @@ def find_weights(name: str | Path) -> Path:
 
 
 def shipped_weights(device: torch.device, real: bool = False) -> Path | None:
-    """The weights in the box that suit a device best; None where there are none.
+    """The shipped weights that suit a device best; None where there are none.
 
     Arguments:
         device: where they run.

@@ -185,6 +185,8 @@ def test_a_gpu_takes_small_frames_together_and_large_ones_alone(monkeypatch, sid
 def test_the_network_compiles_into_one_graph_and_exports(options):
     network, inputs = random_network(**options).eval(), random_inputs((16, 20))
     ways = [torch.export.export(network, inputs).module()]
+    with pytest.raises(AssertionError, match="size"):  # as docs/scripting.md says
+        ways[0](*random_inputs((16, 24)))
     if options is NEWER:  # of the other one, blocks are compiled each by itself; see test_dat.py
         ways.append(torch.compile(network, backend="eager", fullgraph=True))
     with torch.no_grad():
