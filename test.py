@@ -12,7 +12,7 @@ and Vid4 are read as they are distributed (docs/data.md). Frames of any number: 
 over windows of given frames that share their end frame (--window).
 
     mstt            the network
-    mstt+flow       its given frames; between them as in bicubic+flow, from the network's own
+    mstt+flow       the given frames of mstt; between them as in bicubic+flow
     bicubic+flow    given frames enlarged by bicubic; between them both neighbours, warped half-way
                     along the flow between the enlarged frames, and averaged
     bicubic+blend   the same without flow: the mean of both neighbours

@@ -39,13 +39,16 @@ class Degradation:
         """
         if any(self.blur) or self.noise or self.shot_noise or self.impulses:
             kernel = blur_kernel(self.blur, self.blur_angle)
-            frames = np.stack([self._film(frame, kernel, rng) for frame in frames])
+            frames = np.stack([self._through_camera(frame, kernel, rng) for frame in frames])
         if self.codec is None:
             return frames
         order = -1 if self.backwards else 1
         return CODECS[self.codec](frames[::order], self.strength, exact=self.exact)[::order]
 
-    def _film(self, frame: np.ndarray, kernel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _through_camera(
+        self, frame: np.ndarray, kernel: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Blur, noise and faults of one frame (H, W, 3) uint8."""
         signal = frame.astype(np.float32)
         if kernel.size > 1:
             signal = cv2.filter2D(signal, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
