@@ -1,7 +1,7 @@
 """A guard: where an enhanced frame strays far from its bicubic enlargement, that is taken instead.
 
-Trained on natural pictures, an extraction may answer strong noise, dither or single bright pixels
-with values far beyond black and white. Not in the paper.
+Trained on natural pictures alone, an extraction may answer strong noise, dither or single bright
+pixels with values far beyond black and white. Not in the paper.
 """
 
 import warnings
@@ -38,7 +38,7 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     if not torch.compiler.is_compiling() and share.any():
         warnings.warn(
             "strong noise or single bright pixels that these weights cannot take: frames are "
-            "bicubic there (mstt_large, mstt_large_real and mstt_small take more)",
+            "bicubic there (main.py --degrade faults trains weights on such)",
             stacklevel=2,
         )
     return _mixed(given, enlarged, share), share
