@@ -24,6 +24,11 @@ PERCENTILES = (0.1, 99.9, 0.5, 99.5)
 # Levels reach beyond almost all values by as many times their range at most. Networks lose little
 # when their input fills a tenth of black to white, and much when it fills a hundredth.
 REACH = 10
+# And beyond all values that a pixel shares with a neighbour, by as many times their range: a hot
+# pixel then costs all others 0.1 dB, not 0.5, and a roof or a glint nothing of its sharpness.
+LONE_REACH = 1
+AROUND = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
+ROWS = 1024  # of a frame whose pixels are compared with their neighbours at once
 # Pictures of more than 8 bits are taken as one of these in a video; 12 bits are often kept in 16.
 DEPTHS = (8, 10, 11, 12, 14, 16, 32, 64)
 LARGEST = 2**53  # integers beyond are not exact in the arithmetic of levels
@@ -128,9 +133,9 @@ def survey(
             continue
         look(pixels)
         for group, found in zip(groups, ranges, strict=True):
-            values = np.ma.compressed(pixels[..., group])
-            if values.size:
-                found.append(_range(values, source.full_scale))
+            part = pixels[..., group]
+            if np.ma.count(part):
+                found.append(_range(part, source.full_scale))
     if source.count - len(damaged) < 2:
         raise ValueError(f"{source.path} has fewer than two frames that can be read")
     if not any(ranges):
@@ -142,13 +147,32 @@ def survey(
     return Levels(*parts, "" if source.full_scale else _line(groups, told)), damaged
 
 
-def _range(values: np.ndarray, is_full_scale: bool) -> np.ndarray:
-    """Lowest and highest value, and the percentiles, unless the type says what is white."""
+def _range(pixels: np.ndarray, is_full_scale: bool) -> np.ndarray:
+    """Lowest and highest value, the percentiles and `_shared_range`.
+
+    Where the type says what is white, all are the first two.
+    """
+    values = np.ma.compressed(pixels)
     ends = [values.min(), values.max()]
     if is_full_scale:
-        return np.array([*ends, *2 * ends], float)
+        return np.array([*ends, *3 * ends], float)
     some = values[:: max(values.size // SAMPLES, 1)]
-    return np.array([*ends, *np.percentile(some, PERCENTILES)], float)
+    return np.array([*ends, *np.percentile(some, PERCENTILES), *_shared_range(pixels)], float)
+
+
+def _shared_range(pixels: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest value of (H, W, bands) that a pixel and one of its neighbours reach.
+
+    The lowest lies above the highest where no two pixels with data are neighbours.
+    """
+    kind, low, high = exact_type(pixels.dtype), math.inf, -math.inf
+    for band in np.moveaxis(pixels, 2, 0):
+        for top in range(0, len(band), ROWS):  # and a row on either side
+            rows = band[max(top - 1, 0) : top + ROWS + 1].astype(kind)
+            above, below = np.ma.filled(rows, math.inf), np.ma.filled(rows, -math.inf)
+            low = min(low, np.maximum(above, cv2.erode(above, AROUND)).min())
+            high = max(high, np.minimum(below, cv2.dilate(below, AROUND)).max())
+    return low, high
 
 
 def _group_levels(
@@ -159,9 +183,9 @@ def _group_levels(
     white: float | None,
 ) -> tuple[np.ndarray, str]:
     """The eight numbers of `Levels` for a group of bands, as a column, and a line about them."""
-    ranges = np.array(found or [np.zeros(6)])  # a band without any data has any levels
-    low, most_low, view_low = ranges[:, [0, 2, 4]].min(axis=0)
-    high, most_high, view_high = ranges[:, [1, 3, 5]].max(axis=0)
+    ranges = np.array(found or [np.zeros(8)])  # a band without any data has any levels
+    low, most_low, view_low, shared_low = ranges[:, ::2].min(axis=0)
+    high, most_high, view_high, shared_high = ranges[:, 1::2].max(axis=0)
     is_alpha, is_integer = source.alpha in group, np.issubdtype(source.dtype, np.integer)
     if is_integer and max(high, -low) > LARGEST:
         raise ValueError(
@@ -173,6 +197,9 @@ def _group_levels(
     else:
         reach = REACH * (most_high - most_low) or math.inf
         ends = max(low, most_low - reach), min(high, most_high + reach)
+        lone_reach = LONE_REACH * (shared_high - shared_low)
+        if lone_reach > 0:
+            ends = max(ends[0], shared_low - lone_reach), min(ends[1], shared_high + lone_reach)
     if ends[0] == ends[1]:  # nothing but one value
         ends = ends[0], ends[0] + (abs(ends[0]) / 1000 or 1.0)
     shown = ends

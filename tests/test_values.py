@@ -3,11 +3,12 @@
 import cv2
 import numpy as np
 import pytest
-from enhancing import HEIGHT, WIDTH, make_frames, read_all, run, write_frames
+from enhancing import HEIGHT, WIDTH, Frames, make_frames, read_all, run, write_frames
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from data.stills import read_still
+from enhancement.levels import survey
 from media.folder import read_image_file
 from media.frames import FrameError
 from media.images import read_image
@@ -112,6 +113,25 @@ def test_a_hot_pixel_changes_its_surroundings_only(tmp_path, checkpoint, dtype):
     difference[:, 4 * 44 : 4 * 58, 4 * 44 : 4 * 58] = 0
     assert difference.max() < 12
     assert result[:, 4 * 50 + 1 : 4 * 51 - 1, 4 * 50 + 1 : 4 * 51 - 1].min() > 30_000
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.float64])
+def test_lone_pixels_do_not_decide_black_and_white(monkeypatch, dtype):
+    monkeypatch.setattr("enhancement.levels.ROWS", 6)
+    frames = np.ma.array(5000 + 10 * make_frames(2)[..., :1].astype(dtype))
+    low, high = frames.min(), frames.max()
+
+    def ends():
+        levels, _ = survey(Frames(frames))
+        return levels.black[0], levels.white[0]
+
+    assert ends() == (low, high)
+    frames[0, 0, 0], frames[1, 20, 20] = 65_535, 0
+    frames[1, 0:9, 0:9] = np.ma.masked  # one pixel with data, none of its neighbours with any
+    frames[1, 4, 4] = 60_000
+    assert ends() == pytest.approx((low - (high - low), high + (high - low)), abs=500)
+    frames[:, 17:19, 3] = 9000  # of a bright thing
+    assert ends()[1] >= 9000
 
 
 def test_levels_are_told_in_a_line_unless_the_type_says_them(tmp_path, checkpoint, capsys):
