@@ -46,7 +46,7 @@ LARGEST_DELAY = Fraction(1, 20)  # seconds of sound behind the picture that nobo
 PREROLL = Fraction(1, 10)
 MATROSKA_STEP = Fraction(1, 1000)  # seconds, the one that it counts in
 # FFmpeg's names of the containers that are written.
-CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
+CONTAINERS = {".mp4": "mp4", ".m4v": "ipod", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 
 
 class VideoSink(Sink):

@@ -13,7 +13,7 @@ from videos import write_video  # noqa: E402
 import enhance  # noqa: E402
 from enhancement.outputs import check_sound_wanted, open_sink  # noqa: E402
 from media.open import open_source  # noqa: E402
-from media.video_sink import VideoSink  # noqa: E402
+from media.video_sink import VideoSink, check_sound  # noqa: E402
 
 
 def video_with_sound(path, codec="aac", delay=0.0):
@@ -74,7 +74,7 @@ def test_sound_is_copied_or_told(tmp_path, checkpoint, capsys):
     [
         ("aac", ".mp4", Fraction(0)),
         ("ac3", ".mkv", Fraction(0)),
-        ("aac", ".mp4", Fraction(1, 5)),
+        ("aac", ".m4v", Fraction(1, 5)),
         ("pcm_s16le", ".mov", Fraction(1, 5)),
         ("aac", ".avi", Fraction(1, 5)),
     ],
@@ -107,6 +107,9 @@ def test_sound_that_cannot_be_copied_is_refused(tmp_path, checkpoint):
     given = video_with_sound(tmp_path / "in.avi", "wmav2")
     with pytest.raises(ValueError, match=r"\.mp4 cannot hold its sound \(wmav2\)"):
         run(checkpoint, given, tmp_path / "out.mp4", "--keep-audio")
+    with pytest.raises(ValueError, match=r"\.m4v cannot hold its sound \(pcm_s16le\)"):
+        check_sound(video_with_sound(tmp_path / "in.mov", "pcm_s16le"), ".m4v", Fraction(0))
+    check_sound(video_with_sound(tmp_path / "in.mp4"), ".m4v", Fraction(0))
     for flags in (["out.mp4", "--slow-motion"], ["out.mp4", "--fps", 10], ["folder"]):
         with pytest.raises(ValueError, match="a video that keeps its times"):
             run(checkpoint, given, tmp_path / flags[0], "--keep-audio", *flags[1:])
