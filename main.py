@@ -61,7 +61,7 @@ class Config:
     blur_max: float = 1.5  # pixels; largest sigma; matches the sharpness of satellite video
     fast_share: float = 0.5  # share of animated clips with traffic whose traffic is fast
     validation: str = "auto"  # test clips; auto: testset/, or those of the built-in scenes
-    degrade: Literal[*DRAWS] = "none"  # newer; faults: strong noise, hot pixels; real: codecs too
+    degrade: Literal[*DRAWS] = "none"  # newer; faults: noise, hot pixels; real: codecs too
     flow_method: Literal[*FLOW_METHODS] = "dis2x"  # newer: follows vehicles; pyflow (paper)
     evaluation_flow: Literal["auto", *FLOWS] = "auto"  # auto: flow_method; of --weights if enhanced
     evaluation_window: int = 0  # frames given at once; 0: as --weights ask, or given_frames

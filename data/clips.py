@@ -31,7 +31,7 @@ from media.files import (
     raise_problems,
 )
 from media.frames import IMAGE_SUFFIXES, TIFF_SUFFIXES
-from media.images import read_image
+from media.images import image_size, read_image
 from media.open import open_source
 from media.rgb import Rgb
 
@@ -130,7 +130,7 @@ def _folders_of_clip(folder):
 
 
 def _tell_of_frames_beside(root, clips):
-    """Warn of folders of frames beside the truth, whose names are not among GIVEN_FOLDERS.
+    """Warn of LR frames beside the truth in a folder whose name is not among GIVEN_FOLDERS.
 
     Arguments:
         root: of the data set.
@@ -139,29 +139,41 @@ def _tell_of_frames_beside(root, clips):
     beside = [_frames_beside(root, clip.truth) for clip in clips if clip.given is None]
     if found := [folders[0] for folders in beside if folders]:
         warnings.warn(
-            f"{root}: LR frames are made from the truth of {len(found)} clip(s), and {found[0]} is "
-            f"left out; if it holds LR frames, name it {GIVEN_FOLDERS[0]}",
+            f"{root}: LR frames are made from the truth of {len(found)} clip(s), and {found[0]}, "
+            f"of a quarter of its size, is left out; name it {GIVEN_FOLDERS[0]} to use it",
             stacklevel=3,
         )
 
 
 def _frames_beside(root, truth):
-    """The folders of frames beside `truth/`, or for a clip in `GT/` those in folders beside it."""
+    """The folders of LR frames beside `truth/`, or for a clip in `GT/` in folders beside it."""
     parts, names = truth.relative_to(root).parts, [name.lower() for name in TRUTH_FOLDERS]
     at = next((at for at, part in enumerate(parts) if part.lower() in names), None)
     if at is None:
         return []
     others = (f for f in list_folders(root.joinpath(*parts[:at])) if f.name.lower() not in names)
     folders = (folder.joinpath(*parts[at + 1 :]) for folder in others)
-    return [folder for folder in folders if folder.is_dir() and list_images(folder)]
+    return [folder for folder in folders if folder.is_dir() and _is_quarter(folder, truth)]
+
+
+def _is_quarter(folder, truth):
+    """Whether the first frame of one folder has a quarter of the sides of another's."""
+    if not (list_images(folder) and list_images(truth)):
+        return False
+    try:
+        small, large = (image_size(list_images(each)[0]) for each in (folder, truth))
+    except (OSError, ValueError):
+        return False  # the truth's own check tells
+    return tuple(small) == tuple(side // 4 for side in large)
 
 
 def _meant(root):
-    """The folder in another one without test clips that is meant, for a message."""
-    for folder in sorted(list_folders(root), key=lambda folder: folder.name != "test"):
-        clips = (_child(f, TRUTH_FOLDERS) or list_images(f) for f in list_folders(folder))
-        if find_list(folder, TEST_LIST_NAMES) or any(clips):
-            return f". Is it {folder} that is meant?"
+    """A hint for a message: the subfolder that holds the test clips."""
+    folders = sorted(list_folders(root), key=lambda folder: folder.name != "test")
+    for holds in (lambda clip: _child(clip, TRUTH_FOLDERS), list_images):  # the surer sign first
+        for folder in folders:
+            if find_list(folder, TEST_LIST_NAMES) or any(map(holds, list_folders(folder))):
+                return f". Is it {folder} that is meant?"
     return ""
 
 
@@ -248,8 +260,8 @@ def find_clips(root, list_file=None):
         list_file: names the clips below the root; None: sep_testlist.txt, if the root holds it.
 
     Returns: list of Clip, in natural order, or in that of the list. Warnings tell of folders that
-        are left out, also such that may hold LR frames, of gaps in the numbers of frames, and of an
-        even number of truth frames, which loses its last.
+        are left out, also such that may hold LR frames, of clips for training among them, of gaps
+        in the numbers of frames, and of an even number of truth frames, which loses its last.
     Raises: ValueError: no clip in it, or the problems of all clips, by file.
     """
     root = Path(root)
@@ -261,7 +273,11 @@ def find_clips(root, list_file=None):
             f"{root}: no test clips; a clip is a folder with truth/*.png, and frames end in "
             f"{', '.join(IMAGE_SUFFIXES)}{_meant(root)}"
         )
-    if len(folders) > 1 and not list_file and (whole := list_of_whole(root, TEST_LIST_NAMES)):
+    own_list = list_file or find_list(root, TEST_LIST_NAMES)
+    whole = None if own_list or len(folders) == 1 else list_of_whole(root, TEST_LIST_NAMES)
+    if whole and not {f"{root.absolute().name}/{clip.name}" for clip in folders} <= {
+        *read_list(whole)
+    }:
         warnings.warn(
             f"{root}: holds clips for training, too; give {whole.parent} for the test clips",
             stacklevel=2,
@@ -292,7 +308,7 @@ def read_clip(clip):
 
 
 def check_files(clips):
-    """Read all files of clips of `find_clips` once; a warning tells of pixels without data.
+    """Read all files of clips of `find_clips` once; a warning tells of truth without data.
 
     Raises: ValueError: one is damaged; FileNotFoundError: one is gone.
     """

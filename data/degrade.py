@@ -1,8 +1,9 @@
 """What real footage has gone through before it is given: a sensor's optics, its noise, a codec.
 
 The low-resolution frames of a whole clip are degraded as one video, in the order of a camera:
-blur, noise, rounding to 8 bits, compression. The given ones are taken out of it afterwards.
-`draw_degradation` gives a training its variety, CONDITIONS and FAULTS are what test.py measures.
+blur, noise, dead and hot pixels, rounding to 8 bits, compression. The given ones are taken out of
+it afterwards. `draw_degradation` gives a training its variety, CONDITIONS and FAULTS are what
+test.py measures.
 """
 
 import math
@@ -88,8 +89,9 @@ CODEC_RANGES = {  # share of the codec among the compressed clips, range of its 
 FAULT_SHARE = 0.1  # of all clips; one half has strong noise, the other impulses
 STRONG_RANGE = (5.0, 40.0)  # levels of noise
 IMPULSE_RANGE = (1e-4, 0.05)  # share of the pixels
-# All of it, for the record of a run: with others, its samples are others.
 FAULT_DRAWS = f"faults {FAULT_SHARE} {STRONG_RANGE} {IMPULSE_RANGE}"
+# The kinds of main.py's --degrade, with all that each draws, for the record of a run: with others,
+# its samples are others.
 DRAWS = {
     "none": "",
     "faults": FAULT_DRAWS,

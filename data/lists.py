@@ -47,7 +47,7 @@ def find_list(root, names=LIST_NAMES):
 
 
 def list_of_whole(root, names=LIST_NAMES):
-    """The list of a data set, Vimeo-90K, of whose folder `sequences/` a folder is only a part.
+    """The list of the Vimeo-90K set in whose `sequences/` a folder lies.
 
     Arguments:
         root: any folder.

@@ -37,7 +37,7 @@ from data.lists import (
     read_list,
     stays_inside,
 )
-from media.files import check_frames, list_folders, raise_problems
+from media.files import check_frames, list_folders, list_images, raise_problems
 from media.frames import IMAGE_SUFFIXES
 from media.images import decode_image
 from utils.config import run_script
@@ -94,7 +94,7 @@ def _find_names(root, list_file):
 
 def _instead(root, folders):
     """What is there instead of septuplets, for a message."""
-    if holds_septuplet(root):
+    if holds_septuplet(root) and not {path.stem for path in list_images(root)} & {*NEXT_STEMS}:
         return f". Is it {root.absolute().parent} that is meant?"
     for folder in folders:
         clips = list_folders(folders_of_clips(folder)[0])

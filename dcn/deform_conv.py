@@ -7,6 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from functools import cache
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -133,9 +134,9 @@ def _warn_of_slow_fallback(problem: str) -> None:
 
 def _pair(value: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
     pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2 or not all(isinstance(side, int) and side >= least for side in pair):
+    if len(pair) != 2 or not all(isinstance(side, Integral) and side >= least for side in pair):
         raise ValueError(f"{name} must be one or two integers of at least {least}, not {value!r}")
-    return pair
+    return int(pair[0]), int(pair[1])
 
 
 def _check(input, offset, weight, bias, stride, padding, dilation, mask) -> None:

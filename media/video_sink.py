@@ -257,23 +257,26 @@ class VideoSink(Sink):
             )
             packet.duration = round(packet.duration * base * rate)
             packet.time_base = Fraction(1, rate)  # AVI itself counts in whole packets
-            if -self._preroll(packet.stream) <= _seconds(packet) < self._end():
+            if -self._preroll(packet) <= _seconds(packet) < self._end():
                 packet.stream = copies[packet.stream.index]
                 yield packet
 
-    def _preroll(self, stream) -> Fraction:
-        """Seconds of a stream of sound before the first frame that the container can hold.
+    def _preroll(self, packet) -> Fraction:
+        """Seconds of sound before the first frame that the container can hold.
 
         What lies there is decoded and not played. Matroska has as much of it as the stream says,
         rounded; more would move the frames. AVI has none.
         """
         if self.suffix == ".mkv":
-            return Fraction(stream.codec_context.delay, stream.rate) + MATROSKA_STEP / 2
-        return Fraction(0) if self.suffix == ".avi" else PREROLL
+            delay = packet.stream.codec_context.delay
+            return Fraction(delay, packet.stream.rate) + MATROSKA_STEP / 2
+        if self.suffix == ".avi":
+            return Fraction(0)
+        return max(PREROLL, 2 * packet.duration * packet.time_base)
 
 
 def _words_of_track(metadata: dict[str, str]) -> dict[str, str]:
-    """What a stream says of itself; a title is called a name where it is read from an MP4."""
+    """What a stream says of itself; FFmpeg reads an MP4's track title as `name`."""
     words = {"title": metadata.get("name", "")} | metadata
     return {key: words[key] for key in ("title", "language", "handler_name") if words.get(key)}
 

@@ -173,8 +173,7 @@ class MSTT(nn.Module):
             flow_between: makes the flows that enhanced given frames are warped along; None: the
                 same flows as everywhere.
 
-        Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped, in the type of the weights, with
-            a skip float32 at least.
+        Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped, with a skip float32 at least.
 
         Raises:
             ValueError: shapes that do not fit each other or are too small.

@@ -1,4 +1,4 @@
-"""A guard: where an enhanced frame strays far from its bicubic enlargement, that is taken instead.
+"""A guard: where an enhanced frame leaves the range of the given one, it is made bicubic.
 
 Trained on natural pictures alone, an extraction may answer strong noise, dither or single bright
 pixels with values far beyond black and white. Not in the paper.
@@ -12,9 +12,11 @@ from torch import Tensor
 
 from models.blocks import SCALE, bicubic
 
-# Largest difference let through, in units of white. On satellite video it is at most 0.3, at single
-# lights of three pixels in the dark 0.75, on noise of 20 levels and more up to 1000.
-LIMIT = 0.8
+# How far beyond the brightest and the darkest given pixel nearby is let through, in units of white.
+# The sharpest edges of satellite video take 0.35, single lights in the dark 0.4, and what has gone
+# wrong up to 1000. A hot pixel that is taken away stays inside.
+LIMIT = 0.6
+NEARBY = 5  # LR pixels, side of the square
 REACH = 8  # LR pixels around a stray pixel that count as stray as well
 
 
@@ -30,8 +32,8 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
     Returns: the frames, and the weight of bicubic in every pixel, 0 to 1, (B, N, 1, 4H, 4W).
     """
     enlarged = bicubic(frames)
-    far = (given - enlarged).abs().amax(dim=2)  #                              (B, N, 4H, 4W)
-    stray = (F.max_pool2d(far, SCALE) > LIMIT).to(far.dtype)  #                (B, N, H, W)
+    beyond = _beyond(given, frames)  #                                         (B, N, 4H, 4W)
+    stray = (F.max_pool2d(beyond, SCALE) > LIMIT).to(beyond.dtype)  #          (B, N, H, W)
     near = F.max_pool2d(stray, 2 * REACH + 1, stride=1, padding=REACH)
     soft = F.avg_pool2d(near, REACH + 1, stride=1, padding=REACH // 2, count_include_pad=False)
     share = F.interpolate(soft, scale_factor=SCALE, mode="bilinear")[:, :, None]
@@ -42,6 +44,18 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
             stacklevel=2,
         )
     return _mixed(given, enlarged, share), share
+
+
+def _beyond(given: Tensor, frames: Tensor) -> Tensor:
+    """How far enhanced frames are outside of what the given ones hold nearby, (B, N, 4H, 4W)."""
+    frames = frames.flatten(0, 1).to(given.dtype)
+    brightest, negative_darkest = (
+        F.interpolate(F.max_pool2d(x, NEARBY, 1, NEARBY // 2), scale_factor=SCALE)
+        for x in (frames, -frames)
+    )
+    pictures = given.flatten(0, 1)
+    beyond = torch.maximum(pictures - brightest, -negative_darkest - pictures)
+    return beyond.amax(dim=1).unflatten(0, given.shape[:2])
 
 
 def blended(between: Tensor, given: Tensor, share: Tensor) -> Tensor:

@@ -265,6 +265,14 @@ def test_frames_beside_the_truth_under_a_name_that_is_not_known_are_said(tmp_pat
         find_clips(tmp_path)
 
 
+def test_frames_beside_the_truth_of_another_size_are_no_lr_frames(tmp_path):
+    for name, side in (("truth", 64), ("mask", 64), ("thumbs", 8)):
+        write_frames(tmp_path / name, 3, side, side)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*made from the truth")
+        find_clips(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["nodata", "alpha", "nan", "whole"])
 def test_truth_with_pixels_without_data_is_said(tmp_path, kind):
     for name in ("a", "b"):
@@ -289,6 +297,9 @@ def test_the_folder_that_is_meant_is_named(tmp_path):
     write_frames(tmp_path / "set/train/a", 7)
     with pytest.raises(ValueError, match=r"no test clips;.* Is it .*set/train that is meant\?"):
         find_clips(tmp_path / "set")
+    write_frames(tmp_path / "set/zz/b/truth", 3)
+    with pytest.raises(ValueError, match=r"Is it .*set/zz that is meant\?"):
+        find_clips(tmp_path / "set")
     write_frames(tmp_path / "set/test/b/truth", 3)
     with pytest.raises(ValueError, match=r"Is it .*set/test that is meant\?"):
         find_clips(tmp_path / "set")
@@ -300,6 +311,10 @@ def test_the_folder_that_is_meant_is_named(tmp_path):
     inside = tmp_path / "above/vimeo/sequences/00001"
     with pytest.warns(UserWarning, match="00001: holds clips for training, too; give .*vimeo for"):
         assert len(find_clips(inside)) == 2
+    write_frames(inside.parent / "00002/0001", 3)
+    write_frames(inside.parent / "00002/0002", 3)
+    (tmp_path / "above/vimeo/sep_testlist.txt").write_text("00002/0001\n00002/0002\n")
+    assert len(find_clips(inside.parent / "00002")) == 2  # and nothing to warn of
     assert len(find_clips(inside / "0001")) == 1
 
 

@@ -91,7 +91,7 @@ def test_mistakes_exit_with_2(argv, capsys):
     ],
 )
 def test_a_flag_given_twice_is_refused(argv):
-    with pytest.raises(ValueError, match=r"^--(steps|resume|out-folder) is given more than once"):
+    with pytest.raises(ValueError, match=r"^given more than once: --(steps|resume|out-folder)"):
         parse(*argv)
     assert parse("--steps", "1", "--", "--steps").source == "--steps"
 

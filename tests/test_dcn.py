@@ -263,3 +263,11 @@ def test_sizes_that_a_compiler_sees_as_symbols(padding):
         weight = torch.randn(5, 4, 3, 3, generator=generator)
         expected = deform_conv2d(input, offset, weight, padding=padding)
         torch.testing.assert_close(compiled(input, offset, weight, padding=padding), expected)
+
+
+def test_integers_of_numpy_are_integers():
+    tensors, geometry = random_case(dtype=torch.float32)
+    tensors = dict(zip(NAMES, tensors, strict=True))
+    expected = deform_conv2d(**tensors, **geometry)
+    geometry = {name: tuple(map(np.int64, value)) for name, value in geometry.items()}
+    assert torch.equal(deform_conv2d(**tensors, **geometry), expected)

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from utils import native
 
@@ -181,3 +182,11 @@ def test_damaged_library_is_compiled_again(machine, monkeypatch):
     library.write_bytes(b"\x7fELF truncated")
     assert load(machine).answer() == 42
     assert libraries(machine / "cache") == [library]
+
+
+def test_a_constant_result_is_marked_as_pytorch_marks_it():
+    ours, theirs = (
+        native.constant_result(lambda: 1),
+        torch.compiler.assume_constant_result(lambda: 1),
+    )
+    assert vars(ours) == vars(theirs)

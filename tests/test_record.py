@@ -135,7 +135,7 @@ def test_resume_does_without_the_weights_it_began_with(run_main, begun):
 def test_the_network_of_the_weights_is_on_record(run_main, begun, capsys):
     start = ("--steps", "1", "--weights", "a/best.pt")
     assert run_main(*start, "--run", "b") == 0
-    told = "of the weights, not of the constants here: coupling symmetric"
+    told = "taken from the weights, not from the constants: coupling symmetric"
     assert told in capsys.readouterr().out.splitlines()
     recorded = load_torch_file("b/last.pt")
     assert recorded["config"]["coupling"] == recorded["network_options"]["coupling"] == "symmetric"

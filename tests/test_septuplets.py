@@ -1,6 +1,7 @@
 """Septuplets: layouts, LR frames, flows, augmentation, and what is refused."""
 
 import os
+import shutil
 
 import cv2
 import numpy as np
@@ -273,6 +274,9 @@ def test_folder_above_and_inside_of_a_set_without_a_list(tmp_path):
     for root, meant in ((tmp_path, "set"), (tmp_path / "set/train/a", "set/train")):
         with pytest.raises(ValueError, match=rf"Is it {tmp_path / meant} that is meant\?"):
             SeptupletDataset(root)
+    shutil.copy(tmp_path / "set/train/a/im1.png", tmp_path / "set/train/a/im8.png")
+    with pytest.raises(ValueError, match=r"no septuplets; .* Longer sequences: python -m"):
+        SeptupletDataset(tmp_path / "set/train/a")
 
 
 def test_list_given_by_hand(tmp_path):

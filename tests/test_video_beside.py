@@ -16,21 +16,21 @@ from media.open import open_source  # noqa: E402
 from media.video_sink import VideoSink, check_sound  # noqa: E402
 
 
-def video_with_sound(path, codec="aac", delay=0.0):
+def video_with_sound(path, codec="aac", delay=0.0, rate=48000):
     """Eight frames of 0.04 s, and a tone of the same length, some seconds later."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("mpeg4", rate=25)
         video.width, video.height, video.pix_fmt = 32, 24, "yuv420p"
-        audio = container.add_stream(codec, rate=48000)
+        audio = container.add_stream(codec, rate=rate)
         audio.bit_rate = 64_000
         for pixels in make_frames(8):
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
         container.mux(video.encode(None))
         resampler = av.AudioResampler(audio.format, audio.layout, audio.rate)
-        tone = np.sin(np.arange(15360) / 20).astype(np.float32)[None]
+        tone = np.sin(np.arange(rate * 8 // 25) / 20).astype(np.float32)[None]
         frame = av.AudioFrame.from_ndarray(tone, "fltp", "mono")
-        frame.rate, frame.time_base = 48000, Fraction(1, 48000)
-        frame.pts = round(48000 * delay)
+        frame.rate, frame.time_base = rate, Fraction(1, rate)
+        frame.pts = round(rate * delay)
         for part in resampler.resample(frame):
             container.mux(audio.encode(part))
         container.mux(audio.encode(None))
@@ -45,7 +45,7 @@ def sound_times(path):
 def decoded_sound(path):
     """All samples of a video from its first frame on, -1 to 1."""
     with av.open(str(path)) as container:
-        resampler = av.AudioResampler("flt", "mono", 48000)
+        resampler = av.AudioResampler("flt", "mono", container.streams.audio[0].rate)
         parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
         return np.concatenate([part.to_ndarray()[0] for part in parts])
 
@@ -70,17 +70,18 @@ def test_sound_is_copied_or_told(tmp_path, checkpoint, capsys):
 
 
 @pytest.mark.parametrize(
-    ("codec", "suffix", "begin"),
+    ("codec", "suffix", "begin", "rate"),
     [
-        ("aac", ".mp4", Fraction(0)),
-        ("ac3", ".mkv", Fraction(0)),
-        ("aac", ".m4v", Fraction(1, 5)),
-        ("pcm_s16le", ".mov", Fraction(1, 5)),
-        ("aac", ".avi", Fraction(1, 5)),
+        ("aac", ".mp4", Fraction(0), 48000),
+        ("aac", ".mp4", Fraction(1, 5), 8000),  # packets of 0.13 s
+        ("ac3", ".mkv", Fraction(0), 48000),
+        ("aac", ".m4v", Fraction(1, 5), 48000),
+        ("pcm_s16le", ".mov", Fraction(1, 5), 48000),
+        ("aac", ".avi", Fraction(1, 5), 48000),
     ],
 )
-def test_sound_stays_with_the_frames_to_the_sample(tmp_path, codec, suffix, begin):
-    given = video_with_sound(tmp_path / f"in{suffix}", codec)
+def test_sound_stays_with_the_frames_to_the_sample(tmp_path, codec, suffix, begin, rate):
+    given = video_with_sound(tmp_path / f"in{suffix}", codec, rate=rate)
     suffix = ".mp4" if suffix == ".avi" else suffix
     times = [Fraction(index, 25) for index in range(3)]
     options = {"suffix": suffix, "sound": given, "begin": begin}
@@ -88,8 +89,8 @@ def test_sound_stays_with_the_frames_to_the_sample(tmp_path, codec, suffix, begi
     sink.write(0, make_frames(3, 48, 64))
     sink.join(tmp_path / f"out{suffix}")
     assert open_source(tmp_path / f"out{suffix}").begin == 0
-    count = 5760  # samples in three frames
-    expected = decoded_sound(given)[round(48000 * begin) :][:count]
+    count = rate * 3 // 25  # samples in three frames
+    expected = decoded_sound(given)[round(rate * begin) :][:count]
     # A decoder of AAC makes noise up by itself; a sample of delay would be a difference of 0.05.
     assert decoded_sound(tmp_path / f"out{suffix}")[:count] == pytest.approx(expected, abs=0.03)
 

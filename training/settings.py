@@ -170,7 +170,7 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
         raise ValueError(f"{config.weights} has another network: {'; '.join(wrong)}")
     if others:
         theirs = ", ".join(f"{name} {found[name]}" for name in others)
-        print(f"of the weights, not of the constants here: {theirs}", flush=True)
+        print(f"taken from the weights, not from the constants: {theirs}", flush=True)
     flow = config.evaluation_flow
     if flow == "auto" and trained_flow(information) == ENHANCED:  # no flow to be trained with
         flow = ENHANCED

@@ -67,12 +67,12 @@ def parse_config(
 
 
 def _refuse_twice(argv: Sequence[str]) -> None:
-    """Refuse, by a ValueError, a flag that is given twice, of which argparse takes the last."""
+    """Refuse, by a ValueError, a flag given twice; argparse would silently take the last value."""
     words = itertools.takewhile(lambda word: word != "--", argv)
     flags = [word.partition("=")[0] for word in words if word.startswith("--")]
     counts = Counter(flag[2:].replace("_", "-").removeprefix("no-") for flag in flags)
     if twice := [f"--{name}" for name, count in counts.items() if count > 1]:
-        raise ValueError(f"{', '.join(twice)} is given more than once; give it once")
+        raise ValueError(f"given more than once: {', '.join(twice)}; give each flag once")
 
 
 def given_fields(config_class: type, argv: Sequence[str] | None = None) -> set[str]:

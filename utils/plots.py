@@ -29,8 +29,8 @@ GAP = 0.06  # inches between panels
 DPI = 160  # so a panel is 480 pixels wide
 BOX_COLOUR = "#ffd400"
 # Fonts with Chinese characters, as they are called on Linux, Windows and macOS, of which those that
-# are installed draw what matplotlib's own font lacks. Of a file of several fonts matplotlib knows
-# the first, which of Noto's is the Japanese one.
+# are installed draw what matplotlib's own font lacks. matplotlib reads only the first font of a
+# collection, which in Noto's is the Japanese one.
 CHINESE_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN")
 CHINESE_FONTS += ("Noto Sans CJK JP", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei")
 CHINESE_FONTS += ("Droid Sans Fallback", "AR PL UMing CN", "Microsoft YaHei", "SimHei", "SimSun")
@@ -175,14 +175,14 @@ def _draw(path: Path, title: str, panels: list[Panel], crop: tuple[slice, slice]
     bar = figure.colorbar(shown, cax=bar_place, extend="max")
     bar.set_ticks(range(0, ERROR_LEVELS + 1, 8))
     bar.set_label(f"mean |error|\n0 to {ERROR_LEVELS} of 255", fontsize=11)
-    style = {"fontsize": 13, "va": "top", "parse_math": False, "fontfamily": font_families()}
+    style = {"fontsize": 13, "va": "top", "parse_math": False, "fontfamily": _font_families()}
     figure.text(GAP / figure_w, 1 - 0.07 / figure_h, title, **style)
     with warnings.catch_warnings():  # a name that no font here has is drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from ")
         figure.savefig(path, format="png")
 
 
-def font_families() -> list[str]:
+def _font_families() -> list[str]:
     """matplotlib's own font, and behind it those of CHINESE_FONTS that are installed."""
     installed = set(font_manager.get_font_names())
     own = matplotlib.rcParams["font.family"]
