@@ -221,7 +221,8 @@ def forkserver():
     """
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["trainings", "torch.utils.tensorboard", "av", "rasterio"])
+    preload = ["trainings", "torch._dynamo", "torch.utils.tensorboard", "av", "rasterio"]
+    context.set_forkserver_preload(preload)
     return context
 
 
