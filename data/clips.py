@@ -129,6 +129,16 @@ def _folders_of_clip(folder):
     return _Folders(Path(os.path.abspath(folder)).name, truth or folder, given)
 
 
+def _tell_of_training_clips(root, clips):
+    """Warn of clips that the test list of the Vimeo-90K set around them does not name."""
+    whole = list_of_whole(root, TEST_LIST_NAMES)
+    if whole and {f"{root.absolute().name}/{clip.name}" for clip in clips} - {*read_list(whole)}:
+        warnings.warn(
+            f"{root}: holds clips for training, too; give {whole.parent} for the test clips",
+            stacklevel=3,
+        )
+
+
 def _tell_of_frames_beside(root, clips):
     """Warn of LR frames beside the truth in a folder whose name is not among GIVEN_FOLDERS.
 
@@ -158,10 +168,11 @@ def _frames_beside(root, truth):
 
 def _is_quarter(folder, truth):
     """Whether the first frame of one folder has a quarter of the sides of another's."""
-    if not (list_images(folder) and list_images(truth)):
+    firsts = [list_images(each)[:1] for each in (folder, truth)]
+    if not all(firsts):
         return False
     try:
-        small, large = (image_size(list_images(each)[0]) for each in (folder, truth))
+        small, large = (image_size(first) for (first,) in firsts)
     except (OSError, ValueError):
         return False  # the truth's own check tells
     return tuple(small) == tuple(side // 4 for side in large)
@@ -273,15 +284,8 @@ def find_clips(root, list_file=None):
             f"{root}: no test clips; a clip is a folder with truth/*.png, and frames end in "
             f"{', '.join(IMAGE_SUFFIXES)}{_meant(root)}"
         )
-    own_list = list_file or find_list(root, TEST_LIST_NAMES)
-    whole = None if own_list or len(folders) == 1 else list_of_whole(root, TEST_LIST_NAMES)
-    if whole and not {f"{root.absolute().name}/{clip.name}" for clip in folders} <= {
-        *read_list(whole)
-    }:
-        warnings.warn(
-            f"{root}: holds clips for training, too; give {whole.parent} for the test clips",
-            stacklevel=2,
-        )
+    if len(folders) > 1 and not (list_file or find_list(root, TEST_LIST_NAMES)):
+        _tell_of_training_clips(root, folders)
     _tell_of_frames_beside(root, folders)
     clips, problems = [], []
     for clip_folders in folders:

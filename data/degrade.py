@@ -134,7 +134,8 @@ def _draw_footage(rng: np.random.Generator) -> Degradation:
         strength = int(rng.integers(low, high + 1))
     backwards = bool(rng.random() < 0.5)  # so that first frames are not always key frames
     exact = bool(rng.random() < EXACT_SHARE)
-    return Degradation(blur, angle, noise, shot_noise, 0.0, codec, strength, exact, backwards)
+    compressed = {"codec": codec, "strength": strength, "exact": exact, "backwards": backwards}
+    return Degradation(blur, angle, noise, shot_noise, **compressed)
 
 
 def of_sample(degrade: str, *sample: int) -> tuple[Degradation, np.random.Generator]:

@@ -48,13 +48,12 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
 
 def _beyond(given: Tensor, frames: Tensor) -> Tensor:
     """How far enhanced frames are outside of what the given ones hold nearby, (B, N, 4H, 4W)."""
-    frames = frames.flatten(0, 1).to(given.dtype)
-    brightest, negative_darkest = (
-        F.interpolate(F.max_pool2d(x, NEARBY, 1, NEARBY // 2), scale_factor=SCALE)
-        for x in (frames, -frames)
-    )
-    pictures = given.flatten(0, 1)
-    beyond = torch.maximum(pictures - brightest, -negative_darkest - pictures)
+
+    def highest(x: Tensor) -> Tensor:
+        return F.interpolate(F.max_pool2d(x, NEARBY, 1, NEARBY // 2), scale_factor=SCALE)
+
+    frames, pictures = frames.flatten(0, 1).to(given.dtype), given.flatten(0, 1)
+    beyond = torch.maximum(pictures - highest(frames), -pictures - highest(-frames))
     return beyond.amax(dim=1).unflatten(0, given.shape[:2])
 
 
