@@ -57,7 +57,14 @@ from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
 from enhancement.job import Job, locked, memory_told, work_folder
 from enhancement.levels import Levels, survey
-from enhancement.outputs import FPS, LONGEST, check_outputs, check_sound_wanted, open_sink
+from enhancement.outputs import (
+    FPS,
+    LONGEST,
+    check_outputs,
+    check_sound_wanted,
+    is_video,
+    open_sink,
+)
 from enhancement.passes import run_passes
 from enhancement.places import look_at_places
 from enhancement.repair import Bridged
@@ -244,6 +251,8 @@ def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.E
         "device": device.type,
         "precision": str(precision).removeprefix("torch."),
         "content": content,
+        # Of equal frames, too, another version may find other levels.
+        "levels": levels.told or None,
     }
     if isinstance(config.fps, Fraction):
         settings["fps"] = str(config.fps)
@@ -307,6 +316,9 @@ def prepare(
     given.select(config.start, config.frames)
     if config.fps is not None and given.times is not None:
         print(f"{config.input}: {float(config.fps):g} frames per second instead of its own times")
+    if config.fps is None and given.times is None and (is_video(config) or config.compare):
+        told = "dates in its names and tags are not used; --fps sets another rate"
+        print(f"{config.input}: taken as {FPS:g} frames per second ({told})")
     if config.fps is not None or given.times is None:
         rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)
         given.times, given.last = [index / rate for index in range(given.count)], 1 / rate

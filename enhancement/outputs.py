@@ -59,10 +59,14 @@ def check_outputs(config: Any, output: Path) -> list[Path]:
     return extras
 
 
+def is_video(config: Any) -> bool:
+    """Whether the output is a video."""
+    return Path(config.output).suffix.lower() in VIDEO_SUFFIXES
+
+
 def keeps_times(config: Any) -> bool:
     """Whether the output is a video that shows its frames when the input does."""
-    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
-    return is_video and not config.slow_motion and not config.fps
+    return is_video(config) and not config.slow_motion and not config.fps
 
 
 def check_sound_wanted(config: Any, given: Source) -> None:
@@ -95,7 +99,7 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
         print(f"{config.input}: {told}", file=sys.stderr)
     if isinstance(given, VideoSource) and (lost := left_out(config, given)):
         print(f"{config.input}: left out: {', '.join(lost)}", file=sys.stderr)
-    if suffix in VIDEO_SUFFIXES:
+    if is_video(config):
         if given.bands != 1 and (given.colour is None or given.bands > 3):
             what = "of which none is named red" if given.bands == 3 else "a video has one or three"
             raise ValueError(
@@ -175,8 +179,7 @@ def what_a_video_keeps(given: Source) -> list[str]:
 
 def levels_of_output(config: Any, given: Source, levels: Levels) -> tuple[Levels, np.dtype]:
     """Levels and type of the result: those of the input, but full scale in a video."""
-    is_video = Path(config.output).suffix.lower() in VIDEO_SUFFIXES
-    if is_video and not given.full_scale:
+    if is_video(config) and not given.full_scale:
         dtype = np.dtype(np.uint16)
         return levels.stretched(dtype), dtype
     return levels, given.dtype

@@ -63,8 +63,14 @@ def _matroska_end(stream: Any) -> int:
     return round(total / stream.time_base)
 
 
+def _moving(container: Any) -> Any:
+    """The first video stream that is more than the still picture which begins an animated AVIF."""
+    streams = container.streams.video
+    return next((stream for stream in streams if stream.frames != 1), streams[0])
+
+
 class Decoder:
-    """The first video stream of a file; a ValueError where there is none that FFmpeg reads.
+    """The first moving stream of a file; a ValueError where there is none that FFmpeg reads.
 
     Attributes:
         ticks: presentation times of all frames in ascending order, in units of `time_base`.
@@ -84,7 +90,7 @@ class Decoder:
     def __init__(self, path: Path):
         self.path, self.av = path, import_av()
         with self._open() as container:
-            stream = container.streams.video[0]
+            stream = _moving(container)
             self.ticks = self._scan(container, stream)
             self.time_base = stream.time_base or Fraction(1, 25)
             self.aspect = stream.sample_aspect_ratio
@@ -130,11 +136,11 @@ class Decoder:
             container = self.av.open(self.path.absolute(), metadata_errors="replace")
         except self.av.error.FFmpegError as error:
             raise self._unreadable(error) from error
-        streams = container.streams.video
-        if streams and streams[0].codec_context is not None:
+        has_stream = bool(container.streams.video)
+        if has_stream and _moving(container).codec_context is not None:
             return container
         container.close()
-        kind = "a video stream of an unknown codec" if streams else "no video stream"
+        kind = "a video stream of an unknown codec" if has_stream else "no video stream"
         raise ValueError(f"{self.path} has {kind}")
 
     def _unreadable(self, error: Exception) -> ValueError:
@@ -187,7 +193,7 @@ class Decoder:
             key: tick of the first one; None: the first of the file.
         """
         with self._open() as container:
-            stream = container.streams.video[0]
+            stream = _moving(container)
             # With frame threads an error would come with another packet than the damaged one.
             stream.thread_type = "SLICE"
             stream.codec_context.options = {"err_detect": "explode"}

@@ -55,6 +55,25 @@ def test_unfinished_work_from_before_windows_were_recorded_goes_on(
     run(checkpoint, given, tmp_path / "out", "--resume")
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_unfinished_work_of_unknown_levels_goes_on_only_at_full_scale(
+    tmp_path, checkpoint, monkeypatch, kind
+):
+    given = write_frames(tmp_path / "in", make_frames(5).astype(kind))
+    interrupt_at(monkeypatch, {2})
+    with pytest.raises(KeyboardInterrupt):
+        run(checkpoint, given, tmp_path / "out")
+    record = tmp_path / "out.partial" / "job.json"
+    content = json.loads(record.read_text())
+    content["settings"].pop("levels")
+    record.write_text(json.dumps(content))
+    if kind == np.uint16:
+        with pytest.raises(ValueError, match="was made with levels None, now it is 'levels: black"):
+            run(checkpoint, given, tmp_path / "out", "--resume")
+    else:
+        run(checkpoint, given, tmp_path / "out", "--resume")
+
+
 def test_unfinished_work_of_other_frames_is_refused(tmp_path, checkpoint, monkeypatch):
     given = write_frames(tmp_path / "in", make_frames(5))
     interrupt_at(monkeypatch, {2})

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 av = pytest.importorskip("av")
 
@@ -226,6 +226,19 @@ def test_damage_reaches_to_the_next_key_frame(tmp_path, suffix, between, lost):
     path = write_video(tmp_path / f"v{suffix}", numbered_frames(26), **options)
     spoil_packet(path, 7)
     assert numbers_of(path) == [None if index in lost else index for index in range(26)]
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".gif", "GIF"), (".apng", "PNG"), (".avif", "AVIF")])
+def test_all_frames_of_an_animation_are_read(tmp_path, suffix, kind):
+    """An animated AVIF begins with a still picture, a video stream of its own."""
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    path = tmp_path / f"v{suffix}"
+    frames = [Image.fromarray(pixels) for pixels in make_frames(4)]
+    frames[0].save(path, kind, save_all=True, append_images=frames[1:], duration=40)
+    source = open_source(path)
+    assert [float(time) for time in source.times] == pytest.approx([0, 0.04, 0.08, 0.12])
+    assert np.abs(source.read(3) - make_frames(4)[3].astype(float)).mean() < 12
 
 
 def gif_comment(text):

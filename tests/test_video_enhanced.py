@@ -18,6 +18,8 @@ from enhancement.outputs import open_sink  # noqa: E402
 from media.frames import FrameError  # noqa: E402
 from media.open import open_source  # noqa: E402
 from media.video_sink import VideoSink  # noqa: E402
+from utils.config import parse_config  # noqa: E402
+from utils.team import ALONE  # noqa: E402
 
 
 def test_variable_frame_rate(tmp_path, checkpoint):
@@ -221,6 +223,24 @@ def test_a_frame_rate_of_ones_own(tmp_path, checkpoint, capsys):
     assert [float(time) for time in result.times] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
     assert float(result.times[-1] + result.last) == pytest.approx(0.3)
     assert "10 frames per second instead of its own times" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "flags", "is_told"), [
+    ("out", (), False),
+    ("out.mp4", (), True),
+    ("out.mp4", ("--fps", "10"), False),
+    ("out", ("--compare",), True),
+])  # fmt: skip
+def test_a_frame_rate_that_nobody_gave_is_told(tmp_path, capsys, monkeypatch, name, flags, is_told):
+    monkeypatch.setattr(enhance, "open_network", lambda *_: (None, "dis", 4))
+    given = write_frames(tmp_path / "in", make_frames(2))
+    fixed = ("--device", "cpu", "--precision", "float32")
+    words = [str(given), str(tmp_path / name), *fixed, *flags]
+    config = parse_config(enhance.Config, None, ("input", "output"), words)
+    prepared = enhance.prepare(config, tmp_path / name, ALONE)
+    assert prepared[1].last == (Fraction(1, 10) if "--fps" in flags else Fraction(1, 25))
+    told = capsys.readouterr().out
+    assert ("taken as 25 frames per second (dates in its names and tags" in told) == is_told
 
 
 def test_a_frame_rate_that_is_a_fraction_is_kept_and_recorded(tmp_path, checkpoint, monkeypatch):
