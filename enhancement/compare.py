@@ -34,14 +34,7 @@ Place = tuple[slice, slice]  # LR rows and columns
 def compare(
     config: Any, given: Source, levels: Levels, output: Path, video: Path, sheet: Path, page: Path
 ) -> None:
-    """Write all comparisons of an input and its finished result.
-
-    Arguments:
-        config: of the run.
-        given, levels: the LR frames, and their levels.
-        output: the result, a file or folder.
-        video, sheet, page: where to write them.
-    """
+    """Write all comparisons of an input, with its levels, and its finished result, `output`."""
     pair = Pair(given, levels, output, config.times, config.bands_per_frame)
     write_split_screen(pair, video)
     write_sheet(pair, sheet)

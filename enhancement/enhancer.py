@@ -93,7 +93,6 @@ class Enhancer:
         """Enhance frames of a source, window by window.
 
         Arguments:
-            source, sink: LR frames, and what takes the result.
             levels, dtype: of the result.
             title: of the progress bar.
             share: what this process makes of it; None: all that the sink does not have already.
@@ -164,11 +163,7 @@ class Enhancer:
     ) -> WindowBuffer:
         """Enhance one window; when memory runs out, with the next smaller tile.
 
-        Arguments:
-            source: of its N given frames.
-            levels, dtype: of the result.
-
-        Returns: the new ones of 2N - 1 frames, (SCALE * H, SCALE * W, bands).
+        Returns: the new ones of 2N - 1 frames, (SCALE * H, SCALE * W, bands), of levels and dtype.
         Raises: ValueError: memory ran out, with a tile that the user chose or with the smallest.
         """
         frames, flows, first_new = window.frames, window.flows, window.first_new

@@ -90,9 +90,7 @@ def check_sound_wanted(config: Any, given: Source) -> None:
 def open_sink(config: Any, given: Source, folder: Path) -> Sink:
     """Where the frames go, by the ending of the output and the kind of the input.
 
-    Arguments:
-        config, given: of the run, and what the user gave; a ValueError if a video cannot hold it.
-        folder: for unfinished work.
+    `folder` is for unfinished work. Raises: ValueError: the output cannot hold such frames.
     """
     suffix = Path(config.output).suffix.lower()
     for told in missing_of_folder(given) if given.path.is_dir() else ():
@@ -110,23 +108,21 @@ def open_sink(config: Any, given: Source, folder: Path) -> Sink:
         if config.slow_motion:
             times = [time * config.times for time in times]
             last *= config.times
-        colours = {"depth": 8 if given.dtype == np.uint8 else 10}
+        kind = {"suffix": suffix, "lossless": config.lossless, "last": last}
+        kind["depth"] = 8 if given.dtype == np.uint8 else 10
         if isinstance(given, VideoSource):
-            kept = ("depth", "matrix", "primaries", "transfer", "aspect")
-            colours = {name: getattr(given, name) for name in kept}
-            colours["metadata"] = given.metadata
+            kept = ("depth", "matrix", "primaries", "transfer", "aspect", "metadata")
+            kind |= {name: getattr(given, name) for name in kept}
+            if keeps_times(config):
+                kind |= {"begin": given.begin, "chapters": given.decoder.chapters}
             if config.lossless and suffix in (".mkv", ".avi") and given.aspect not in (None, 0, 1):
                 problem = (
                     f"pixels of {given.aspect} are not square, and lossless {suffix} forgets it"
                 )
                 print(f"{config.input}: {problem}", file=sys.stderr)
-        size = (SCALE * given.height, SCALE * given.width)
-        kind = {"suffix": suffix, "lossless": config.lossless, "last": last}
-        if isinstance(given, VideoSource) and keeps_times(config):
-            kind |= {"begin": given.begin, "chapters": given.decoder.chapters}
         if config.keep_audio:
             kind["sound"] = given.path
-        return VideoSink(folder, *size, times, **colours, **kind)
+        return VideoSink(folder, SCALE * given.height, SCALE * given.width, times, **kind)
     for told in what_a_video_keeps(given):
         print(f"{config.input}: {told}, which only a video as OUTPUT keeps", file=sys.stderr)
     single = suffix in TIFF_SUFFIXES

@@ -24,12 +24,7 @@ def run_passes(
 ) -> None:
     """Enhance a source as often as --times asks for; the last pass goes to the sink.
 
-    Arguments:
-        config: of the run.
-        enhancer: does the work.
-        source: given frames, of the enhancer's levels.
-        sink: takes the result.
-        parts: the frames of every shot.
+    The source has the enhancer's levels; `parts` are the frames of every shot.
     """
     levels, whole = enhancer.levels, len(parts) == 1
     sources = [source if whole else Shot(source, shot) for shot in parts]
@@ -58,11 +53,7 @@ def run_pass(
 ) -> None:
     """Enhance what is missing of every source, each process its share; all wait for all.
 
-    Arguments:
-        enhancer: does the work.
-        sources, sinks: what is enhanced, and where each goes.
-        levels, dtype: of the result.
-        title: of the progress bar.
+    `levels` and `dtype` are those of the result, `title` is the progress bar's.
     """
     team, job = enhancer.team, enhancer.job
 

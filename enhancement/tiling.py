@@ -240,14 +240,10 @@ def available_memory(device: torch.device) -> int:
         return torch.cuda.mem_get_info(device)[0]
     limits = [_machine_memory()]
     # A container's limit (cgroup version 2, then 1) may be below what the machine has.
+    older = (f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))
     for limit, usage, counts, cache in (
         ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
+        (*older, "total_inactive_file"),
     ):
         with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
             most, used = (int(Path(CGROUP, name).read_text()) for name in (limit, usage))

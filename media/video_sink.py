@@ -16,6 +16,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ MATROSKA_STEP = Fraction(1, 1000)  # seconds, the one that it counts in
 CONTAINERS = {".mp4": "mp4", ".m4v": "ipod", ".mov": "mov", ".mkv": "matroska", ".avi": "avi"}
 
 
+@dataclass(eq=False)
 class VideoSink(Sink):
     """Encodes frames in pieces, one file each, and joins them.
 
@@ -56,57 +58,52 @@ class VideoSink(Sink):
         hold.
     """
 
-    def __init__(
-        self,
-        folder: Path,  # see Sink
-        height: int,  # pixels
-        width: int,
-        times: list[Fraction],  # seconds of all frames
-        depth: int = 8,  # bits per value, 8 or more
-        matrix: int = BT709,  # of the colours, as FFmpeg numbers them; so the next two
-        primaries: int = UNSPECIFIED,
-        transfer: int = UNSPECIFIED,
-        aspect: Fraction | None = None,  # width of a pixel by its height; none: square
-        metadata: dict[str, str] | None = None,  # what the file is to say in words
-        suffix: str = ".mp4",  # of the final file; it decides the container
-        lossless: bool = False,  # see the module's text
-        last: Fraction | None = None,  # seconds of the last frame; none: those of the one before
-        sound: Path | None = None,  # a file whose sound is copied
-        begin: Fraction = Fraction(0),  # seconds in that file at which the first frame is shown
-        chapters: Sequence[dict[str, Any]] = (),  # of that file, as PyAV gives them
-    ):
-        super().__init__(folder)
+    folder: Path  # see Sink
+    height: int  # pixels
+    width: int
+    times: list[Fraction]  # seconds of all frames
+    depth: int = 8  # bits per value, 8 or more
+    matrix: int = BT709  # of the colours, as FFmpeg numbers them; so the next two
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    aspect: Fraction | None = None  # width of a pixel by its height; none: square
+    metadata: dict[str, str] = field(default_factory=dict)  # what the file is to say in words
+    suffix: str = ".mp4"  # of the final file; it decides the container
+    lossless: bool = False  # see the module's text
+    last: Fraction | None = None  # seconds of the last frame; none: those of the one before
+    sound: Path | None = None  # a file whose sound is copied
+    begin: Fraction = Fraction(0)  # seconds in that file at which the first frame is shown
+    chapters: Sequence[dict[str, Any]] = ()  # of that file, as PyAV gives them
+
+    def __post_init__(self):
         self.av = import_av()
-        self.height, self.width, self.times = height, width, times
-        self.depth, self.aspect, self.suffix = depth, aspect, suffix
-        self.metadata = metadata or {}
         # AVI wants H.264 packets in another form than Matroska, and that form comes from AVI.
-        self.piece_suffix = ".avi" if suffix == ".avi" else ".mkv"
-        self.primaries, self.transfer = primaries, transfer
-        self.matrix = BT709 if matrix == RGB else matrix
-        self.codec, self.pixel_format, self.options = encoder(depth, suffix, lossless)
+        self.piece_suffix = ".avi" if self.suffix == ".avi" else ".mkv"
+        self.matrix = BT709 if self.matrix == RGB else self.matrix
+        self.codec, self.pixel_format, self.options = encoder(
+            self.depth, self.suffix, self.lossless
+        )
         limit = LARGEST_SIDE[self.codec]
-        if max(height, width) > limit:
+        if max(self.height, self.width) > limit:
             raise ValueError(
-                f"{width}x{height} is too large for {self.codec}, which ends at {limit}; "
+                f"{self.width}x{self.height} is too large for {self.codec}, which ends at {limit}; "
                 "give a folder or a .tif file as OUTPUT"
             )
         self.repeats = 0
-        self.last = last or times[-1] - times[-2]
-        if suffix == ".avi":
-            self.times = _even(times)
+        self.last = self.last or self.times[-1] - self.times[-2]
+        if self.suffix == ".avi":
+            self.times = _even(self.times)
             gap = self.times[1] - self.times[0]
             self.repeats, self.last = max(round(self.last / gap) - 1, 0), gap
         gaps = [after - before for before, after in itertools.pairwise(self.times)]
-        if suffix == ".mkv" and min(gaps) < MATROSKA_STEP:
+        if self.suffix == ".mkv" and min(gaps) < MATROSKA_STEP:
             raise ValueError(
                 f"frames are {float(1000 * min(gaps)):.3g} ms apart, Matroska counts whole ones; "
                 "give an OUTPUT that ends in .mp4 or .mov"
             )
         self.step = _common_step([*gaps, self.last])
-        self.sound, self.begin, self.chapters = sound, begin, chapters
-        if sound:
-            check_sound(sound, suffix, begin)
+        if self.sound:
+            check_sound(self.sound, self.suffix, self.begin)
 
     def _pieces(self) -> list[Path]:
         """The finished pieces in order, up to the first gap. Names: first frame, frame after."""

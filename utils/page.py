@@ -69,8 +69,6 @@ def write_page(
     """Write the page: the old file stays, or the new one is there whole.
 
     Arguments:
-        path: the file.
-        title: of the page.
         facts: what the page says first, a line each.
         entries: of `page_entry`, of the first MOST_CLIPS clips.
         count: of all clips.
@@ -182,7 +180,6 @@ def evaluation_entry(
     """What the page of an evaluation holds of one of its first MOST_CLIPS clips.
 
     Arguments:
-        name: of the clip.
         given, truth, outputs: its frames as uint8 RGB; outputs by method, our own first.
         figures: by method, of utils.metrics.clip_metrics.
         count: of all clips.
@@ -203,7 +200,6 @@ def evaluation_page(
     """Write the page of an evaluation by test.py.
 
     Arguments:
-        path: the file.
         results: what results.json holds.
         entries: of `evaluation_entry`.
         given: where the given frames came from, or what they went through.
