@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import cv2
-import numpy as np
 import pytest
 
 from utils.config import check_kinds, describe_config, given_fields, parse_config, run_script
@@ -203,20 +202,6 @@ def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch):
     monkeypatch.setenv("MSTT_TRACEBACK", "0")
     with pytest.raises(SystemExit):
         run_script(main)
-
-
-@pytest.mark.parametrize("fault", [
-    lambda: np.zeros(2) + np.zeros(3),  # raised by compiled code
-    lambda: np.stack([]),  # by Python code of a library
-    lambda: int("x"),
-])  # fmt: skip
-def test_a_value_error_that_nobody_worded_has_its_traceback(fault, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_script(fault)
-    assert stop.value.code == 2
-    first, *_, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("Traceback")
-    assert last.startswith("error: ")
 
 
 def test_run_script_keeps_our_own_faults_visible():

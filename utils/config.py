@@ -14,27 +14,22 @@ the constant is. Every field becomes a flag of the same name, and its comment be
 import argparse
 import contextlib
 import dataclasses
-import dis
 import inspect
 import itertools
 import os
 import re
 import sys
-import traceback
 import types
 import typing
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from utils.memory import is_out_of_memory, keep_freed_memory
 from utils.text import escaped
 
 C = TypeVar("C")
-PROJECT = Path(__file__).resolve().parents[1]
-RAISE = dis.opmap["RAISE_VARARGS"]  # what Python compiles the statement to
 
 # A field's line: name, type, default, and behind "#" the comment that becomes its help.
 FIELD_LINE = re.compile(r"^\s+(?P<name>\w+)\s*:[^#]*#\s*(?P<help>.+)$")
@@ -191,11 +186,10 @@ def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's main function and leave the process with its exit status.
 
     A ValueError or OSError (a missing file, a full disk), or the end of memory, is the user's to
-    correct: it prints as one line and ends with status 2. A plain ValueError that no `raise` of
-    this project made may be a fault of ours, and has its traceback before that line; with
-    MSTT_TRACEBACK=1, every error has one. A computation that went astray (FloatingPointError) ends
-    with status 1, Ctrl-C with 130. Warnings are plain lines, and freed memory is kept for reuse,
-    see `keep_freed_memory`.
+    correct: it prints as one line and ends with status 2. A computation that went astray
+    (FloatingPointError) ends with status 1, Ctrl-C with 130. Set MSTT_TRACEBACK=1 to see where an
+    error came from. Warnings are plain lines, and freed memory is kept for reuse, see
+    `keep_freed_memory`.
     """
     keep_freed_memory()
     usual = warnings.formatwarning
@@ -205,8 +199,6 @@ def run_script(main: Callable[[], int | None]) -> None:
     except (ValueError, OSError) as error:
         if os.environ.get("MSTT_TRACEBACK") == "1":
             raise
-        if type(error) is ValueError and not _is_worded(error):
-            traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except FloatingPointError as error:
@@ -223,14 +215,3 @@ def run_script(main: Callable[[], int | None]) -> None:
         sys.exit(2)
     finally:
         warnings.formatwarning = usual
-
-
-def _is_worded(error: BaseException) -> bool:
-    """Whether a `raise` in a file of this project made an error, and so worded it for a user."""
-    step = error.__traceback__
-    while step.tb_next:
-        step = step.tb_next
-    code = step.tb_frame.f_code
-    is_ours = PROJECT in Path(code.co_filename).resolve().parents
-    is_installed = "site-packages" in code.co_filename  # a virtual environment may lie in PROJECT
-    return is_ours and not is_installed and code.co_code[step.tb_lasti] == RAISE
