@@ -36,7 +36,7 @@ LARGEST_JPEG = 65500  # pixels, of a side
 T, U = TypeVar("T"), TypeVar("U")
 
 # Damaged files are named by their reader; OpenCV would add lines of its own.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+(getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel)(0)  # OpenCV 4, or 5
 
 
 class FrameError(ValueError):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import io
 import json
 import os
 import re
@@ -91,10 +92,10 @@ def test_variants_take_turns_in_processes_of_their_own(monkeypatch):
 
 def test_recipe(run, folder, few_channels, monkeypatch, capsys):
     def run_main(command, **streams):
-        with contextlib.redirect_stdout(None):
+        with contextlib.redirect_stdout(streams["stdout"]):
             return SimpleNamespace(returncode=run_here(*command[1:]))
 
-    here = SimpleNamespace(run=run_main, DEVNULL=None)
+    here = SimpleNamespace(run=run_main, DEVNULL=io.StringIO())
     monkeypatch.setattr(benchmarks.recipe, "subprocess", here)
     monkeypatch.setitem(benchmarks.recipe.BASE, "patch", 16)
     variants = "base,no skip,one given frame,batch 4"

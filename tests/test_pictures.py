@@ -76,7 +76,8 @@ def test_blank_frames_are_small_files_all_the_same(tmp_path, monkeypatch, compre
         dataset.write(np.zeros((3, 600, 800), np.uint8))
     assert not read_image_file(path).any()
     for mode in ("1", "L", "P", "RGB", "RGBA"):
-        for suffix in (".png", ".bmp"):
+        # Pillow before 13 cannot read its own BMP of an empty palette.
+        for suffix in (".png",) if mode == "P" else (".png", ".bmp"):
             Image.new(mode, (800, 600)).save(tmp_path / f"a{suffix}")
             assert read_image_file(tmp_path / f"a{suffix}").shape[:2] == (600, 800)
     write_image_file(tmp_path / "a.jpg", np.zeros((600, 800, 3), np.uint8))
