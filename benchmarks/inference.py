@@ -187,7 +187,6 @@ def stages(config: Config) -> dict:
             "alignment": network.interpolation.alignment,
             "transformer": network.transformer,
             "attention": network.transformer.block.attention,
-            "reconstruction": network.reconstruction,
             "network": network,
             "blocks": network.reconstruction.blocks,
         }
@@ -196,11 +195,13 @@ def stages(config: Config) -> dict:
         watch, runs = Stopwatch(time.process_time), []
         for name, module in modules.items():
             module.forward = watch.call(name, module.forward)
+        enlarge = network.reconstruction.enlarge
+        network.reconstruction.enlarge = watch.call("upsampling", enlarge)
         for _ in range(config.repeats):
             watch.seconds.clear()
             run()
             runs.append(dict(watch.seconds))
-        median = {name: float(np.median([spent[name] for spent in runs])) for name in modules}
+        median = {name: float(np.median([spent[name] for spent in runs])) for name in runs[0]}
         parts = {
             "features": median["features"],
             "alignment": median["alignment"],
@@ -208,7 +209,7 @@ def stages(config: Config) -> dict:
             "attention": median["attention"],
             "rest of transformer": median["transformer"] - median["attention"],
             "residual blocks": median["blocks"],
-            "upsampling": median["reconstruction"],
+            "upsampling": median["upsampling"],
         }
         rest = median["network"] - sum(parts.values())
         result[f"{size}, {precision}"] = parts | {"skip and the rest": rest}

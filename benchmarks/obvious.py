@@ -37,8 +37,9 @@ def obvious(network: MSTT) -> nn.Module:
         for kind, function in STAGES.items():
             if isinstance(stage, kind):
                 stage.forward = partial(function, stage)
-    blocks = formulation.reconstruction.blocks
-    formulation.reconstruction.trunk = partial(each_frame, blocks)
+        if isinstance(stage, Reconstruction):
+            stage.trunk = partial(each_frame, stage.blocks)
+            stage.enlarge = partial(enlarge, stage)
     return formulation.train(network.training)
 
 
@@ -51,15 +52,15 @@ def extract(stage: FeatureExtraction, frames: Tensor) -> Tensor:
     return each_frame(stage.extract, frames)
 
 
-def reconstruct(stage: Reconstruction, features: Tensor) -> Tensor:
-    def enlarge(x: Tensor) -> Tensor:
+def enlarge(stage: Reconstruction, features: Tensor) -> Tensor:
+    def enlarge_frames(x: Tensor) -> Tensor:
         if isinstance(stage, DirectReconstruction):
             return F.pixel_shuffle(stage.conv_last(x), 4)
         x = F.pixel_shuffle(stage.upconv1(x), 2)
         x = F.pixel_shuffle(stage.upconv2(x), 2)
         return stage.conv_last(stage.conv_hr(x))
 
-    return each_frame(enlarge, features)
+    return each_frame(enlarge_frames, features)
 
 
 def convolve(layer: Conv, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -135,5 +136,4 @@ STAGES = {
     FeatureInterpolation: interpolate,
     SpatialTemporalTransformer: transform,
     MultiScaleAttention: attend,
-    Reconstruction: reconstruct,
 }

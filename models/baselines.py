@@ -1,6 +1,6 @@
 """What one gets without a network: bicubic enlargement, and frames between by blending or flow.
 
-Both baselines take given frames (N, h, w, 3) uint8 and return 2N - 1 frames (4h, 4w, 3) uint8.
+Both baselines take given frames (N, h, w, 3) and return 2N - 1 frames (4h, 4w, 3), uint8 RGB.
 They are the yardstick of main.py and test.py, so they are made as well as ready-made parts allow.
 """
 
@@ -15,13 +15,7 @@ from utils.resize import imresize
 
 
 def bicubic_blend(given: np.ndarray) -> list[np.ndarray]:
-    """Enlarge the given frames by MATLAB's bicubic; between two of them take their mean.
-
-    Arguments:
-        given: (N, h, w, 3) uint8 RGB.
-
-    Returns: 2N-1 frames (4h, 4w, 3) uint8.
-    """
+    """Enlarge the given frames by MATLAB's bicubic; between two of them take their mean."""
     enlarged = [imresize(frame.astype(np.float32), 4) for frame in given]
     frames = [to_levels(enlarged[0])]
     for before, after in itertools.pairwise(enlarged):
@@ -35,11 +29,7 @@ def bicubic_flow(given: np.ndarray, flow_method: str = "dis") -> list[np.ndarray
     What one gets from ready-made parts. Flow between enlarged frames sees vehicles of one LR pixel
     that flow between LR frames misses: a harder baseline than that of the network's global skip.
 
-    Arguments:
-        given: (N, h, w, 3) uint8 RGB.
-        flow_method: see flow.estimate_flow; between enlarged frames, where DIS suffices.
-
-    Returns: 2N-1 frames (4h, 4w, 3) uint8.
+    flow_method: see flow.estimate_flow; between enlarged frames, where DIS suffices.
     """
     return interpolate_along_flow([imresize(frame, 4) for frame in given], flow_method)
 
@@ -47,9 +37,7 @@ def bicubic_flow(given: np.ndarray, flow_method: str = "dis") -> list[np.ndarray
 def interpolate_along_flow(enlarged: Sequence[np.ndarray], flow_method: str) -> list[np.ndarray]:
     """Put a frame between every two: both of them, warped half-way along their flow, averaged.
 
-    Arguments:
-        enlarged: N frames (H, W, 3) uint8 RGB.
-        flow_method: see flow.estimate_flow.
+    enlarged: N frames (H, W, 3) uint8 RGB; flow_method: see flow.estimate_flow.
 
     Returns: 2N-1 frames (H, W, 3) uint8.
     """

@@ -8,7 +8,7 @@ Activations are channels_last inside the network: the convolutions of oneDNN (CP
 (GPU) are fastest on it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from models.layers import Conv
 from utils.resize import SCALE
 
-# Pixels that a GPU takes at once: with fewer it waits for the launches of its kernels. Fewer than
-# the largest frame that goes through whole, so that the memory for them is not what limits.
+# Pixels that a GPU takes at once: with fewer it waits for the launches of its kernels. The largest
+# frame that goes through whole has more, so they are not what limits the memory.
 TOGETHER = 2**18
 
 
@@ -36,26 +36,24 @@ def frame_by_frame(stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Apply a stage that sees each frame on its own, (B, ...) -> (B, ...).
 
     Without gradients one frame goes through after the other: the stage then needs the memory of
-    one frame, which stays in the processor's caches and need not be asked of the system anew. A
-    GPU takes as many small ones together as have the pixels of one large frame.
+    one frame, which stays in the processor's caches. A GPU takes several small ones together.
     """
     if torch.is_grad_enabled() or x.shape[0] == 1:
         return stage(x)
-    return torch.cat([stage(frames) for frames in x.split(frames_at_once(x))])
+    together = max(TOGETHER // x[0, 0].numel(), 1) if x.is_cuda else 1
+    return torch.cat([stage(frames) for frames in x.split(together)])
 
 
-def frames_at_once(x: Tensor) -> int:
-    """How many frames of (B, C, H, W) go through a stage together."""
-    return max(TOGETHER // x[0, 0].numel(), 1) if x.is_cuda else 1
+def in_every_clip(stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """The same for clips, (B, T, C, H, W) -> (B, T, ...)."""
+    frames = frame_by_frame(stage, channels_last(x.flatten(0, 1)))
+    return frames.unflatten(0, x.shape[:2])
 
 
 class ResidualBlock(nn.Module):
     """x + conv(ReLU(conv(x))), two 3x3 convolutions without normalisation.
 
     The small initial weights (Kaiming times 0.1) start every block near the identity.
-
-    Arguments:
-        channels: C of input and output, (B, C, H, W).
     """
 
     def __init__(self, channels: int):
@@ -63,12 +61,18 @@ class ResidualBlock(nn.Module):
         self.conv1 = Conv(channels, channels, slope=0)
         self.conv2 = Conv(channels, channels)
         for conv in (self.conv1, self.conv2):
-            nn.init.kaiming_normal_(conv.weight, a=0, mode="fan_in")
+            nn.init.kaiming_normal_(conv.weight)
             conv.weight.data.mul_(0.1)
             nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x), residual=x)
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse, by a ValueError, an option that is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 def residual_blocks(channels: int, count: int) -> nn.Sequential:
@@ -77,11 +81,7 @@ def residual_blocks(channels: int, count: int) -> nn.Sequential:
 
 
 def interleave(given: Tensor, between: Tensor) -> Tensor:
-    """Put N given and N - 1 interpolated items in order of time.
-
-    Arguments:
-        given: (B, N, ...), times 0, 2, 4, ...
-        between: (B, N - 1, ...), times 1, 3, ...
+    """Put N given items, (B, N, ...), and those between, (B, N - 1, ...), in order of time.
 
     Returns: (B, 2N - 1, ...).
     """
@@ -122,25 +122,31 @@ def flow_warp(
 def bicubic(frames: Tensor) -> Tensor:
     """Enlarge by MATLAB's bicubic kernel, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), full precision."""
     # antialias=True selects a = -0.5, MATLAB's kernel; it does not smooth when enlarging.
-    frames = full_precision(frames)
-    enlarged = F.interpolate(
-        frames.flatten(0, 1), scale_factor=SCALE, mode="bicubic", antialias=True
-    )
-    return enlarged.unflatten(0, frames.shape[:2])
+    return _enlarged(frames, mode="bicubic", antialias=True)
+
+
+def bilinear(x: Tensor) -> Tensor:
+    """Enlarge bilinearly, (B, N, C, H, W) -> (B, N, C, 4H, 4W), full precision."""
+    return _enlarged(x, mode="bilinear")
+
+
+def _enlarged(x: Tensor, **how: str | bool) -> Tensor:
+    x = full_precision(x)
+    enlarged = F.interpolate(x.flatten(0, 1), scale_factor=SCALE, **how)
+    return enlarged.unflatten(0, x.shape[:2])
 
 
 def half_way_flow(forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
     """The ways from frames between given ones to their neighbours, at high resolution.
 
     Arguments:
-        forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels, from each given frame to the
-            next and back.
+        forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels, from each frame to the next
+            and back.
 
     Returns: (2, B (N - 1), 2, 4H, 4W), HR pixels: to the following frame, and to the previous one.
     """
-    flows = full_precision(torch.stack((forward_flow, backward_flow)).flatten(1, 2))
-    enlarged = F.interpolate(flows.flatten(0, 1), scale_factor=SCALE, mode="bilinear")
-    return enlarged.unflatten(0, (2, -1)) * (SCALE / 2)
+    flows = torch.stack((forward_flow, backward_flow)).flatten(1, 2)
+    return bilinear(flows) * (SCALE / 2)
 
 
 def warp_neighbours(enlarged: Tensor, flow: Tensor, mode: str) -> tuple[Tensor, Tensor]:
@@ -169,9 +175,8 @@ def mean_of_neighbours(
     """The frames between enlarged ones: the mean of both neighbours, warped half-way.
 
     Arguments:
-        enlarged: (B, N, 3, 4H, 4W), N >= 2.
+        enlarged, mode: see `warp_neighbours`.
         forward_flow, backward_flow: see `half_way_flow`.
-        mode: see `warp_neighbours`.
 
     Returns: (B, N - 1, 3, 4H, 4W), full precision.
     """
@@ -185,8 +190,7 @@ def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: T
 
     Arguments:
         frames: (B, N, 3, H, W).
-        forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels, from each given frame to the
-            next and back.
+        forward_flow, backward_flow: see `half_way_flow`.
 
     Returns: (B, 2N - 1, 3, 4H, 4W), full precision.
     """

@@ -44,6 +44,8 @@ STATE = {
 BLOCKS = ("front_blocks", "back_blocks", "propagation_blocks")  # options that count parts
 MOST_DESCRIBED = 2**24  # bytes of a JSON description; ours have some thousands
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Where PyTorch's reason ends and its advice begins, to allow or to run whatever a file holds.
+LOADED_UNSAFELY = re.compile(r" Please use `|In PyTorch 2\.6|This file can still|\n")
 
 # The released code's module names, and ours.
 RELEASED_NAMES = (
@@ -66,11 +68,11 @@ RELEASED_NAMES = (
 
 
 def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -> None:
-    """Write weights as PATH (.safetensors) and what they are as the JSON file beside it.
+    """Write weights, in the type they have, and what they are as the JSON file beside them.
 
     Arguments:
         path: ends in .safetensors.
-        network: its parameters are written in the type they have.
+        network: whose weights are written.
         information: anything JSON can hold; "network" (the options) and "sha256" are added.
 
     Raises:
@@ -103,8 +105,7 @@ def load_network(
     """Load a network from any of the three kinds of file.
 
     Arguments:
-        path: a .safetensors file with its JSON, a training checkpoint, or a released state dict;
-            or the name of shipped weights, see `find_weights`.
+        path: such a file, a run's folder, or the name of shipped weights, see `find_weights`.
         device: where the network goes.
 
     Returns: the network in evaluation mode, float32, and what the file says about it.
@@ -119,7 +120,7 @@ def load_network(
     else:
         weights, information = _read_torch(path)
     network = network_from(path, information["network"], weights)
-    network.bounded = True
+    network.guarded = True
     return network.to(device).eval(), information
 
 
@@ -168,11 +169,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def check_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Refuse a training checkpoint that lacks a part or has one of another kind.
-
-    Raises:
-        ValueError: names the parts.
-    """
+    """Refuse, by a ValueError that names them, parts that a training checkpoint lacks."""
     wrong = [
         f"{name} is {'missing' if name not in state else type(state[name]).__name__}"
         for name, kind in STATE.items()
@@ -196,25 +193,19 @@ def load_torch_file(path: str | Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # a damaged pickle can raise anything at all
+        text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+        reason = one_line(LOADED_UNSAFELY.split(text.strip())[0].strip()) or type(error).__name__
         raise ValueError(
             f"{path} cannot be loaded safely: it is damaged, no PyTorch file, or holds more than "
-            f"weights ({_reason(error)})"
+            f"weights ({reason})"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
 
 
-def _reason(error: Exception) -> str:
-    """Why torch.load refused, without its advice to load the file unsafely."""
-    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
-    # What follows is advice: to allow the global, or to run whatever the file holds.
-    text = re.split(r" Please use `|In PyTorch 2\.6|This file can still|\n", text.strip())[0]
-    return one_line(text.strip()) or type(error).__name__
-
-
 def renamed(weights: dict[str, Tensor], names: Iterable[tuple]) -> dict[str, Tensor]:
-    """Weights by other names: those of others, whose patterns `names` has, by ours."""
+    """Weights by other names, of which `names` has patterns and replacements."""
     for pattern, replacement in names:
         weights = {re.sub(pattern, replacement, name): weights[name] for name in weights}
     return weights
@@ -240,12 +231,9 @@ def _released_options(path: Path, weights: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, Tensor]) -> MSTT:
-    """A network with these options and weights, float32.
+    """A network, float32, with these options and weights of any floating type.
 
-    Arguments:
-        path: the file they came from, for messages.
-        options: of `MSTT`.
-        weights: its state dict, of any floating type.
+    path: the file they came from, for messages.
 
     Raises:
         ValueError: options of no network, or weights that do not fit it, with the names.
@@ -271,17 +259,11 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
 
 
 def check_weights(path: str | Path, weights: Any) -> None:
-    """Refuse what is not tensors by name, plain ones that hold all the numbers they claim.
+    """Refuse, by a ValueError, what is not plain tensors by name that hold all they claim.
 
-    A tensor of a few bytes can claim any size by strides of zero, and one of a sparse, nested or
-    `meta` kind does not even have the shape or the numbers that a network needs.
+    A tensor of a few bytes can claim any size by strides of zero.
 
-    Arguments:
-        path: the file they came from, for messages.
-        weights: a state dict, or what a file has in the place of one.
-
-    Raises:
-        ValueError: with the names.
+    path: the file they came from, for messages.
     """
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
@@ -289,13 +271,7 @@ def check_weights(path: str | Path, weights: Any) -> None:
         raise ValueError(f"{path} holds no weights by name")
     problems, claimed, stored = [], 0, {}
     for name, tensor in weights.items():
-        if (
-            tensor.layout != torch.strided
-            or tensor.device.type != "cpu"
-            or tensor.is_nested
-            or tensor.is_quantized
-            or tensor.dtype not in FLOATS
-        ):
+        if not is_plain(tensor):
             kind = "nested" if tensor.is_nested else f"{tensor.layout} {tensor.dtype}"
             problems.append(f"{name} is {kind} on {tensor.device.type}, no plain floating type")
             continue
@@ -309,17 +285,14 @@ def check_weights(path: str | Path, weights: Any) -> None:
     _refuse_weights(f"the weights of {path} are unusable", problems)
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor from a file has a shape and floating numbers, as a network needs them."""
+    is_dense = tensor.layout == torch.strided and not tensor.is_nested
+    return is_dense and tensor.device.type == "cpu" and tensor.dtype in FLOATS
+
+
 def check_fit(path: str | Path, expected: dict[str, Tensor], weights: dict[str, Tensor]) -> None:
-    """Refuse weights, `check_weights` passed, whose names or shapes are not the expected ones.
-
-    Arguments:
-        path: the file they came from, for messages.
-        expected: the state dict of the network, whose tensors may be on `meta`.
-        weights: the state dict to load.
-
-    Raises:
-        ValueError: with the first names that differ.
-    """
+    """Refuse, by a ValueError, plain weights of other names or shapes than the expected ones."""
     problems = [f"{name} is missing" for name in expected if name not in weights]
     problems += [f"{name} is unknown" for name in weights if name not in expected]
     for name in (name for name in expected if name in weights):

@@ -28,11 +28,7 @@ def stretched(clip: Tensor) -> Tensor:
 
 
 class EnhancedFlow(nn.Module):
-    """A network that makes its flow itself: it sees every given frame alone first.
-
-    Arguments:
-        network: in evaluation mode.
-    """
+    """A network that makes its flow itself: it sees every given frame alone first."""
 
     def __init__(self, network: MSTT | Ensemble):
         super().__init__()

@@ -14,11 +14,7 @@ from models.mstt import MSTT, FlowBetween
 
 
 class Ensemble(nn.Module):
-    """A network that sees its frames in eight ways and averages what it makes of them.
-
-    Arguments:
-        network: in evaluation mode.
-    """
+    """A network that sees its frames in eight ways and averages what it makes of them."""
 
     def __init__(self, network: MSTT):
         super().__init__()

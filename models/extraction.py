@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import channels_last, frame_by_frame, residual_blocks
+from models.blocks import in_every_clip, residual_blocks
 from models.layers import Conv
 
 LEVELS = 255.0  # the range of the pictures that SPAN's weights were trained on
@@ -12,12 +12,7 @@ MEAN = (0.4488, 0.4371, 0.4040)  # mean colour of photographs (DIV2K), in [0, 1]
 
 
 class FeatureExtraction(nn.Module):
-    """A convolution and residual blocks.
-
-    Arguments:
-        channels: C.
-        blocks: number of residual blocks.
-    """
+    """A convolution and residual blocks. channels: C."""
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()
@@ -26,8 +21,7 @@ class FeatureExtraction(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """frames: (B, N, 3, H, W) -> features (B, N, C, H, W)."""
-        x = frame_by_frame(self.extract, channels_last(frames.flatten(0, 1)))
-        return x.unflatten(0, frames.shape[:2])
+        return in_every_clip(self.extract, frames)
 
     def extract(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, C, H, W)."""
@@ -40,9 +34,7 @@ class SpanExtraction(FeatureExtraction):
     A network for single images, made for speed; its published weights can be started from, see
     `training.span`. Its features are scaled to about 1, which is what the other stages expect.
 
-    Arguments:
-        channels: C.
-        blocks: number of attention blocks (SPAN: 6), at least 1.
+    channels: C; blocks: number of attention blocks (SPAN: 6), at least 1.
     """
 
     def __init__(self, channels: int, blocks: int):
@@ -74,9 +66,6 @@ class AttentionBlock(nn.Module):
     The attention has no parameters: sigmoid - 1/2 is zero where the convolutions give zero, and
     keeps their sign. The initial weights are large enough for a block to keep the scale of its
     input; with PyTorch's own, features would vanish within three blocks.
-
-    Arguments:
-        channels: C of input and output, (B, C, H, W).
     """
 
     def __init__(self, channels: int):

@@ -1,8 +1,7 @@
 """Running a network over frames: device, precision, windows of given frames.
 
-A network sees N = 4 given frames at a time and gives 7 (more of both where its weights gain by it).
-A longer sequence is cut into windows that share their end frame; a last window covers the tail, and
-what two windows both produce is taken from the first (as in the released evaluation).
+A sequence is cut into windows that share their end frame; a last window covers the tail, and what
+two windows both produce is taken from the first (as in the released evaluation).
 """
 
 import contextlib
@@ -13,12 +12,15 @@ import numpy as np
 import torch
 
 from flow import FLOW_METHODS, check_frames, estimate_flow
+from models.blocks import check_choice
 from models.enhanced_flow import EnhancedFlow
 from utils.images import to_tensor, to_uint8
 
 WINDOW = 4  # given frames that the network sees at once, unless its weights ask for more
 LONGEST_WINDOW = 32  # more gain nothing, and their frames have to be in memory together
-ENHANCED = "enhanced"  # flow between frames that the network has enlarged, see `EnhancedFlow`
+# The flow method, not the skip of this name: between frames that the network itself has enlarged,
+# see `EnhancedFlow`.
+ENHANCED = "enhanced"
 FLOWS = (*FLOW_METHODS, ENHANCED)
 SAMPLE = 64  # LR pixels; frames of this side are large enough for every method of flow
 PRECISIONS = ("auto", "bfloat16", "float32")
@@ -71,18 +73,15 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
 
 
 def pick_precision(device: torch.device, precision: str = "auto") -> torch.dtype:
-    """The type that convolutions compute in.
+    """The type that convolutions compute in on a device.
 
-    Arguments:
-        device: where they run.
-        precision: "float32", "bfloat16", or "auto": bfloat16 where the device has instructions
-            for it. Asked for by name where it has none, it becomes float32, with a warning.
+    precision: "float32", "bfloat16", or "auto": bfloat16 where the device has instructions for it.
+    Asked for by name where it has none, it becomes float32, with a warning.
 
     Raises:
         ValueError: another precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
     if precision == "float32":
         return torch.float32
     if device.type == "cuda":
@@ -115,8 +114,7 @@ def given_flow(frames: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]
 
     Arguments:
         frames: (N, H, W, 3) uint8 RGB, N >= 2.
-        method: one of FLOWS; "enhanced" gives zeros, since such a network (`with_flow`) makes its
-            own.
+        method: one of FLOWS; "enhanced" gives zeros: such a network (`with_flow`) makes its own.
 
     Returns: (forward, backward), each (N - 1, 2, H, W) float32, LR pixels.
 
@@ -162,8 +160,7 @@ def super_resolve(
     """Super-resolve a sequence of any length, window by window.
 
     Arguments:
-        network: in evaluation mode, on `device`; or anything that is called like one, such as
-            `bicubic_flow_baseline`.
+        network: in evaluation mode, on `device`; or `bicubic_flow_baseline`, called like one.
         frames: (N, H, W, 3) uint8 RGB, N of at least 2.
         flow_method: one of FLOWS; the flow is taken between whole frames.
         device, precision: where and how the network runs, see `pick_precision`.

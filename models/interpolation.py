@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import DCNv2
-from models.blocks import channels_last, flow_warp, interleave
+from models.blocks import channels_last, check_choice, flow_warp, interleave
 from models.layers import Conv
 
 COUPLINGS = ("released", "symmetric")
@@ -20,14 +20,13 @@ SLOPE = 0.1  # of the leaky ReLUs
 class MultiScaleAlignment(nn.Module):
     """MSD: align a neighbour's features to a target's by deformable convolution.
 
-    The offsets are estimated from both at three scales of context (3x3, 5x5, 7x7). The block is
-    that of MSDTGP (TGRS 2022), which the paper takes over.
+    The offsets are estimated from both at three scales of context (3x3, 5x5, 7x7), as in MSDTGP
+    (TGRS 2022).
 
     Arguments:
         channels: C.
-        groups: deformable groups, each with offsets of its own.
         offset_channels: width of the part that estimates the offsets (released: C).
-        offset_limit: see `dcn.DCNv2`.
+        groups, offset_limit: see `dcn.DCNv2`.
     """
 
     def __init__(
@@ -56,15 +55,13 @@ class FeatureInterpolation(nn.Module):
 
     Arguments:
         channels: C.
-        groups: deformable groups of the MSD.
         coupling: "released" computes what the released code computes: its second blend uses the
-            warped features of both neighbours, and the result of the second alignment is never
-            used (so it is left out here). "symmetric" is the reading of the paper's text: each
-            blend takes one alignment and one warp, in opposite directions.
+            warped features of both neighbours, so that the second alignment is left out.
+            "symmetric" is the reading of the paper's text: each blend takes one alignment and one
+            warp, in opposite directions.
         midpoint_flow: halve the flows, so that both neighbours are warped to the time between
-            them. The released code applies them whole. True also samples at the exact place
-            (see `flow_warp`), since no released weights depend on it.
-        offset_channels, offset_limit: of the MSD.
+            them, and sample at the exact place (see `flow_warp`), which no released weights want.
+        groups, offset_channels, offset_limit: of the MSD.
     """
 
     def __init__(
@@ -77,8 +74,7 @@ class FeatureInterpolation(nn.Module):
         offset_limit: float | None,
     ):
         super().__init__()
-        if coupling not in COUPLINGS:
-            raise ValueError(f"coupling is {coupling!r}; choose one of {', '.join(COUPLINGS)}")
+        check_choice("coupling", coupling, COUPLINGS)
         self.coupling = coupling
         self.midpoint_flow = midpoint_flow
         self.alignment = MultiScaleAlignment(channels, groups, offset_channels, offset_limit)
@@ -86,14 +82,7 @@ class FeatureInterpolation(nn.Module):
         self.blending = Conv(2 * channels, channels, kernel=1)
 
     def forward(self, features: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
-        """Interpolate features in time.
-
-        Arguments:
-            features: (B, N, C, H, W).
-            forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
-
-        Returns: (B, T, C, H, W).
-        """
+        """(B, N, C, H, W) along flows (B, N - 1, 2, H, W), LR pixels -> (B, T, C, H, W)."""
         if features.shape[1] == 1:
             return features
         previous = channels_last(features[:, :-1].flatten(0, 1))  # (B(N-1), C, H, W)

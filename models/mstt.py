@@ -14,13 +14,14 @@ Conventions, here and in the whole project:
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from models.blocks import (
     bicubic,
     bicubic_flow_baseline,
+    check_choice,
     full_precision,
     interleave,
     mean_of_neighbours,
@@ -53,6 +54,8 @@ SIZES = {
 }
 # The same for a GPU: better features in several times the time.
 SIZES["large"] = SIZES["fast"] | {"front_blocks": 18, "back_blocks": 20, "extraction": "dat"}
+# "enhanced" is a skip from enhanced frames; the flow method of that name is another thing, see
+# models/inference.py.
 SKIPS = ("none", "bicubic", "enhanced", "neighbours")
 EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction, "dat": DatExtraction}
 ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}
@@ -68,8 +71,7 @@ class MSTT(nn.Module):
         groups: deformable groups of the alignment.
         front_blocks: blocks of the feature extraction.
         back_blocks: residual blocks of the reconstruction.
-        coupling: "released" or "symmetric", see `FeatureInterpolation`.
-        midpoint_flow: warp features half-way along the flows instead of whole.
+        coupling, midpoint_flow: see `FeatureInterpolation`.
         global_skip: what is added to the output. "none", as released: nothing. "bicubic": the
             bicubic + flow baseline. "enhanced": to the given frames their bicubic enlargement,
             and to a frame between two of them the mean of both results, warped half-way.
@@ -80,13 +82,12 @@ class MSTT(nn.Module):
         skip_refinement: with the skips "enhanced" and "neighbours", correct the flows of the warp
             and weigh the two neighbours, pixel by pixel, see `SkipRefinement`. "neighbours" needs
             it: there it also makes the residual of the frames between.
-        extraction: "released", residual blocks, "span", see `SpanExtraction`, or "dat", see
-            `DatExtraction`.
+        extraction: "released" (residual blocks), "span" (`SpanExtraction`) or "dat"
+            (`DatExtraction`).
         offset_channels: width of the part that estimates the offsets of the alignment; None: C.
         offset_limit: largest offset of the alignment in LR pixels, see `dcn.DCNv2`; None: no limit.
         attention_channels: channels of the maps that the attention works on; None: 4C.
-        enlargement: "released", two pixel shuffles of 2 with convolutions at every resolution, or
-            "direct", one convolution and one pixel shuffle of 4.
+        enlargement: "released" (`Reconstruction`) or "direct" (`DirectReconstruction`).
         frame_fusion: clean each given frame with its neighbours first, see `FrameFusion`; for
             footage with noise and coding errors.
         propagation_blocks: of each direction of the `Propagation` that improves the given frames
@@ -117,21 +118,21 @@ class MSTT(nn.Module):
         options = {name: value for name, value in locals().items() if name in OPTIONS}
         super().__init__()
         self.options = options
-        self.bounded = False  # whether strays are replaced, see `without_strays`
-        _check_choice("global_skip", global_skip, SKIPS)
-        _check_choice("extraction", extraction, EXTRACTIONS)
-        _check_choice("enlargement", enlargement, ENLARGEMENTS)
-        if skip_refinement and global_skip not in ("enhanced", "neighbours"):
+        self.guarded = False  # whether stray pixels are replaced in evaluation, `without_strays`
+        check_choice("global_skip", global_skip, SKIPS)
+        check_choice("extraction", extraction, EXTRACTIONS)
+        check_choice("enlargement", enlargement, ENLARGEMENTS)
+        warps_enhanced = global_skip in ("enhanced", "neighbours")
+        if skip_refinement and not warps_enhanced:
             raise ValueError(
                 f"skip_refinement needs global_skip enhanced or neighbours, not {global_skip} "
                 "(--no-skip-refinement turns it off)"
             )
         if global_skip == "neighbours" and not skip_refinement:
             raise ValueError("global_skip neighbours needs skip_refinement, or it only warps")
-        if propagation_blocks and global_skip not in ("enhanced", "neighbours"):
-            raise ValueError(
-                f"propagation needs global_skip enhanced or neighbours, not {global_skip}"
-            )
+        if propagation_blocks and not warps_enhanced:
+            wanted = "global_skip enhanced or neighbours"
+            raise ValueError(f"propagation needs {wanted}, not {global_skip}")
         self.global_skip = global_skip
         self.frame_fusion = FrameFusion() if frame_fusion else None
         self.extraction = EXTRACTIONS[extraction](channels, front_blocks)
@@ -179,18 +180,17 @@ class MSTT(nn.Module):
             ValueError: shapes that do not fit each other or are too small.
         """
         _check_shapes(frames, forward_flow, backward_flow)
-        originals, bounded = frames, self.bounded and not self.training
+        originals, replaces_strays = frames, self.guarded and not self.training
         if features is None:
             if self.frame_fusion is not None:
                 frames = self.frame_fusion(frames, forward_flow, backward_flow)
             features = self.extraction(frames)  #                              (B, N, C, H, W)
-        flows = forward_flow, backward_flow
-        extracted = features
+        flows, extracted = (forward_flow, backward_flow), features
         features = self.interpolation(features, *flows)  #                     (B, T, C, H, W)
         features = features + self.transformer(features)  #                    (B, T, C, H, W)
         features = self.reconstruction.trunk(features)  #                      (B, T, C, H, W)
         given_only = self.global_skip == "neighbours"  # others come from the refinement
-        output = self.reconstruction(features[:, ::2] if given_only else features)
+        output = self.reconstruction.enlarge(features[:, ::2] if given_only else features)
         if self.global_skip == "none":
             return output  #                                                   (B, T, 3, sH, sW)
         if self.global_skip == "bicubic":
@@ -198,34 +198,21 @@ class MSTT(nn.Module):
         given = full_precision(output) if given_only else output[:, ::2] + bicubic(frames)
         if self.propagation is not None:
             given = self.propagation(given, frames, extracted, *flows)  #      (B, N, 3, sH, sW)
-        if bounded:
+        if replaces_strays:
             given, share = without_strays(given, originals)
-        between = self._interpolated(given, features, flows, flow_between)
-        if not given_only:
-            between = between + output[:, 1::2]  #                             (B, N-1, 3, sH, sW)
-        if bounded:
-            between = blended(between, given, share)
-        return interleave(given, between)
-
-    def _interpolated(
-        self,
-        given: Tensor,
-        features: Tensor,
-        flows: tuple[Tensor, Tensor],
-        flow_between: FlowBetween | None,
-    ) -> Tensor:
-        """The skip of interpolated frames: (B, N, 3, sH, sW) -> (B, N - 1, 3, sH, sW).
-
-        given: enhanced; features: of all T times; flows: those between the LR frames.
-        """
         if given.shape[1] == 1:
-            return given[:, :0]
+            return given
         if flow_between is not None:
             flows = flow_between(given)
         if self.skip_refinement is None:
-            return mean_of_neighbours(given, *flows, mode="bicubic")
-        features = features[:, 1::2]  #                                        (B, N-1, C, H, W)
-        return self.skip_refinement(features, given, *flows)
+            between = mean_of_neighbours(given, *flows, mode="bicubic")  #     (B, N-1, 3, sH, sW)
+        else:
+            between = self.skip_refinement(features[:, 1::2], given, *flows)
+        if not given_only:
+            between = between + output[:, 1::2]
+        if replaces_strays:
+            between = blended(between, given, share)
+        return interleave(given, between)
 
 
 OPTIONS = tuple(inspect.signature(MSTT).parameters)  # in this order
@@ -237,8 +224,7 @@ def build_network(size: str = "mstt", **options) -> MSTT:
     Raises:
         ValueError: a size that does not exist.
     """
-    if size not in SIZES:
-        raise ValueError(f"network size is {size!r}; choose one of {', '.join(SIZES)}")
+    check_choice("network size", size, SIZES)
     return MSTT(**(SIZES[size] | options))
 
 
@@ -252,11 +238,6 @@ def widened(network: MSTT, **options) -> MSTT:
     wider = MSTT(**(network.options | options))
     wider.load_state_dict(wider.state_dict() | network.state_dict())
     return wider
-
-
-def _check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> None:

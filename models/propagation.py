@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from models.blocks import (
     SCALE,
+    bilinear,
     channels_last,
     flow_warp,
-    frame_by_frame,
     full_precision,
+    in_every_clip,
     residual_blocks,
 )
 from models.layers import Conv
@@ -59,8 +60,7 @@ class Propagation(nn.Module):
         """Improve enhanced given frames.
 
         Arguments:
-            alone: the first versions, each of its frame alone, (B, N, 3, 4H, 4W). With N = 1 they
-                come back unchanged.
+            alone: the first versions, (B, N, 3, 4H, 4W). With N = 1 they come back unchanged.
             frames: (B, N, 3, H, W).
             features: what the extraction found in each, (B, N, C, H, W).
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
@@ -74,21 +74,14 @@ class Propagation(nn.Module):
         later = self.backwards(seen.flip(1), forward_flow.flip(1)).flip(1)  # (B, N, C, H, W)
         earlier = self.forwards(seen, backward_flow)  #                      (B, N, C, H, W)
         x = torch.cat((later, earlier, features), dim=2)  #                  (B, N, 3C, H, W)
-        x = frame_by_frame(self.fusion, channels_last(x.flatten(0, 1)))
-        logit = full_precision(F.pixel_shuffle(frame_by_frame(self.share, x), SCALE))
-        share = torch.sigmoid(logit).unflatten(0, frames.shape[:2])
-        x = x.unflatten(0, frames.shape[:2])
-        together = full_precision(self.reconstruction(x)) + bilinear(frames)
-        return torch.lerp(full_precision(alone), together, share)
+        x = in_every_clip(self.fusion, x)
+        logit = full_precision(F.pixel_shuffle(in_every_clip(self.share, x), SCALE))
+        together = full_precision(self.reconstruction.enlarge(x)) + bilinear(frames)
+        return torch.lerp(full_precision(alone), together, torch.sigmoid(logit))
 
 
 class Branch(nn.Module):
-    """One direction: features that go from frame to frame and take in what each shows.
-
-    Arguments:
-        channels: C.
-        blocks: residual blocks for each frame.
-    """
+    """One direction: features that go from frame to frame and take in what each shows."""
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()
@@ -122,10 +115,3 @@ def smooth(flow: Tensor) -> Tensor:
     """
     pooled = F.avg_pool2d(flow.flatten(0, 1), SMOOTH, 1, SMOOTH // 2, count_include_pad=False)
     return pooled.unflatten(0, flow.shape[:2])
-
-
-def bilinear(frames: Tensor) -> Tensor:
-    """Enlarge, (B, N, 3, H, W) -> (B, N, 3, 4H, 4W), full precision."""
-    frames = full_precision(frames)
-    enlarged = F.interpolate(frames.flatten(0, 1), scale_factor=SCALE, mode="bilinear")
-    return enlarged.unflatten(0, frames.shape[:2])

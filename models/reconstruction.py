@@ -1,21 +1,19 @@
-"""Frame reconstruction (paper section 2.4): residual blocks and the enlargement, frame by frame."""
+"""Frame reconstruction (paper section 2.4): residual blocks, the trunk, and then the enlargement.
+
+`MSTT` calls the two by their names, since the frames between need what comes out of the trunk.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import SCALE, channels_last, frame_by_frame, residual_blocks
+from models.blocks import SCALE, channels_last, in_every_clip, residual_blocks
 from models.cpu.enlargement import in_tiles
 from models.layers import Conv
 
 
 class Reconstruction(nn.Module):
-    """Residual blocks and the enlargement, each frame on its own.
-
-    Arguments:
-        channels: C.
-        blocks: number of residual blocks.
-    """
+    """Residual blocks and the enlargement, each frame on its own. channels: C."""
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()
@@ -31,20 +29,18 @@ class Reconstruction(nn.Module):
 
     def trunk(self, features: Tensor) -> Tensor:
         """The residual blocks, (B, T, C, H, W) -> the same shape."""
-        x = frame_by_frame(self.blocks, channels_last(features.flatten(0, 1)))
-        return x.unflatten(0, features.shape[:2])
+        return in_every_clip(self.blocks, features)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """features: (B, T, C, H, W), from `trunk` -> frames (B, T, 3, sH, sW)."""
-        frames = frame_by_frame(self.enlarge, channels_last(features.flatten(0, 1)))
-        return frames.unflatten(0, features.shape[:2])
+    def enlarge(self, features: Tensor) -> Tensor:
+        """The rest: features from `trunk` (B, T, C, H, W) -> frames (B, T, 3, sH, sW)."""
+        return in_every_clip(self.enlarge_frame, features)
 
-    def enlarge(self, x: Tensor) -> Tensor:
+    def enlarge_frame(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 3, sH, sW)."""
         return in_tiles(self.enlarge_tile, x)
 
     def enlarge_tile(self, x: Tensor) -> Tensor:
-        """`enlarge` in one piece."""
+        """`enlarge_frame` in one piece."""
         x = channels_last(F.pixel_shuffle(self.upconv1(x), 2))  #          (B, C, 2H, 2W)
         x = channels_last(F.pixel_shuffle(self.upconv2(x), 2))  #          (B, C, sH, sW)
         return self.conv_last(self.conv_hr(x))
@@ -60,7 +56,7 @@ class DirectReconstruction(Reconstruction):
     def add_enlargement(self, channels: int) -> None:
         self.conv_last = Conv(channels, 3 * SCALE**2)
 
-    def enlarge(self, x: Tensor) -> Tensor:
+    def enlarge_frame(self, x: Tensor) -> Tensor:
         # Not in bfloat16, whose steps near white are whole grey levels.
         with torch.autocast(x.device.type, enabled=False):
             frames = self.conv_last(x.to(self.conv_last.weight.dtype))

@@ -19,9 +19,6 @@ from models.blocks import (
 )
 from models.layers import Conv
 
-CORRECTIONS = 5  # channels: two flows and a weight
-COLOURS = 3  # channels of the residual, where there is one
-
 
 class SkipRefinement(nn.Module):
     """Warp both neighbours, look at them, correct the flows and the weights, and warp again.
@@ -29,16 +26,14 @@ class SkipRefinement(nn.Module):
     All work is done at low resolution, on the pixels of 4x4 blocks as channels. Starts at no
     correction and equal weights, which is `mean_of_neighbours`.
 
-    Arguments:
-        channels: C.
-        residual: also add what neither neighbour shows; starts at zero.
+    channels: C; residual: also add what neither neighbour shows, which starts at zero.
     """
 
     def __init__(self, channels: int, residual: bool = False):
         super().__init__()
         self.conv_first = Conv(channels + 2 * 3 * SCALE**2, channels, slope=0.1)
         self.blocks = residual_blocks(channels, 1)
-        corrections = CORRECTIONS + COLOURS * residual
+        corrections = 2 + 2 + 1 + 3 * residual  # two flows, a weight, perhaps three colours
         self.conv_last = Conv(channels, corrections * SCALE**2)
         nn.init.zeros_(self.conv_last.weight)
         nn.init.zeros_(self.conv_last.bias)
@@ -65,11 +60,7 @@ class SkipRefinement(nn.Module):
     def correct(
         self, features: Tensor, previous: Tensor, following: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Look at both warped neighbours and find the corrections.
-
-        Arguments:
-            features: (B (N - 1), C, H, W).
-            previous, following: both neighbours, warped, (B (N - 1), 3, 4H, 4W).
+        """Look at both warped neighbours, (B (N - 1), 3, 4H, 4W), and find the corrections.
 
         Returns: what to add to the flows, (2, B (N - 1), 2, 4H, 4W), HR pixels; the logit of the
             weight of the following frame, (B (N - 1), 1, 4H, 4W); and the residual,

@@ -21,9 +21,7 @@ REACH = 8  # LR pixels around a stray pixel that count as stray as well
 
 
 def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Enhanced frames, made bicubic around stray pixels; elsewhere exactly what they were.
-
-    Warns if there are any.
+    """Enhanced frames, made bicubic around stray pixels, with a warning; elsewhere what they were.
 
     Arguments:
         given: (B, N, 3, 4H, 4W), enhanced.
@@ -31,7 +29,6 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns: the frames, and the weight of bicubic in every pixel, 0 to 1, (B, N, 1, 4H, 4W).
     """
-    enlarged = bicubic(frames)
     beyond = _beyond(given, frames)  #                                         (B, N, 4H, 4W)
     stray = (F.max_pool2d(beyond, SCALE) > LIMIT).to(beyond.dtype)  #          (B, N, H, W)
     near = F.max_pool2d(stray, 2 * REACH + 1, stride=1, padding=REACH)
@@ -43,7 +40,7 @@ def without_strays(given: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
             "bicubic there (main.py --degrade faults trains weights on such)",
             stacklevel=2,
         )
-    return _mixed(given, enlarged, share), share
+    return _mixed(given, bicubic(frames), share), share
 
 
 def _beyond(given: Tensor, frames: Tensor) -> Tensor:
@@ -60,12 +57,8 @@ def _beyond(given: Tensor, frames: Tensor) -> Tensor:
 def blended(between: Tensor, given: Tensor, share: Tensor) -> Tensor:
     """Interpolated frames, made the mean of both neighbours where one of these was stray.
 
-    Arguments:
-        between: (B, N - 1, 3, 4H, 4W).
-        given, share: from `without_strays`.
+    between: (B, N - 1, 3, 4H, 4W); given, share: from `without_strays`.
     """
-    if given.shape[1] == 1:
-        return between
     both = torch.maximum(share[:, :-1], share[:, 1:])
     return _mixed(between, (given[:, :-1] + given[:, 1:]) / 2, both)
 

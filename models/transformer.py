@@ -22,8 +22,7 @@ SLOPE = 0.2  # of the leaky ReLUs
 class MultiScaleAttention(nn.Module):
     """Attention between patches of all frames, one patch size per head.
 
-    Arguments:
-        channels: D of the maps, a multiple of the number of heads.
+    channels: D of the maps, a multiple of the number of heads.
     """
 
     def __init__(self, channels: int):
@@ -122,11 +121,8 @@ class TransformerBlock(nn.Module):
 class SpatialTemporalTransformer(nn.Module):
     """Encoder to half resolution, one transformer block, decoder back; the change of the features.
 
-    PyTorch's default initialisation throughout, as in the released code.
-
-    Arguments:
-        channels: C of the features.
-        attention_channels: D of the maps that the attention works on (released: 4C).
+    channels: C of the features; attention_channels: D of the maps that the attention works on
+    (released: 4C).
     """
 
     def __init__(self, channels: int, attention_channels: int):

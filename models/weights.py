@@ -39,9 +39,7 @@ def find_weights(name: str | Path) -> Path:
 def shipped_weights(device: torch.device, real: bool = False) -> Path | None:
     """The shipped weights that suit a device best; None where there are none.
 
-    Arguments:
-        device: where they run.
-        real: those for compressed and noisy footage.
+    real: those for compressed and noisy footage.
     """
     names = PREFERRED.get(device.type, PREFERRED["cpu"])
     paths = [SHIPPED.get(f"{name}_real" if real else name) for name in names]
@@ -67,10 +65,9 @@ def trained_flow(information: dict[str, Any]) -> str:
 
 
 def trained_window(information: dict[str, Any]) -> int:
-    """How many given frames a file wants to be shown at once, from load_network.
+    """How many given frames a file, from load_network, wants to be shown at once.
 
-    As many as it was trained with, unless it says that it gains by more; at least those of the
-    released code.
+    As many as it was trained with, at least those of the released code, unless it says otherwise.
 
     Raises:
         ValueError: the file has a number that there cannot be.

@@ -86,7 +86,7 @@ def test_gradients_equal_those_of_the_obvious_formulation(options):
 @pytest.mark.parametrize("options", [NEIGHBOURS, LARGE])
 def test_a_network_of_float64_gives_float64(options):
     network = random_network(**options).double().eval()
-    network.bounded = True
+    network.guarded = True
     inputs = [x.double() for x in random_inputs((16, 20))]
     with torch.no_grad():
         assert network(*inputs).dtype == torch.float64
@@ -102,11 +102,11 @@ def test_enlarging_in_tiles_changes_nothing(channels, size, monkeypatch):
     stage = Reconstruction(channels, 1)
     features = torch.randn(1, 2, channels, *size)
     with torch.no_grad():
-        whole = stage(features)
+        whole = stage.enlarge(features)
         monkeypatch.setattr(models.cpu.enlargement, "TILE", 10)
-        tiled = stage(features)
+        tiled = stage.enlarge(features)
     torch.testing.assert_close(tiled, whole, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(tiled, stage(features).detach(), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(tiled, stage.enlarge(features).detach(), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("slope", [0, 0.1])
@@ -201,7 +201,7 @@ def test_bfloat16_does_not_round_grey_levels():
     stage = DirectReconstruction(16, 1)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         features = stage.trunk(torch.rand(1, 1, 16, 16, 16))
-        frames = stage(features)
+        frames = stage.enlarge(features)
     assert features.dtype == torch.bfloat16
     parameters = stage.conv_last.weight, stage.conv_last.bias
     expected = F.conv2d(features[0].float(), *parameters, padding=1)

@@ -106,7 +106,7 @@ def test_skips_from_enhanced_frames_are_their_definition(skip, refined):
     flows = torch.randn(2, 1, 2, 2, 16, 20, generator=generator)
     residual = 0.1 * torch.randn(1, 5, 3, 64, 80, generator=generator)
     # Of "neighbours" it is asked for the given frames only.
-    network.reconstruction.forward = lambda x: residual if x.shape[1] == 5 else residual[:, ::2]
+    network.reconstruction.enlarge = lambda x: residual if x.shape[1] == 5 else residual[:, ::2]
     change = torch.randn(2, 2, 2, 64, 80, generator=generator)
     weight = torch.randn(2, 1, 64, 80, generator=generator)
     seen = []

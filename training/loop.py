@@ -173,7 +173,7 @@ class Ema:
             copy = type(network)(**network.options)
         copy = copy.to(device, memory_format=torch.channels_last).eval()
         copy.load_state_dict(self.weights)
-        copy.bounded = True  # as weights from a file are
+        copy.guarded = True  # as weights from a file are
         return copy
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models import MSTT
-from models.checkpoint import FLOATS, FORMAT, check_state, load_torch_file
+from models.checkpoint import FORMAT, check_state, is_plain, load_torch_file
 from training.loop import Ema
 from training.muon import Muon
 from training.optimiser import Optimiser
@@ -178,15 +178,7 @@ def restore(state: dict[str, Any], ema: Ema, optimiser: Optimiser) -> Progress:
 
 def _is_like(value: Any, expected: Tensor) -> bool:
     """Whether a value from a file is a plain tensor that can take another one's place."""
-    # A nested tensor has no shape to ask for.
-    return (
-        isinstance(value, Tensor)
-        and not value.is_nested
-        and value.layout == torch.strided
-        and not value.is_meta
-        and value.dtype in FLOATS
-        and value.shape == expected.shape
-    )
+    return isinstance(value, Tensor) and is_plain(value) and value.shape == expected.shape
 
 
 def _are_moments(moments: Any, part: torch.optim.Optimizer) -> bool:
