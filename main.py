@@ -35,7 +35,7 @@ from models.inference import FLOWS, LONGEST_WINDOW, autocast
 from models.mstt import widened
 from models.weights import check_window
 from training.diagnosis import blame, largest_offset
-from training.loop import Clock, Ema, charbonnier, compiled, learning_rate, move_batch
+from training.loop import Clock, Ema, charbonnier, compiled, move_batch, share_of_peak
 from training.optimiser import Optimiser
 from training.recorder import Recorder
 from training.run import MOST_STEPS, Progress, open_run, restore
@@ -90,7 +90,7 @@ class Config:
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
     muon_rate: float = 1e-2  # peak learning rate of Muon
     moving_weight: float = 1.0  # newer: loss weight of moving pixels of interpolated frames
-    bend: float = 1e-3  # epsilon of the Charbonnier loss; newer: 0.03 to 0.1 is closer to PSNR
+    bend: float = 1e-3  # the Charbonnier epsilon; newer: 0.03 to 0.1 is closer to PSNR
     alignment_share: float = 0.1  # of Adam's rate, for the alignment, whose offsets run away
     final_share: float = 1e-3  # of the peak rates, at the end of the cosine, at most 1
     warmup: int = 50  # newer: steps of linear warm-up, half of them where it would take all
@@ -145,13 +145,9 @@ def train(
     """The training loop.
 
     Arguments:
-        config: with nothing left to decide, see `resolve`.
-        run: the folder of the run.
-        device: where this process trains.
-        state: the state of a run that is resumed.
-        team: the processes that train together; only the first one writes files.
-        data: what the network learns from and is validated on.
-        network: what is trained, of `make_network`.
+        config, device: of `resolve`, where this process trains.
+        run, state: of `open_run`; only the first process of the team writes into the folder.
+        data, network: of `open_data` and `make_network`.
 
     Returns: the exit status, 0, or 130 after Ctrl-C, or 143 after SIGTERM.
     Raises: FloatingPointError: a loss, gradient or score of NaN or Inf, where it is not left out.
@@ -174,7 +170,7 @@ def train(
 
     with recorder.recording(), contextlib.closing(steps):  # whose loader processes may hang
         for parts in () if recorder.catch_up() else steps:
-            share = learning_rate(
+            share = share_of_peak(
                 progress.step, config.steps, config.warmup, config.final_share, recorder.elapsed
             )
             optimiser.set_rate(share)
@@ -242,7 +238,6 @@ def leave_out(
     config, progress = recorder.config, recorder.progress
 
     def offset_on(part: dict[str, Any]) -> float:
-        """The network's largest deformable offset on a batch, in pixels."""
         inputs, _ = move_batch(part, recorder.device)
         with autocast(recorder.device, config.precision):
             return largest_offset(recorder.network, inputs)
@@ -273,13 +268,9 @@ def make_network(config: Config, run: Path, state: dict[str, Any] | None) -> MST
 
 
 def freeze(network: MSTT, frozen: str | None) -> None:
-    """Let stages of the network keep their weights.
+    """Let stages of the network keep their weights; a ValueError where there is no such stage.
 
-    Arguments:
-        frozen: their names with commas between, also parts of them (propagation.share); None: none.
-
-    Raises:
-        ValueError: the network has no such stage.
+    frozen: their names with commas between, also parts of them (propagation.share); None: none.
     """
     stages = [name for name, part in network.named_children() if list(part.parameters())]
     parts = {name: part for name, part in network.named_modules() if name}

@@ -1,11 +1,9 @@
 """PyFlow's method (pathak22/pyflow), computed by our own native core.
 
 `coarse2fine_reference.py` explains and defines the method, `coarse2fine.cpp` computes it in
-float32 and many times faster; the flows differ by less than 0.001 px in the mean. At single pixels
-where the images hardly determine the flow they differ by more (0.5 px in PyFlow's own demo, 4.4 px
-in one grey stereo pair); PyFlow differs from itself by more than that where its input is rounded to
-float32. The core is compiled on first use; where that is impossible, the definition itself runs,
-after one warning.
+float32 and many times faster; the flows differ by less than 0.001 px in the mean, and by pixels at
+most where the images hardly determine the flow. The core is compiled on first use; where that is
+impossible, the definition itself runs, after one warning.
 """
 
 import ctypes
@@ -41,10 +39,8 @@ def coarse2fine_flow(
 ):
     """Dense optical flow from Im1 to Im2, with the signature and the results of PyFlow.
 
-    The defaults are PyFlow's; the released code passes others, see flow.PYFLOW_PARAMETERS.
-
-    The method is Brox et al., ECCV 2004, as implemented by C. Liu (thesis, MIT 2009,
-    appendix A). Silent, and releases Python's lock.
+    The released code passes others than these defaults, see flow.PYFLOW_PARAMETERS. Silent, and
+    releases Python's lock.
 
     Arguments:
         Im1, Im2: (H, W, C) float64 or float32 in [0, 1], equal shapes.

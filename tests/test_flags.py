@@ -19,7 +19,7 @@ from models.checkpoint import load_network, load_torch_file
 from models.mstt import SIZES
 from models.weights import trained_window
 from training import recorder, sources
-from training.loop import learning_rate
+from training.loop import share_of_peak
 from training.run import MOST_STEPS
 from training.settings import fit_machine, of_resumed_run
 from utils.team import Team
@@ -133,7 +133,7 @@ def test_every_flag_reaches_its_part(run_main, calls):
         assert (options["flow_method"], options["window"]) == ("dis2x", 3)
     log = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["rate"] for line in log if "rate" in line}
-    assert rates == {step: learning_rate(step - 1, 4, 1, 0.5) * 1e-3 for step in (2, 4)}
+    assert rates == {step: share_of_peak(step - 1, 4, 1, 0.5) * 1e-3 for step in (2, 4)}
     assert [line["step"] for line in log if "psnr" in line] == [3, 4]
     assert state["config"]["save_minutes"] == 9
 
@@ -311,10 +311,10 @@ def test_bare_commands_find_what_is_there(tmp_path, monkeypatch, capsys):
 
     def stop(*schedule):
         deliver(2)
-        return learning_rate(*schedule)
+        return share_of_peak(*schedule)
 
     with monkeypatch.context() as patch:
-        patch.setattr(main, "learning_rate", stop)
+        patch.setattr(main, "share_of_peak", stop)
         patch.setattr(sys, "argv", ["main.py"])
         assert main.main() == 130
     (run,) = Path("runs").iterdir()

@@ -20,7 +20,7 @@ from models.inference import super_resolve
 from models.mstt import SIZES
 from training import recorder
 from training.log import Meter
-from training.loop import Clock, charbonnier, learning_rate
+from training.loop import Clock, charbonnier, share_of_peak
 from training.optimiser import Optimiser
 from training.run import Progress, choose_run
 from training.settings import check_maps, fit_machine
@@ -51,10 +51,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_main, whole):
         def stop_soon(step, *schedule, stop=stop):
             if step == stop - 1:
                 deliver(signal.SIGTERM)
-            return learning_rate(step, *schedule)
+            return share_of_peak(step, *schedule)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(main, "learning_rate", stop_soon)
+            patch.setattr(main, "share_of_peak", stop_soon)
             assert run_main(*flags, "--run", "runs/cut") == 128 + signal.SIGTERM
         assert load_torch_file("runs/cut/last.pt")["step"] == stop
         flags = ("--resume", "--workers", workers)
@@ -387,7 +387,9 @@ def test_a_run_goes_on_with_data_that_were_moved(run_main, begun, capsys):
     shutil.copytree("septuplets", "moved")
     assert run_main("--resume", "--run", "a", "--steps", "2", "--data-root", "moved") == 0
     assert load_torch_file("a/last.pt")["config"]["data_root"] == "moved"
-    assert "of the run, not of the constants here: coupling symmetric" in capsys.readouterr().out
+    assert (
+        "taken from the run, not from the constants: coupling symmetric" in capsys.readouterr().out
+    )
     again = ("--data-root", "moved", "--evaluation-window", "0", "--evaluation-flow", "auto")
     assert run_main("--resume", "--run", "a", "--steps", "3", *again) == 0
     shutil.rmtree("moved/train/clip 0")

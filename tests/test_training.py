@@ -20,7 +20,7 @@ from models.enhanced_flow import EnhancedFlow, stretched
 from models.inference import autocast, pick_device, pick_precision, windows
 from training.diagnosis import blame, largest_offset
 from training.log import Meter, RunLog
-from training.loop import Clock, Ema, charbonnier, learning_rate, move_batch, moving_pixels
+from training.loop import Clock, Ema, charbonnier, move_batch, moving_pixels, share_of_peak
 from training.run import Progress, restore
 from training.signals import StopSignals
 from training.validation import FramesAlone
@@ -30,25 +30,25 @@ from utils.team import Team
 
 
 def test_the_rate_follows_time_where_that_is_further():
-    by_steps = learning_rate(55, 100, 10, 0.1)
-    assert learning_rate(55, 100, 10, 0.1, elapsed=0.2) == by_steps
-    assert learning_rate(55, 100, 10, 0.1, elapsed=1.0) == pytest.approx(0.1)
-    assert learning_rate(5, 10**9, 5, 0.1, elapsed=0.5) == pytest.approx(0.55)
+    by_steps = share_of_peak(55, 100, 10, 0.1)
+    assert share_of_peak(55, 100, 10, 0.1, elapsed=0.2) == by_steps
+    assert share_of_peak(55, 100, 10, 0.1, elapsed=1.0) == pytest.approx(0.1)
+    assert share_of_peak(5, 10**9, 5, 0.1, elapsed=0.5) == pytest.approx(0.55)
 
 
 def test_time_counts_in_the_warm_up_too():
     """The rate goes on where the warm-up ends, also late in a run."""
-    assert learning_rate(0, 10**9, 10, 0.1, elapsed=0.5) == pytest.approx(0.1)
-    last, first = (learning_rate(step, 10**9, 10, 0.1, elapsed=0.5) for step in (9, 10))
+    assert share_of_peak(0, 10**9, 10, 0.1, elapsed=0.5) == pytest.approx(0.1)
+    last, first = (share_of_peak(step, 10**9, 10, 0.1, elapsed=0.5) for step in (9, 10))
     assert last == first == pytest.approx(0.55)
-    assert learning_rate(0, 10**9, 10, 0.0, elapsed=1.0) == 0
+    assert share_of_peak(0, 10**9, 10, 0.0, elapsed=1.0) == 0
 
 
 def test_a_warm_up_that_would_take_all_steps_takes_half():
-    assert [learning_rate(step, 5, 50, 0.0) for step in range(3)] == [0.5, 1.0, 1.0]
-    assert learning_rate(0, 5, 5, 0.0) == 0.5
-    assert learning_rate(0, 5, 4, 0.0) == 0.25
-    assert learning_rate(0, 1, 50, 0.0) == 1.0
+    assert [share_of_peak(step, 5, 50, 0.0) for step in range(3)] == [0.5, 1.0, 1.0]
+    assert share_of_peak(0, 5, 5, 0.0) == 0.5
+    assert share_of_peak(0, 5, 4, 0.0) == 0.25
+    assert share_of_peak(0, 1, 50, 0.0) == 1.0
 
 
 def test_a_clock_keeps_the_end_for_validation(monkeypatch):
@@ -96,7 +96,7 @@ def test_charbonnier_is_the_formula_and_float32():
     assert charbonnier(a, b).item() == pytest.approx(expected)
     assert charbonnier(a.bfloat16(), b).dtype == torch.float32
     expected = (0.1 + (0.25 + 0.01) ** 0.5) / 2
-    assert charbonnier(a, b, bend=0.1).item() == pytest.approx(expected)
+    assert charbonnier(a, b, epsilon=0.1).item() == pytest.approx(expected)
 
 
 def test_charbonnier_weighs_what_moves():

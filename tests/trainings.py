@@ -105,14 +105,14 @@ def deliver(number):
 
 def at_step(step, action, *arguments):
     """Do something before a step, which is counted from 0."""
-    learning_rate = main.learning_rate
+    share_of_peak = main.share_of_peak
 
     def acting(current, *schedule):
         if current == step:
             action(*arguments)
-        return learning_rate(current, *schedule)
+        return share_of_peak(current, *schedule)
 
-    main.learning_rate = acting
+    main.share_of_peak = acting
 
 
 def in_replace(name, number, action):

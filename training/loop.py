@@ -17,14 +17,13 @@ from models.dual_aggregation import DualAggregationBlock
 from utils.metrics import BT601_GREY, MOVING_LEVELS, PEAK
 
 
-def learning_rate(step: int, steps: int, warmup: int, final: float, elapsed: float = 0.0) -> float:
-    """The rate of a step, as a share of the peak: linear warm-up, then a half cosine down.
+def share_of_peak(step: int, steps: int, warmup: int, final: float, elapsed: float = 0.0) -> float:
+    """The rate of a step as a share of its peak: linear warm-up, then a half cosine down.
 
-    A pure function of step and time used, so that without a limit of time a resumed run has the
-    rate of an uninterrupted one.
+    A pure function, so that a resumed run has the rates of an uninterrupted one.
 
     Arguments:
-        step: 0 .. steps - 1, of which `warmup` are the warm-up, see `fitting_warmup`.
+        step: 0 .. steps - 1, of which the first are the warm-up, see `fitting_warmup`.
         final: share at the end.
         elapsed: share of the run's time that is used, 0 to 1. The cosine is as far as the larger
             of this and the share of the steps; in the warm-up too, where it is the lower one.
@@ -41,21 +40,21 @@ def fitting_warmup(warmup: int, steps: int) -> int:
 
 
 def charbonnier(
-    output: Tensor, truth: Tensor, moving_weight: float = 1.0, bend: float = 1e-3
+    output: Tensor, truth: Tensor, moving_weight: float = 1.0, epsilon: float = 1e-3
 ) -> Tensor:
-    """Charbonnier loss, the mean of sqrt(d^2 + bend^2), a number.
+    """Charbonnier loss, the mean of sqrt(d^2 + epsilon^2), a number.
 
-    The released code takes the sum. The mean gives Adam the same steps (it divides by the size of
-    the gradient), and a loss and a gradient norm that do not depend on the patch.
+    The released code takes the sum. The mean gives Adam the same steps, and a loss and a gradient
+    norm that do not depend on the patch.
 
     Arguments:
         output, truth: same shape, any range; computed in float32. Where something is weighted
             (B, T, 3, 4H, 4W), T odd, the truth in [0, 1].
         moving_weight: of the pixels of interpolated frames where something moves, about 1 % of
             all: what corrects the flow learns from nothing else.
-        bend: errors far below it count by their square, far above it by their size.
+        epsilon: errors far below it count by their square, far above it by their size.
     """
-    error = torch.sqrt((output.float() - truth.float()).square() + bend**2)
+    error = torch.sqrt((output.float() - truth.float()).square() + epsilon**2)
     if moving_weight == 1 or error.shape[1] == 1:
         return error.mean()
     weight = 1 + (moving_weight - 1) * moving_pixels(truth.float()).float()
@@ -65,7 +64,7 @@ def charbonnier(
 def moving_pixels(truth: Tensor) -> Tensor:
     """Where something moves in the interpolated frames, nearly as `utils.metrics.moving_mask`.
 
-    `truth` is (B, T, 3, H, W) in [0, 1], T odd from 3 on; the result (B, T // 2, 1, H, W) bool.
+    truth: (B, T, 3, H, W) in [0, 1], T odd from 3 on -> (B, T // 2, 1, H, W) bool.
     """
     luma = truth.new_tensor(BT601_GREY).view(3, 1, 1)
     grey = (truth * luma).sum(dim=2)  # (B, T, H, W)
@@ -77,12 +76,10 @@ def moving_pixels(truth: Tensor) -> Tensor:
 
 
 def compiled(model: nn.Module, network: nn.Module) -> nn.Module:
-    """A network that PyTorch compiles when it first computes.
+    """A network, or the model that wraps it, which PyTorch compiles when it first computes.
 
-    Arguments:
-        model: what is called in training: the network, or what wraps it.
-        network: where its extraction is of many equal blocks, only these are compiled, and those
-            of its propagation: all of them take as long as one of each kind.
+    Where its extraction is of many equal blocks, only these are compiled, and those of its
+    propagation: all of them take as long as one of each kind.
     """
     print("compiling the network; the first steps take minutes", flush=True)
     blocks = [part for part in network.modules() if isinstance(part, DualAggregationBlock)]
@@ -97,9 +94,7 @@ def compiled(model: nn.Module, network: nn.Module) -> nn.Module:
 class Clock:
     """The time that a training has used of what it was given.
 
-    Arguments:
-        minutes: what it was given; None: no limit.
-        used: seconds that the run had used before it was resumed.
+    minutes: what it was given; None: no limit. used: seconds before the run was resumed.
     """
 
     LAST = 60.0  # seconds at the end that belong to validation and saving, until one is timed
@@ -150,8 +145,7 @@ class Clock:
 class Ema:
     """Exponential moving average of a network's weights, the ones that are evaluated and shipped.
 
-    `decay` is the share of the old average kept each step; smaller during the first steps, so that
-    the initial weights are forgotten soon.
+    decay: share of the old average kept each step; less in the first ones, which are forgotten.
     """
 
     def __init__(self, network: nn.Module, decay: float):

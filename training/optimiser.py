@@ -29,8 +29,7 @@ class Optimiser:
 
     Arguments:
         network: its parameters are optimised.
-        kind: "muon": convolutions and linear layers inside the network by Muon, all else by Adam;
-            "adam": all by Adam.
+        kind: "muon": the weights inside the network by Muon, all else by Adam; "adam": all by Adam.
         rate, muon_rate: peak rates of Adam and of Muon.
         alignment_share: of Adam's rate, for the alignment, whose gradients are weak where the
             global skip carries the motion: Adam turns their noise into a walk of the offsets.

@@ -102,9 +102,7 @@ class Recorder:
     def after_step(self, loss: float, norm: float, share: float) -> bool:
         """Log, validate and save what is due now.
 
-        Arguments:
-            loss, norm: of the step and its gradient.
-            share: of the peak rate.
+        loss, norm: of the step and its gradient; share: of the peak rate.
 
         Returns: whether that was the last step.
         Raises: Stopped: in every process, where one of them has received a signal.
@@ -164,9 +162,9 @@ class Recorder:
 
     def _score(self, network: nn.Module) -> float:
         """The network's PSNR on the validation clips, in dB; see `mean_psnr`."""
-        if self.config.given_frames == 1:  # its interpolation has not been trained
-            network = FramesAlone(network)
         config = self.config
+        if config.given_frames == 1:  # its interpolation has not been trained
+            network = FramesAlone(network)
         options = {"flow_method": config.evaluation_flow, "window": config.evaluation_window}
         options |= {"device": self.device, "precision": config.precision}
         method = partial(super_resolve, network, **options)

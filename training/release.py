@@ -47,15 +47,9 @@ class Config:
 
 
 def save_half(path: Path, network: MSTT, config: Any, step: int, score: float) -> None:
-    """Write a training's weights in half precision, with a description that load_network needs.
+    """Write a training's averaged weights in half precision, a sixth of a training checkpoint.
 
-    A sixth of a training checkpoint: small enough to be sent, looked at and evaluated.
-
-    Arguments:
-        path: ends in .safetensors.
-        network: with the averaged weights; becomes half precision.
-        config: of the training.
-        step, score: of the validation, dB.
+    path: ends in .safetensors; network: becomes half precision; score: in dB.
     """
     information = {
         "flow_method": config.evaluation_flow,
@@ -77,18 +71,18 @@ def read_stage(run: Path, samples_before: int) -> dict[str, Any]:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     scores = {line["step"]: line for line in lines if "psnr" in line}  # the later line counts
     # null is NaN or Inf
-    scored = [pair for pair in sorted(scores.items()) if pair[1]["psnr"] is not None]
+    scored = [line for _, line in sorted(scores.items()) if line["psnr"] is not None]
     if not scored:
         raise ValueError(f"{run / 'log.jsonl'} has no validation; name runs that had one")
-    points = [
-        [samples_before + step * config["batch"], round(line["psnr"], 3)] for step, line in scored
-    ]
-    last = scored[-1][1]
+    last = scored[-1]
     return {
         "name": run.name,
         "samples": samples,
         "settings": config,
-        "curve": points,
+        "curve": [
+            [samples_before + line["step"] * config["batch"], round(line["psnr"], 3)]
+            for line in scored
+        ],
         "baseline": round(last["psnr"] - last["gain_over_bicubic_flow"], 3),
     }
 

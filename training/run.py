@@ -56,10 +56,7 @@ def open_run(
 
 
 def choose_run(name: str, resume: bool) -> Path:
-    """The folder of a run: a new one, or to resume one that is there; see `open_run`.
-
-    Raises: ValueError: nothing to resume.
-    """
+    """The folder of a run: a new one, or to resume one that is there; see `open_run`."""
     if name != "auto":
         run = Path(name)
         if run.exists() and not run.is_dir():
@@ -114,8 +111,7 @@ def training_state(
 ) -> dict[str, Any]:
     """Everything that a run needs to go on exactly, and that load_network needs.
 
-    The position in the data is step * batch: the sampler is a pure function of it. `data` is the
-    fingerprint of what it is trained on and validated with.
+    The position in the data is step * batch. data: the fingerprint of what is trained on.
     """
     return {
         "format": FORMAT,
@@ -137,8 +133,8 @@ def read_state(path: Path) -> dict[str, Any]:
     if state.get("format") != FORMAT:
         raise ValueError(f"{path} is not a training checkpoint of this version")
     check_state(path, state)
-    step, skipped, best_score = state["step"], state.get("skipped", 0), state["best_score"]
-    seconds = state.get("seconds", 0.0)
+    step, skipped = state["step"], state.get("skipped", 0)
+    best_score, seconds = state["best_score"], state.get("seconds", 0.0)
     if type(step) is not int or not 0 <= step <= MOST_STEPS:
         raise ValueError(f"{path} is of step {str(step)[:40]}, not of one up to {MOST_STEPS}")
     if type(skipped) is not int or not 0 <= skipped <= step:

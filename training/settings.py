@@ -46,12 +46,7 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     """Decide all that the command line leaves open, but the patch, which is left to the data.
 
     A resumed run keeps its own constants, weights bring the options of their network, and the rest
-    of "auto" and "none" depends on the machine.
-
-    Arguments:
-        config: as the command line has it.
-        state: of the run that is resumed.
-        team: the processes of the training; the first one decides for all.
+    of "auto" and "none" depends on the machine. The first process of the team decides for all.
 
     Returns: the Config, and the device of this process.
     Raises: ValueError: constants that contradict the run or the weights, or that the machine
@@ -66,10 +61,11 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
     config = team.from_first(partial(fit_machine, config, device, team))
     for line in without_effect(config, given):
         print(line, flush=True)
-    rates = {name: getattr(config, name) for name in RATES_FROM_NOTHING[config.optimiser]}
-    if config.weights is not None and not state and rates == RATES_FROM_NOTHING[config.optimiser]:
-        told = "as for a start without weights; trained ones want about a tenth"
+    rates = RATES_FROM_NOTHING[config.optimiser]
+    is_usual = all(getattr(config, name) == rate for name, rate in rates.items())
+    if config.weights is not None and not state and is_usual:
         listed = " and ".join(f"{name} is {rate:g}" for name, rate in rates.items())
+        told = "as for a start without weights; trained ones want about a tenth"
         print(f"{listed}, {told}", flush=True)
     check_weights(config)
     return config, device
@@ -81,15 +77,12 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
     What the command line leaves to the machine stands for what it meant when the run began: a
     launcher that restarts a run repeats its command.
 
-    Arguments:
-        config: of the continuation.
-        given: names of the constants that its command line gives.
-        recorded: the constants of the run, from its checkpoint.
+    config, given: of the continuation, the names that its command line gives; recorded: of the run.
 
     Raises: ValueError: some would make another run of it, or are recorded as what they cannot be.
     """
     check_kinds(type(config), recorded)
-    recorded = recorded | left_open(recorded)
+    recorded = recorded | found_anew(recorded)
     if config.minutes and not recorded.get("minutes"):  # which now limit the run, not its steps
         recorded["steps"] = None
     now = dataclasses.asdict(config)
@@ -111,22 +104,22 @@ def of_resumed_run(config: C, given: set[str], recorded: dict[str, Any]) -> C:
         and now[name] not in ("auto", None, kept[name])
     ]
     if ours:
-        print(f"of the run, not of the constants here: {', '.join(ours)}", flush=True)
+        print(f"taken from the run, not from the constants: {', '.join(ours)}", flush=True)
     config = dataclasses.replace(config, **kept)
     check_unchanged(config, recorded)
     return config
 
 
-def left_open(recorded: dict[str, Any]) -> dict[str, None]:
-    """The recorded constants of a schedule that stand for "none", to be found anew."""
+def found_anew(recorded: dict[str, Any]) -> dict[str, None]:
+    """The recorded constants of a schedule that "none" was replaced by, and is again."""
     steps, minutes = recorded.get("steps"), recorded.get("minutes")
     if minutes:
         return {"steps": None} if steps == MOST_STEPS else {}
-    is_usual = steps and recorded.get("validate_every") == tenth(steps)
+    is_usual = steps and recorded.get("validate_every") == usual_interval(steps)
     return {"validate_every": None} if is_usual else {}
 
 
-def tenth(steps: int) -> int:
+def usual_interval(steps: int) -> int:
     """How many steps apart the validations of a run are, where nothing else is asked for."""
     return min(max(steps // 10, 1), 5000)
 
@@ -148,10 +141,8 @@ def check_unchanged(config: Any, recorded: dict[str, Any]) -> None:
 def with_network_of_weights(config: C, given: set[str]) -> C:
     """The Config with the network options of its weights, and what they are evaluated with.
 
-    Arguments:
-        config: with weights.
-        given: names of the constants that the command line itself gives; a ValueError names those
-            of them that the weights do not have. Of the others a line tells.
+    given: names of the constants that the command line itself gives; a ValueError names those of
+    them that the weights have otherwise. Of the others a line tells.
     """
     network, information = load_network(config.weights)
     options = network.options
@@ -182,12 +173,7 @@ def with_network_of_weights(config: C, given: set[str]) -> C:
 
 
 def without_effect(config: Any, given: set[str]) -> list[str]:
-    """A line for each flag of the command line that changes nothing, since another is missing.
-
-    Arguments:
-        config: with nothing left to decide but the patch.
-        given: names of the constants that the command line gives.
-    """
+    """A line for each given flag that changes nothing, since another is missing."""
     needs = (
         (config.data_root, "--data-root", ("data_weight",)),
         (config.clips, "--clips", ("clips_weight",)),
@@ -214,12 +200,9 @@ def check_weights(config: Any) -> None:
 
 
 def check_maps(config: Any, options: dict[str, Any], part: int) -> None:
-    """Refuse, by a ValueError, parts of a batch whose largest map has too many numbers.
+    """Refuse, by a ValueError, samples at once, `part`, whose largest map has too many numbers.
 
-    Arguments:
-        config: of the training.
-        options: of its network.
-        part: how many samples a process takes at once.
+    options: of the network.
     """
     direct = options.get("enlargement") == "direct"
     # At full resolution there are all channels, or just the colours of the frames.
@@ -240,13 +223,6 @@ def check_maps(config: Any, options: dict[str, Any], part: int) -> None:
 def fit_machine(config: C, device: torch.device, team: Team) -> C:
     """Replace "auto" and "none" by what they mean on this machine, so that a run is on record.
 
-    Only the patch is left to the data.
-
-    Arguments:
-        config: of the training.
-        device: where this process trains.
-        team: all processes.
-
     Raises: ValueError: a batch that the processes cannot share, a list of septuplets that are not
         used, or a precision that the device lacks.
     """
@@ -261,9 +237,7 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
     steps = config.steps or (math.ceil(PAPER_SAMPLES / batch) if gpu else 300)
     if config.minutes and not config.steps:
         steps = MOST_STEPS
-    every = config.validate_every
-    if not config.minutes:
-        every = every or tenth(steps)
+    every = config.validate_every or (None if config.minutes else usual_interval(steps))
     size = config.size
     if size == "auto" and config.weights is None:
         size = "mstt" if gpu else "fast"
@@ -285,9 +259,7 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
             f"precision is bfloat16, which this {device.type} is not built for; a new run can "
             "begin in float32, also with --weights"
         )
-    evaluation_flow = config.evaluation_flow
-    if evaluation_flow == "auto":
-        evaluation_flow = config.flow_method
+    auto_flow = config.evaluation_flow == "auto"
     precision = config.precision
     if precision == "auto":
         precision = "bfloat16" if native else "float32"
@@ -297,7 +269,7 @@ def fit_machine(config: C, device: torch.device, team: Team) -> C:
         data_root=root,
         list_file=list_file and str(list_file),
         validation=find_validation_folder(config),
-        evaluation_flow=evaluation_flow,
+        evaluation_flow=config.flow_method if auto_flow else config.evaluation_flow,
         evaluation_window=config.evaluation_window or max(config.given_frames, WINDOW),
         batch=batch,
         steps=steps,

@@ -15,19 +15,14 @@ class Stopped(Exception):
 class StopSignals:
     """Ctrl-C and SIGTERM as a request: the loop finishes its step, saves, and then leaves.
 
-    Use as a context. `received` is the signal's number, or None; a second Ctrl-C acts at once.
-    `stopped` is the number of the signal that the loop was left for, see `saving`. `sound` is
-    False while weights and optimiser are between two steps.
-
-    Arguments:
-        patient: a second signal waits too. torchrun passes on to its processes a Ctrl-C that the
-            terminal has sent them already; it kills them itself if they take more than 30 s.
+    Use as a context. A second Ctrl-C acts at once, unless `patient`: torchrun passes on to its
+    processes a Ctrl-C that the terminal has sent them already.
     """
 
     def __init__(self, patient: bool = False):
-        self.received: int | None = None
-        self.stopped: int | None = None
-        self.sound = True
+        self.received: int | None = None  # the signal's number
+        self.stopped: int | None = None  # that of the signal that the loop was left for
+        self.sound = True  # False while weights and optimiser are between two steps
         self.patient = patient
 
     def __enter__(self) -> "StopSignals":

@@ -83,7 +83,6 @@ def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
     _draw(config.data_root, team)
     sources, patch = open_sources(config)
     _draw(config.validation, team)
-    # Never trained on.
     validation = degraded(find_clips(config.validation), config.degrade)
     for height, width in {clip.size for clip in validation}:
         check_flow(height // SCALE, width // SCALE, config.evaluation_flow)
@@ -95,10 +94,7 @@ def open_data(config: Any, state: dict[str, Any] | None, team: Team) -> Data:
 
 
 def open_sources(config: Any) -> tuple[list[tuple[Dataset, float]], int]:
-    """The training data sets with their weights, and the patch that all of them have room for.
-
-    All problems of a set are reported here.
-    """
+    """The training data sets with their weights, and the patch that all of them have room for."""
     most = FRAMES // 2 + 1
     if config.given_frames > most and (config.data_root or config.clips):
         raise ValueError(
@@ -108,12 +104,8 @@ def open_sources(config: Any) -> tuple[list[tuple[Dataset, float]], int]:
     if config.degrade == "real":
         for codec in CODEC_RANGES:
             check_available(codec)
-    common = {
-        "flow_method": config.flow_method,
-        "seed": config.seed,
-        "given_frames": config.given_frames,
-        "degrade": config.degrade,
-    }
+    names = ("flow_method", "seed", "given_frames", "degrade")
+    common = {name: getattr(config, name) for name in names}
     cache = Path(config.flow_cache)
     sources: list[tuple[Dataset, float]] = [
         (SeptupletDataset(folder, list_file, config.patch, flow_cache=cache, **common), weight)
@@ -172,13 +164,9 @@ def _describe(entries: Iterable[tuple[str, Any]]) -> str:
 
 
 def check_same_data(everyone: list[dict[str, str]], state: dict[str, Any] | None) -> None:
-    """Refuse data that processes of a team, or a run and its continuation, see differently.
+    """Refuse, by a ValueError, data that processes, or a run and its continuation, see differently.
 
-    Arguments:
-        everyone: the fingerprint of every process's data.
-        state: the state of a run that is resumed, which holds its own.
-
-    Raises: ValueError: names what differs.
+    everyone: the fingerprint of every process's data; state: of a run that is resumed.
     """
     first = everyone[0]
     for rank, other in enumerate(everyone):

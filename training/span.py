@@ -43,8 +43,7 @@ class Config:
 def read_ncnn(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Weights and biases of all convolutions of a network in ncnn's format, by layer.
 
-    Arguments:
-        path: the .param file, beside its .bin; a ValueError if they are something else.
+    path: the .param file, beside its .bin; a ValueError if they are something else.
     """
     for file in (path, path.with_suffix(".bin")):
         if not file.is_file():
@@ -84,11 +83,9 @@ def _read_weight(data: bytes, position: int, count: int) -> tuple[np.ndarray, in
 
 
 def start_from_span(path: Path, seed: int) -> MSTT:
-    """A network of the size "fast" that computes what SPAN computes.
+    """A network of the size "fast" that computes what SPAN computes; arguments as in `Config`.
 
-    Arguments:
-        path: the .param file; a ValueError if it is of another network.
-        seed: of the weights that SPAN does not have.
+    Raises: ValueError: a file of another network.
     """
     layers = read_ncnn(path)
     torch.manual_seed(seed)
@@ -110,9 +107,7 @@ def start_from_span(path: Path, seed: int) -> MSTT:
 def read_published(path: Path, name: str, file: str) -> dict[str, Any]:
     """The weights in somebody's .pth by their names, which may be in "params".
 
-    Arguments:
-        path: the file.
-        name, file: of the network, and what to give, for messages.
+    name, file: of the network, and what to give, for messages.
 
     Raises: FileNotFoundError, ValueError: not a file of weights.
     """
@@ -155,10 +150,8 @@ def widen(conv: nn.Conv2d, weight: Tensor, bias: Tensor, width: int) -> None:
     """Put weights into a wider convolution. What more it computes, of random weights no larger
     than the given ones, goes nowhere yet: the weights from there to the channels of SPAN are zero.
 
-    Arguments:
-        conv: to fill; its inputs are one or more groups of `width` channels, or the 3 colours.
-        weight, bias: of narrower groups, and no more outputs.
-        width: channels of the network.
+    conv: to fill; its inputs are one or more groups of `width` channels, or the 3 colours.
+    weight, bias: of narrower groups, and no more outputs.
     """
     outputs, inputs = weight.shape[:2]
     groups = max(conv.in_channels // width, 1)

@@ -23,11 +23,10 @@ def mean_psnr(
 ) -> float:
     """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips.
 
-    Every clip counts once, whatever the number of processes. NaN where the method's network gives
-    NaN or Inf.
+    NaN where the method's network gives NaN or Inf.
 
     Arguments:
-        clips: the validation clips, the same in every process.
+        clips: the same in every process.
         method: given frames (N, H, W, 3) uint8 to 2N - 1 frames (4H, 4W, 3).
         team: the processes that share the clips out among them.
         stop: a signal that it has received ends this after the clip in work.
