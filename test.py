@@ -149,8 +149,7 @@ def open_methods(
 def check_out(out: Path, data: Path, written: Iterable[str]) -> None:
     """Refuse an OUT that is a file or lies among the test clips, or whose folders hold them.
 
-    Arguments:
-        written: the names of the folders in OUT that frames and figures come into.
+    written: the names of the folders in OUT that frames and figures come into.
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder with --out")

@@ -43,8 +43,7 @@ def backend(tensor: Tensor) -> str:
     tap lies exactly one pixel outside of the border, and at zero offset the outermost taps
     do. The environment variable MSTT_DCN_BACKEND forces one of BACKENDS.
 
-    Raises:
-        ValueError: MSTT_DCN_BACKEND names none of BACKENDS or one that cannot be used here.
+    Raises: ValueError: MSTT_DCN_BACKEND names none of BACKENDS or one that cannot be used here.
     """
     # A literal, so that a compiler that knows the size as a symbol decides here, once for each.
     large = True if tensor.numel() >= TRITON_LEAST else False  # noqa: SIM210

@@ -42,65 +42,49 @@ def estimate_flow(frames, method="pyflow", threads=None):
     Returns: (forward, backward), each (N - 1, 2, H, W) float32, (dx, dy) in pixels. forward[i]
         leads from frame i to frame i + 1, backward[i] from frame i + 1 to frame i.
 
-    Raises:
-        ValueError: unknown method, frames of another shape or type or too small for the
-            method, or "pyflow-original" without PyFlow.
+    Raises: ValueError: unknown method, frames of another shape or type or too small for the
+        method, or "pyflow-original" without PyFlow.
     """
     if method not in FLOW_METHODS:
         raise ValueError(f"unknown flow method {method!r}; choose one of {', '.join(FLOW_METHODS)}")
     check_frames(frames)
-    pairs = _pairs_both_ways(frames)
     if method == "dis":
-        flows = _dis_flows(pairs)
-    elif method in ENLARGEMENTS:
-        flows = _enlarged_dis_flows(pairs, ENLARGEMENTS[method])
-    else:  # the original crashes the process where there is no level
-        plan_levels(*frames.shape[1:3], *PYFLOW_PARAMETERS[1:3])
-        compute, threads = coarse2fine_flow, usable_cores() if threads is None else threads
-        if method == "pyflow-original":
-            compute, threads = _original_pyflow(), 1
-        with ThreadPoolExecutor(threads) as pool:
-            flows = list(pool.map(partial(_pyflow_flow, compute), pairs))
-    return _forward_and_backward(flows)
+        return _both_ways(frames, _dis_flows)
+    if method in ENLARGEMENTS:
+        return _both_ways(frames, partial(_enlarged_dis_flows, factor=ENLARGEMENTS[method]))
+    # The original crashes the process where there is no level.
+    plan_levels(*frames.shape[1:3], *PYFLOW_PARAMETERS[1:3])
+    compute, threads = coarse2fine_flow, usable_cores() if threads is None else threads
+    if method == "pyflow-original":
+        compute, threads = _original_pyflow(), 1
+    with ThreadPoolExecutor(threads) as pool:
+        return _both_ways(frames, lambda pairs: list(pool.map(partial(_pyflow, compute), pairs)))
 
 
 def flow_between_enlarged(frames, factor):
-    """What "dis4x" finds, between frames that somebody else has enlarged.
+    """What "dis4x" finds, between frames that somebody else has enlarged, by a factor.
 
-    Arguments:
-        frames: (N, factor * H, factor * W, 3) uint8 RGB array, N >= 2, H and W >= 16.
-        factor: by which they are enlarged.
+    frames: (N, factor * H, factor * W, 3) uint8 RGB array, N >= 2, H and W >= 16.
 
     Returns: as `estimate_flow`, each (N - 1, 2, H, W) in pixels of the frames before.
 
-    Raises:
-        ValueError: frames of another shape or type, or too small.
+    Raises: ValueError: frames of another shape or type, or too small.
     """
     check_frames(frames, factor)
-    flows = _enlarged_dis_flows(_pairs_both_ways(frames), factor, enlarged=True)
-    return _forward_and_backward(flows)
+    return _both_ways(frames, partial(_enlarged_dis_flows, factor=factor, enlarged=True))
 
 
-def _pairs_both_ways(frames):
-    """Neighbouring frames in order of time, then the same pairs the other way round."""
+def _both_ways(frames, flows_of_pairs):
+    """The flows forward in time and those backward, two arrays (N - 1, 2, H, W)."""
     pairs = list(itertools.pairwise(frames))
-    return pairs + [(b, a) for a, b in pairs]
-
-
-def _forward_and_backward(flows):
-    """The flows of `_pairs_both_ways` as two arrays (N - 1, 2, H, W)."""
+    flows = flows_of_pairs(pairs + [(b, a) for a, b in pairs])
     return tuple(np.split(np.stack(flows), 2))
 
 
 def check_frames(frames, factor=1):
-    """Refuse frames that no flow can be found between.
+    """Refuse frames, enlarged by a factor, that no flow can be found between.
 
-    Arguments:
-        frames: see `estimate_flow`.
-        factor: by which they are enlarged.
-
-    Raises:
-        ValueError: another shape or type, too small, or not as many as two.
+    Raises: ValueError: another shape or type, too small, or not as many as two.
     """
     if not isinstance(frames, np.ndarray):
         raise ValueError(f"frames must be a numpy array, not {type(frames).__name__}")
@@ -133,9 +117,7 @@ def _dis_flows(pairs):
 
 
 def _enlarged_dis_flows(pairs, factor, enlarged=False):
-    """DIS flow between enlarged frames, reduced: a list of (2, H, W) float32.
-
-    enlarged: whether the frames are so already.
+    """DIS flow between frames enlarged here, or already, reduced: a list of (2, H, W) float32.
 
     Without DIS's variational refinement, which costs more than half of the time and smooths
     single vehicles away: the average over 4x4 pixels steadies the flow enough.
@@ -182,7 +164,7 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _pyflow_flow(compute, pair):
+def _pyflow(compute, pair):
     im1, im2 = (np.ascontiguousarray(image) / 255 for image in pair)
     u, v, _ = compute(im1, im2, *PYFLOW_PARAMETERS)
     return np.stack([u, v]).astype(np.float32)

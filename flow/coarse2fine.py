@@ -57,9 +57,8 @@ def coarse2fine_flow(
     Returns: (u, v, warped), float64: u and v (H, W) in pixels, Im2 at (x + u, y + v) looks like
         Im1 at (x, y); warped (H, W, C), Im2 interpolated there (Im1 where outside).
 
-    Raises:
-        ValueError: images of another shape, type or range, not finite, or too small for one
-            pyramid level (narrower than minWidth / ratio); parameters out of range.
+    Raises: ValueError: images of another shape, type or range, not finite, or too small for one
+        pyramid level (narrower than minWidth / ratio); parameters out of range.
     """
     alpha, ratio = _positive("alpha", alpha), _positive("ratio", ratio)
     iterations = (

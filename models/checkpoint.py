@@ -182,8 +182,7 @@ def check_state(path: str | Path, state: dict[str, Any]) -> None:
 def load_torch_file(path: str | Path) -> dict[str, Any]:
     """Read a dictionary that torch.save wrote, without running any code in it.
 
-    Raises:
-        ValueError: the file is truncated, is not such a file, or holds more than plain values.
+    Raises: ValueError: the file is truncated, is not such a file, or holds more than plain values.
     """
     try:
         check_torch_file(path)
@@ -235,8 +234,7 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
 
     path: the file they came from, for messages.
 
-    Raises:
-        ValueError: options of no network, or weights that do not fit it, with the names.
+    Raises: ValueError: options of no network, or weights that do not fit it, with the names.
     """
     check_weights(path, weights)
     # A file may ask for anything, so nothing is built before it is known to match the weights:
@@ -311,8 +309,7 @@ def _refuse_weights(what: str, problems: list[str]) -> None:
 def save_torch_file(path: str | Path, content: dict[str, Any]) -> None:
     """torch.save that leaves either the old file or the complete new one.
 
-    Raises:
-        OSError: the disk is full or the folder not writable; the old file is untouched.
+    Raises: OSError: the disk is full or the folder not writable; the old file is untouched.
     """
 
     def write(partial: Path) -> None:

@@ -27,9 +27,7 @@ FUSED_WIDTH = 16  # channels of a head; GPUs have fast kernels for multiples of 
 class DatExtraction(FeatureExtraction):
     """DAT-light up to its enlargement.
 
-    Arguments:
-        channels: C of the result, at least 60.
-        blocks: number of blocks (DAT-light: 18), at least 1.
+    channels: C of the result, at least 60; blocks: number of blocks (DAT-light: 18), at least 1.
     """
 
     def __init__(self, channels: int, blocks: int):
@@ -82,9 +80,8 @@ def bottleneck(outputs: int) -> nn.Sequential:
 class DualAggregationBlock(nn.Module):
     """Attention and feed-forward, each with its residual.
 
-    Arguments:
-        number: of the block; even ones attend between places, odd ones between channels, and of
-            the even ones every second shifts its windows.
+    number: of the block; even ones attend between places, odd ones between channels, and of the
+    even ones every second shifts its windows.
     """
 
     def __init__(self, number: int):
@@ -142,8 +139,7 @@ def weight_layers(inside: int, outputs: int) -> nn.Sequential:
 class WindowAttention(DualAttention):
     """Attention between the places of a window; half of the heads have it turned.
 
-    Arguments:
-        shifted: whether the windows are moved by half, so that they overlap those of other blocks.
+    shifted: whether the windows are moved by half, so that they overlap those of other blocks.
     """
 
     def __init__(self, shifted: bool):

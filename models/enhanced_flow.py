@@ -2,8 +2,8 @@
 
 Vehicles of one low-resolution pixel and waves have an outline in enhanced frames, which bicubic
 enlargement does not show: flow between them follows such things more closely than "dis4x". A
-network with propagation improves its given frames with this flow; a second flow, between these
-finished frames, is then what interpolated frames are warped along.
+network with propagation improves its given frames with this flow; interpolated frames are then
+warped along a second flow, between these finished frames.
 """
 
 import numpy as np

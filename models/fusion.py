@@ -1,8 +1,7 @@
 """Frame fusion: each given frame cleaned with the help of its two neighbours, before all else.
 
 Not in the paper. Noise and coding errors differ from frame to frame, the ground does not: what the
-neighbours show at the same place is a second and a third look at it. The extraction sees every
-frame on its own and cannot use that.
+neighbours show at the same place is a second and a third look at it.
 """
 
 import torch

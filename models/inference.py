@@ -39,8 +39,7 @@ def windows(count: int, length: int = WINDOW) -> list[tuple[int, int, int]]:
     Returns: (start, stop, first_new) for every window: it covers the given frames start..stop-1,
         and its first first_new outputs were already produced by the windows before it.
 
-    Raises:
-        ValueError: fewer than two frames, or windows that short.
+    Raises: ValueError: fewer than two frames, or windows that short.
     """
     if count < 2 or length < 2:
         raise ValueError(f"{count} frames in windows of {length}: both need at least 2")
@@ -59,8 +58,7 @@ def windows(count: int, length: int = WINDOW) -> list[tuple[int, int, int]]:
 def pick_device(name: str | torch.device = "auto") -> torch.device:
     """The device of a name such as "cpu" or "cuda:1"; "auto" takes a GPU where there is one.
 
-    Raises:
-        ValueError: no such device here; says what there is.
+    Raises: ValueError: no such device here; says what there is.
     """
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     known = ["cpu", *(["cuda"] if gpus else []), *gpus]
@@ -78,8 +76,7 @@ def pick_precision(device: torch.device, precision: str = "auto") -> torch.dtype
     precision: "float32", "bfloat16", or "auto": bfloat16 where the device has instructions for it.
     Asked for by name where it has none, it becomes float32, with a warning.
 
-    Raises:
-        ValueError: another precision.
+    Raises: ValueError: another precision.
     """
     check_choice("precision", precision, PRECISIONS)
     if precision == "float32":
@@ -118,8 +115,7 @@ def given_flow(frames: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]
 
     Returns: (forward, backward), each (N - 1, 2, H, W) float32, LR pixels.
 
-    Raises:
-        ValueError: see `flow.estimate_flow`.
+    Raises: ValueError: see `flow.estimate_flow`.
     """
     if method != ENHANCED:
         return estimate_flow(frames, method)
@@ -139,8 +135,7 @@ def check_flow(height: int, width: int, method: str) -> None:
 def with_flow(network: torch.nn.Module, method: str) -> torch.nn.Module:
     """The network itself, or with the method "enhanced" one that makes its flow, `EnhancedFlow`.
 
-    Raises:
-        ValueError: "enhanced", and no network that could enlarge a frame alone.
+    Raises: ValueError: "enhanced", and no network that could enlarge a frame alone.
     """
     if method != ENHANCED:
         return network

@@ -12,11 +12,8 @@ class Conv(nn.Conv2d):
 
     In float32 on a CPU by the kernel of models/cpu/winograd.py, where it has one.
 
-    Arguments:
-        channels, outputs: of x and of the result.
-        kernel: side of the kernel, odd.
-        stride, dilation: pixels.
-        slope: of the leaky ReLU for negative numbers; 1 for none, 0 for a ReLU.
+    channels, outputs: of x and of the result; kernel: its side, odd; stride, dilation: pixels;
+    slope: of the leaky ReLU for negative numbers; 1 for none, 0 for a ReLU.
     """
 
     def __init__(

@@ -176,8 +176,7 @@ class MSTT(nn.Module):
 
         Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped, with a skip float32 at least.
 
-        Raises:
-            ValueError: shapes that do not fit each other or are too small.
+        Raises: ValueError: shapes that do not fit each other or are too small.
         """
         _check_shapes(frames, forward_flow, backward_flow)
         originals, replaces_strays = frames, self.guarded and not self.training
@@ -221,8 +220,7 @@ OPTIONS = tuple(inspect.signature(MSTT).parameters)  # in this order
 def build_network(size: str = "mstt", **options) -> MSTT:
     """A network of a named size (see SIZES), with further options of `MSTT`.
 
-    Raises:
-        ValueError: a size that does not exist.
+    Raises: ValueError: a size that does not exist.
     """
     check_choice("network size", size, SIZES)
     return MSTT(**(SIZES[size] | options))

@@ -22,10 +22,8 @@ def open_network(
 ) -> tuple[nn.Module, str, int]:
     """A network of a file and how to run it: the network, its flow method and its window.
 
-    Arguments:
-        path, device: see `load_network`.
-        flow_method, window: what to use instead of what the file asks for ("auto", 0).
-        ensemble: run it as an `Ensemble`.
+    path, device: see `load_network`; flow_method, window: what to use instead of what the file
+    asks for ("auto", 0); ensemble: run it as an `Ensemble`.
     """
     network, information = load_network(path, device)
     flow_method = trained_flow(information) if flow_method == "auto" else flow_method
@@ -36,10 +34,7 @@ def open_network(
 class Pretrained(nn.Module):
     """A network from a file, in evaluation mode, with the flow that it was trained with.
 
-    Arguments:
-        path: weights, see `load_network`.
-        device: see `pick_device`.
-        precision: see `pick_precision`.
+    path: weights, see `load_network`; device, precision: see `pick_device`, `pick_precision`.
 
     Raises:
         FileNotFoundError, ValueError: the weights cannot be loaded; no such device or precision.

@@ -1,9 +1,9 @@
 """Propagation: features carried through all frames of a window, forwards and backwards in time.
 
 Not in the paper. The ground stands still and the camera drifts, so every frame samples the ground
-at other places, and one frame shows what another misses. The extraction sees each frame on its own.
-Here features run through all frames from the last to the first, and from the first to the last,
-warped along the flow from one to the next (BasicVSR, Chan et al., CVPR 2021).
+at other places, and one frame shows what another misses. Here features run through all frames from
+the last to the first, and from the first to the last, warped along the flow from one to the next
+(BasicVSR, Chan et al., CVPR 2021).
 """
 
 import torch
@@ -30,11 +30,7 @@ class Propagation(nn.Module):
     """A second enhanced version of each given frame, made from all of them, mixed with the first.
 
     The mixing weight is found pixel by pixel and starts at one half; the second version starts near
-    the bilinear enlargement.
-
-    Arguments:
-        channels: C.
-        blocks: residual blocks for each direction (BasicVSR: 30).
+    the bilinear enlargement. blocks: residual blocks for each direction (BasicVSR: 30).
     """
 
     def __init__(self, channels: int, blocks: int):
@@ -91,9 +87,8 @@ class Branch(nn.Module):
     def forward(self, seen: Tensor, flow: Tensor) -> Tensor:
         """Go through frames in the order in which they come.
 
-        Arguments:
-            seen: (B, N, 3 + C, H, W), each frame and its features.
-            flow: (B, N - 1, 2, H, W), LR pixels, from each but the first to the one before it.
+        seen: (B, N, 3 + C, H, W), each frame and its features; flow: (B, N - 1, 2, H, W), LR
+        pixels, from each but the first to the one before it.
 
         Returns: (B, N, C, H, W).
         """

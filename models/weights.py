@@ -20,8 +20,7 @@ PREFERRED = {"cuda": ("large", "fast", "small"), "cpu": ("fast", "small", "large
 def find_weights(name: str | Path) -> Path:
     """The file of weights: a path, a run's folder, or the name of shipped ones ("fast").
 
-    Raises:
-        FileNotFoundError: there is no such file.
+    Raises: FileNotFoundError: there is no such file.
     """
     path = Path(name)
     if (path / "best.pt").is_file():  # the folder of a run
@@ -49,8 +48,7 @@ def shipped_weights(device: torch.device, real: bool = False) -> Path | None:
 def trained_flow(information: dict[str, Any]) -> str:
     """The flow method that a file asks for, from load_network; the released code: PyFlow.
 
-    Raises:
-        ValueError: the file names no method that there is.
+    Raises: ValueError: the file names no method that there is.
     """
     config = information.get("config", {})
     config = config if isinstance(config, dict) else {"flow_method": config}
@@ -69,8 +67,7 @@ def trained_window(information: dict[str, Any]) -> int:
 
     As many as it was trained with, at least those of the released code, unless it says otherwise.
 
-    Raises:
-        ValueError: the file has a number that there cannot be.
+    Raises: ValueError: the file has a number that there cannot be.
     """
     config = information.get("config", {})
     config = config if isinstance(config, dict) else {}

@@ -44,8 +44,7 @@ _planes: "WeakKeyDictionary[nn.Conv2d, tuple[Tensor, Tensor]]" = WeakKeyDictiona
 def suits(conv: nn.Conv2d, x: Tensor) -> bool:
     """Whether the kernel computes conv(x); MSTT_CONVOLUTION=pytorch forbids it.
 
-    Raises:
-        ValueError: MSTT_CONVOLUTION is something else than one of CHOICES.
+    Raises: ValueError: MSTT_CONVOLUTION is something else than one of CHOICES.
     """
     regular = conv.kernel_size == (3, 3) and conv.stride == (1, 1) and conv.groups == 1
     same_size = conv.padding == conv.dilation and conv.padding_mode == "zeros"
@@ -96,13 +95,7 @@ def convolve(
 ) -> Tensor:
     """leaky_relu(conv(x), slope) + residual, for a convolution that `suits`.
 
-    Arguments:
-        conv: C to O channels, the size kept.
-        x: (B, C, H, W) float32.
-        slope: of the leaky ReLU for negative numbers; 1 for none, 0 for a ReLU.
-        residual: (B, O, H, W) to add, or None.
-
-    Returns: (B, O, H, W), channels_last.
+    Arguments and result as those of `models.layers.Conv`; the result is channels_last.
     """
     options = (slope, conv.dilation[0])
     if not torch.is_grad_enabled():
