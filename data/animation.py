@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data import look, traffic
-from data.degrade import of_sample, reduced
+from data.degrade import draw_for_sample, lr_frames
 from data.flow_cache import flow_of
 from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_list
 from data.stills import Stills, check_outside
@@ -285,10 +285,10 @@ class StillsDataset(Dataset):
         number = int(self._still_of[index])
         rng = np.random.default_rng((self.seed, epoch, index))
         frames = 2 * self.given_frames - 1
-        degradation, noise = of_sample(self.degrade, self.seed, epoch, index)
+        degradation, noise = draw_for_sample(self.degrade, self.seed, epoch, index)
         filmed = max(frames, FRAMES) if degradation.codec else frames
         clip = animate(self.stills[number], self.size, rng, self.animation, filmed)
-        given = reduced(clip, degradation, noise)[: self.given_frames]
+        given = lr_frames(clip, degradation, noise)[: self.given_frames]
         truth = clip[:frames]
         forward, backward = flow_of(given, self.flow_method)
         return {

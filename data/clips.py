@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.degrade import CLEAN, CONDITIONS, DRAWS, FAULTS, Degradation, draw_degradation, reduced
+from data.degrade import CLEAN, CONDITIONS, DRAWS, FAULTS, Degradation, draw_degradation, lr_frames
 from data.lists import (
     LEAST_SIDE,
     TEST_LIST_NAMES,
@@ -73,7 +73,6 @@ def _find_folders(root, list_file):
     """The folders of all clips, in the order of the list or in natural order."""
     truth, given = _child(root, TRUTH_FOLDERS), _child(root, GIVEN_FOLDERS)
     paired = truth and not list_images(truth) and list_folders(truth)  # GT/<clip>/, BIx4/<clip>/
-    list_file = list_file or find_list(root, TEST_LIST_NAMES)
     if list_file is not None:
         return _listed_folders(root, list_file, truth if paired else None, given)
     folders = list_folders(root)
@@ -278,13 +277,14 @@ def find_clips(root, list_file=None):
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder; give a folder of test clips")
+    list_file = list_file or find_list(root, TEST_LIST_NAMES)
     folders = _find_folders(root, list_file)
     if not folders:
         raise ValueError(
             f"{root}: no test clips; a clip is a folder with truth/*.png, and frames end in "
             f"{', '.join(IMAGE_SUFFIXES)}{_meant(root)}"
         )
-    if len(folders) > 1 and not (list_file or find_list(root, TEST_LIST_NAMES)):
+    if len(folders) > 1 and list_file is None:
         _tell_of_training_clips(root, folders)
     _tell_of_frames_beside(root, folders)
     clips, problems = [], []
@@ -308,7 +308,7 @@ def read_clip(clip):
         return _read_sequence(clip.given, frames)[0], truth
     height, width = (side // 4 * 4 for side in truth.shape[1:3])
     truth = truth[:, :height, :width]
-    return reduced(truth, clip.degradation, np.random.default_rng(clip.seed)), truth
+    return lr_frames(truth, clip.degradation, np.random.default_rng(clip.seed)), truth
 
 
 def check_files(clips):

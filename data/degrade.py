@@ -138,7 +138,7 @@ def _draw_footage(rng: np.random.Generator) -> Degradation:
     return Degradation(blur, angle, noise, shot_noise, **compressed)
 
 
-def of_sample(degrade: str, *sample: int) -> tuple[Degradation, np.random.Generator]:
+def draw_for_sample(degrade: str, *sample: int) -> tuple[Degradation, np.random.Generator]:
     """What a sample of a training goes through, and the source of its noise.
 
     They are drawn from a stream of their own: crops and clips stay those of a training without.
@@ -174,7 +174,7 @@ def quarter(frames: np.ndarray) -> np.ndarray:
     return imresize(frames, 1 / 4)
 
 
-def reduced(
+def lr_frames(
     truth: np.ndarray,
     degradation: Degradation,
     rng: np.random.Generator,

@@ -24,7 +24,7 @@ import torch
 
 from data import cut
 from data.augment import augment_flows, augment_frames, draw_augmentation
-from data.degrade import of_sample, reduced
+from data.degrade import draw_for_sample, lr_frames
 from data.flow_cache import FlowCache, flow_of
 from data.lists import (
     FRAME_STEMS,
@@ -264,8 +264,8 @@ class SeptupletDataset(torch.utils.data.Dataset):
         contents = [path.read_bytes() for path in paths]
         truth = [decode_image(path, content) for path, content in zip(paths, contents, strict=True)]
         a = self.augmentation(epoch, index)
-        degradation, noise = of_sample(self.degrade, self.seed, epoch, index)
-        frames = reduced(truth, degradation, noise, partial(reduce_patch, augmentation=a))
+        degradation, noise = draw_for_sample(self.degrade, self.seed, epoch, index)
+        frames = lr_frames(truth, degradation, noise, partial(reduce_patch, augmentation=a))
         if self.degrade != "none" or self.given_frames == 1:  # nothing that could be kept
             alone = self.given_frames == 1
             forward, backward = flow_of(frames[:1] if alone else frames, self.flow_cache.method)

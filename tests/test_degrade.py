@@ -20,7 +20,7 @@ from data.degrade import (
     Degradation,
     blur_kernel,
     draw_degradation,
-    reduced,
+    lr_frames,
 )
 from data.septuplets import SeptupletDataset
 from flow import estimate_flow
@@ -116,8 +116,8 @@ def test_a_codec_sees_the_whole_clip_in_its_order():
         degradation = Degradation(codec="h264", strength=30, backwards=backwards)
         order = -1 if backwards else 1
         expected = through_video(small[::order], 30, "h264")[::order][::2]
-        assert np.array_equal(reduced(truth, degradation, rng), expected)
-    assert np.array_equal(reduced(truth, CLEAN, rng), small[::2])
+        assert np.array_equal(lr_frames(truth, degradation, rng), expected)
+    assert np.array_equal(lr_frames(truth, CLEAN, rng), small[::2])
 
 
 def test_the_draws_cover_everything_and_stay_in_their_ranges():
@@ -202,7 +202,7 @@ def test_stills_are_degraded_as_their_truth_says_and_nothing_else_changes(stills
             assert torch.equal(one["truth"], other["truth"])
             rng = np.random.default_rng((123, epoch, index, 1))
             truth = one["truth"].permute(0, 2, 3, 1).numpy()
-            expected = reduced(truth, draw_degradation(rng, "real"), rng)
+            expected = lr_frames(truth, draw_degradation(rng, "real"), rng)
             given = other["frames"].permute(0, 2, 3, 1).numpy()
             assert np.array_equal(given, expected)
             flows = estimate_flow(expected, "dis", threads=1)

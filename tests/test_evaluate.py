@@ -171,12 +171,12 @@ def test_every_method_is_given_the_same_degraded_frames(tmp_path, monkeypatch, c
         seen.append(given)
         return baselines.bicubic_blend(given)
 
-    def reduced(*arguments):
+    def lr_frames(*arguments):
         made.append(arguments[1])
-        return degrade.reduced(*arguments)
+        return degrade.lr_frames(*arguments)
 
     monkeypatch.setattr(evaluation, "bicubic_flow", watched)
-    monkeypatch.setattr(data.clips, "reduced", reduced)
+    monkeypatch.setattr(data.clips, "lr_frames", lr_frames)
     clip_folder = clips / "short"
     flags = ("--data", clip_folder, "--checkpoint", "none", "--no-figures", "--out", tmp_path)
     run(monkeypatch, *flags, "--degrade", "all")
