@@ -98,9 +98,9 @@ def flow_warp(
         x: image or features (B, C, H, W).
         flow: (B, 2, H, W), pixels of x, (dx, dy).
         padding: what lies outside of x, "zeros" or "border".
-        released: sample where the released code samples. It scales the grid by (W - 1, H - 1)
-            and then reads it with align_corners=False, which moves every sample by up to half a
-            pixel (none at the centre, outwards at the borders). Its weights need this.
+        released: sample where the released code samples, as its weights need: it scales the grid
+            by (W - 1, H - 1) and then reads it with align_corners=False, which moves samples
+            outwards by up to half a pixel at the borders.
         mode: "bilinear" or "bicubic".
 
     Returns: (B, C, H, W) in the type of x, computed in full precision.
@@ -152,14 +152,10 @@ def half_way_flow(forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
 def warp_neighbours(enlarged: Tensor, flow: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     """The neighbours of the frames between given ones, warped to their time.
 
-    Warping after the enlargement keeps the detail that bilinear sampling at low resolution would
-    blur.
-
     Arguments:
         enlarged: the given frames, (B, N, 3, 4H, 4W), N >= 2.
         flow: of `half_way_flow`.
-        mode: of `flow_warp`. Sharp frames want "bicubic": "bilinear" blurs them by a share of a
-            pixel, which costs 0.2 dB where something moves.
+        mode: of `flow_warp`; "bilinear" would blur sharp frames (0.2 dB where something moves).
 
     Returns: the previous and the following ones, each (B (N - 1), 3, 4H, 4W), full precision.
     """
@@ -188,9 +184,7 @@ def mean_of_neighbours(
 def bicubic_flow_baseline(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
     """Bicubic enlargement in space, flow interpolation in time, see `mean_of_neighbours`.
 
-    Arguments:
-        frames: (B, N, 3, H, W).
-        forward_flow, backward_flow: see `half_way_flow`.
+    frames: (B, N, 3, H, W); the flows: see `half_way_flow`.
 
     Returns: (B, 2N - 1, 3, 4H, 4W), full precision.
     """

@@ -33,8 +33,6 @@ class FrameFusion(nn.Module):
         """Clean frames (B, N, 3, H, W) along flows (B, N - 1, 2, H, W), LR pixels.
 
         A frame alone stays as it is; the first and the last have one neighbour.
-
-        Returns: as frames.
         """
         if frames.shape[1] == 1:
             return frames

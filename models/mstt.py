@@ -77,11 +77,10 @@ class MSTT(nn.Module):
             and to a frame between two of them the mean of both results, warped half-way.
             "neighbours": nothing to the given frames, and frames between are that mean, with the
             residual of `SkipRefinement`; for an extraction with published weights. With "bicubic"
-            and "enhanced" the last convolution starts near zero, so that training starts from the
-            baseline instead of from nothing. Older files have False and True for the first two.
-        skip_refinement: with the skips "enhanced" and "neighbours", correct the flows of the warp
-            and weigh the two neighbours, pixel by pixel, see `SkipRefinement`. "neighbours" needs
-            it: there it also makes the residual of the frames between.
+            and "enhanced" training starts from the baseline. Older files have False and True for
+            the first two.
+        skip_refinement: correct the flows of the warp and weigh the two neighbours, pixel by pixel,
+            see `SkipRefinement`. "neighbours" needs it, "enhanced" may have it.
         extraction: "released" (residual blocks), "span" (`SpanExtraction`) or "dat"
             (`DatExtraction`).
         offset_channels: width of the part that estimates the offsets of the alignment; None: C.

@@ -53,15 +53,13 @@ class Propagation(nn.Module):
         forward_flow: Tensor,
         backward_flow: Tensor,
     ) -> Tensor:
-        """Improve enhanced given frames.
+        """Improve enhanced given frames; the result has full precision.
 
         Arguments:
             alone: the first versions, (B, N, 3, 4H, 4W). With N = 1 they come back unchanged.
             frames: (B, N, 3, H, W).
             features: what the extraction found in each, (B, N, C, H, W).
             forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
-
-        Returns: (B, N, 3, 4H, 4W), full precision.
         """
         if frames.shape[1] == 1:
             return alone

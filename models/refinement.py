@@ -41,14 +41,10 @@ class SkipRefinement(nn.Module):
     def forward(
         self, features: Tensor, given: Tensor, forward_flow: Tensor, backward_flow: Tensor
     ) -> Tensor:
-        """The frames between given ones.
+        """The frames between given ones, (B, N - 1, 3, 4H, 4W), full precision.
 
-        Arguments:
-            features: of the interpolated frames, (B, N - 1, C, H, W).
-            given: enhanced given frames, (B, N, 3, 4H, 4W).
-            forward_flow, backward_flow: (B, N - 1, 2, H, W), LR pixels.
-
-        Returns: (B, N - 1, 3, 4H, 4W), full precision.
+        features: of the interpolated frames, (B, N - 1, C, H, W); given: enhanced given frames,
+        (B, N, 3, 4H, 4W); the flows: (B, N - 1, 2, H, W), LR pixels.
         """
         flow = half_way_flow(forward_flow, backward_flow)
         seen = warp_neighbours(given, flow, mode="bicubic")

@@ -68,7 +68,7 @@ def read_stage(run: Path, samples_before: int) -> dict[str, Any]:
     config |= {"steps": state["step"]}  # a run of so many minutes has no number of its own
     config |= {name: Path(config[name]).name for name in FOLDERS if config.get(name)}
     samples = state["step"] * config["batch"]
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
     scores = {line["step"]: line for line in lines if "psnr" in line}  # the later line counts
     # null is NaN or Inf
     scored = [line for _, line in sorted(scores.items()) if line["psnr"] is not None]

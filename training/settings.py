@@ -67,7 +67,7 @@ def resolve(config: C, state: dict[str, Any] | None, team: Team) -> tuple[C, tor
         listed = " and ".join(f"{name} is {rate:g}" for name, rate in rates.items())
         told = "as for a start without weights; trained ones want about a tenth"
         print(f"{listed}, {told}", flush=True)
-    check_weights(config)
+    check_sampling_weights(config)
     return config, device
 
 
@@ -189,7 +189,7 @@ def without_effect(config: Any, given: set[str]) -> list[str]:
     ]
 
 
-def check_weights(config: Any) -> None:
+def check_sampling_weights(config: Any) -> None:
     """Refuse, by a ValueError that names them, weights that leave a source without samples."""
     folders = {"data": config.data_root, "clips": config.clips, "stills": config.stills}
     names = [f"{source}_weight" for source, folder in folders.items() if folder is not None]
