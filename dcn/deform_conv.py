@@ -286,14 +286,9 @@ class DCNv2(nn.Module):
         taps = self.kernel_size[0] * self.kernel_size[1]
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *self.kernel_size))
         self.bias = nn.Parameter(torch.empty(out_channels))
-        self.conv_offset_mask = nn.Conv2d(
-            offset_channels or in_channels,
-            3 * groups * taps,
-            self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-        )
+        geometry = (self.kernel_size, self.stride, self.padding, self.dilation)
+        outputs = 3 * groups * taps  # dy, dx and the mask
+        self.conv_offset_mask = nn.Conv2d(offset_channels or in_channels, outputs, *geometry)
         self.offset_warned = False
         # Pixels; mean and largest |offset| of the last pass
         self.mean_offset: Tensor | None = None

@@ -24,13 +24,10 @@ def dense(tensor: Tensor) -> Tensor:
 def empty_output(input: Tensor, weight: Tensor, stride, padding, dilation) -> Tensor:
     """The output (B, O, H', W'), not filled in, in the memory format of the input."""
     size = output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
-    memory_format = torch.channels_last if is_channels_last(input) else torch.contiguous_format
-    return torch.empty(
-        (input.shape[0], weight.shape[0], *size),
-        dtype=input.dtype,
-        device=input.device,
-        memory_format=memory_format,
-    )
+    layout = torch.channels_last if is_channels_last(input) else torch.contiguous_format
+    shape = (input.shape[0], weight.shape[0], *size)
+    kind = {"dtype": input.dtype, "device": input.device}
+    return torch.empty(shape, memory_format=layout, **kind)
 
 
 def register(name: str, forward: Callable, backward: Callable, device_type: str | None) -> Callable:

@@ -129,27 +129,21 @@ class SpatialTemporalTransformer(nn.Module):
         super().__init__()
         between = attention_channels // 2
         # Numbered as in the released code, whose activations are modules of their own.
-        self.encoder = nn.Sequential(
-            OrderedDict(
-                {
-                    "0": Conv(channels, channels, slope=SLOPE),
-                    "2": Conv(channels, between, stride=2, slope=SLOPE),
-                    "4": Conv(between, attention_channels, slope=SLOPE),
-                }
-            )
-        )
+        encoder = {
+            "0": Conv(channels, channels, slope=SLOPE),
+            "2": Conv(channels, between, stride=2, slope=SLOPE),
+            "4": Conv(between, attention_channels, slope=SLOPE),
+        }
+        self.encoder = nn.Sequential(OrderedDict(encoder))
         self.block = TransformerBlock(attention_channels)
-        self.decoder = nn.Sequential(
-            OrderedDict(
-                {
-                    "0": nn.UpsamplingBilinear2d(scale_factor=2),  # align_corners=True
-                    "1": Conv(attention_channels, between, slope=SLOPE),
-                    "3": Conv(between, channels, slope=SLOPE),
-                    "5": Conv(channels, channels, slope=SLOPE),
-                    "7": nn.Tanh(),
-                }
-            )
-        )
+        decoder = {
+            "0": nn.UpsamplingBilinear2d(scale_factor=2),  # align_corners=True
+            "1": Conv(attention_channels, between, slope=SLOPE),
+            "3": Conv(between, channels, slope=SLOPE),
+            "5": Conv(channels, channels, slope=SLOPE),
+            "7": nn.Tanh(),
+        }
+        self.decoder = nn.Sequential(OrderedDict(decoder))
 
     def forward(self, features: Tensor) -> Tensor:
         """features: (B, T, C, H, W) -> what to add to them, the same shape."""
