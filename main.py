@@ -145,7 +145,7 @@ def train(
     """The training loop.
 
     Arguments:
-        config, device: of `resolve`, where this process trains.
+        config, device: of `resolve`: nothing is left to decide, and where this process trains.
         run, state: of `open_run`; only the first process of the team writes into the folder.
         data, network: of `open_data` and `make_network`.
 

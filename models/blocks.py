@@ -152,6 +152,8 @@ def half_way_flow(forward_flow: Tensor, backward_flow: Tensor) -> Tensor:
 def warp_neighbours(enlarged: Tensor, flow: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     """The neighbours of the frames between given ones, warped to their time.
 
+    After the enlargement, since sampling at low resolution would blur detail.
+
     Arguments:
         enlarged: the given frames, (B, N, 3, 4H, 4W), N >= 2.
         flow: of `half_way_flow`.

@@ -169,7 +169,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def check_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Refuse, by a ValueError that names them, parts that a training checkpoint lacks."""
+    """Refuse, by a ValueError, a training checkpoint whose parts are missing or of other kinds."""
     wrong = [
         f"{name} is {'missing' if name not in state else type(state[name]).__name__}"
         for name, kind in STATE.items()

@@ -12,7 +12,7 @@ MEAN = (0.4488, 0.4371, 0.4040)  # mean colour of photographs (DIV2K), in [0, 1]
 
 
 class FeatureExtraction(nn.Module):
-    """A convolution and residual blocks. channels: C."""
+    """A convolution and residual blocks."""
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()

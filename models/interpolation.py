@@ -60,7 +60,7 @@ class FeatureInterpolation(nn.Module):
             "symmetric" is the reading of the paper's text: each blend takes one alignment and one
             warp, in opposite directions.
         midpoint_flow: halve the flows, so that both neighbours are warped to the time between
-            them, and sample at the exact place (see `flow_warp`), which no released weights want.
+            them, and sample at the exact place (see `flow_warp`). The released code does neither.
         groups, offset_channels, offset_limit: of the MSD.
     """
 

@@ -13,7 +13,7 @@ from models.layers import Conv
 
 
 class Reconstruction(nn.Module):
-    """Residual blocks and the enlargement, each frame on its own. channels: C."""
+    """Residual blocks and the enlargement, each frame on its own."""
 
     def __init__(self, channels: int, blocks: int):
         super().__init__()

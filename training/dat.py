@@ -75,7 +75,7 @@ def _fold(weights: dict[str, Tensor], norm: str) -> None:
 
 
 def start_from_dat(path: Path, seed: int) -> MSTT:
-    """A network of the size "large" that computes what DAT-light computes; arguments: `Config`.
+    """A network of the size "large" that computes what DAT-light computes; see `Config`.
 
     Raises: ValueError: a file of another network.
     """

@@ -20,7 +20,7 @@ from utils.metrics import BT601_GREY, MOVING_LEVELS, PEAK
 def share_of_peak(step: int, steps: int, warmup: int, final: float, elapsed: float = 0.0) -> float:
     """The rate of a step as a share of its peak: linear warm-up, then a half cosine down.
 
-    A pure function, so that a resumed run has the rates of an uninterrupted one.
+    A pure function: without a limit of time a resumed run has the rates of an uninterrupted one.
 
     Arguments:
         step: 0 .. steps - 1, of which the first are the warm-up, see `fitting_warmup`.
@@ -145,7 +145,8 @@ class Clock:
 class Ema:
     """Exponential moving average of a network's weights, the ones that are evaluated and shipped.
 
-    decay: share of the old average kept each step; less in the first ones, which are forgotten.
+    decay: share of the old average kept each step; smaller during the first steps, so that the
+    initial weights are forgotten soon.
     """
 
     def __init__(self, network: nn.Module, decay: float):

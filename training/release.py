@@ -47,9 +47,10 @@ class Config:
 
 
 def save_half(path: Path, network: MSTT, config: Any, step: int, score: float) -> None:
-    """Write a training's averaged weights in half precision, a sixth of a training checkpoint.
+    """Write a training's averaged weights in half precision, as load_network wants them.
 
-    path: ends in .safetensors; network: becomes half precision; score: in dB.
+    A sixth of a training checkpoint. path: ends in .safetensors; network: becomes half precision;
+    score: in dB.
     """
     information = {
         "flow_method": config.evaluation_flow,

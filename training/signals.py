@@ -16,7 +16,7 @@ class StopSignals:
     """Ctrl-C and SIGTERM as a request: the loop finishes its step, saves, and then leaves.
 
     Use as a context. A second Ctrl-C acts at once, unless `patient`: torchrun passes on to its
-    processes a Ctrl-C that the terminal has sent them already.
+    processes a Ctrl-C that the terminal has sent them already, and kills them after 30 s itself.
     """
 
     def __init__(self, patient: bool = False):

@@ -83,7 +83,7 @@ def _read_weight(data: bytes, position: int, count: int) -> tuple[np.ndarray, in
 
 
 def start_from_span(path: Path, seed: int) -> MSTT:
-    """A network of the size "fast" that computes what SPAN computes; arguments as in `Config`.
+    """A network of the size "fast" that computes what SPAN computes; see `Config`.
 
     Raises: ValueError: a file of another network.
     """

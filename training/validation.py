@@ -23,7 +23,8 @@ def mean_psnr(
 ) -> float:
     """PSNR in dB (RGB, no border cut): mean over the frames of a clip, then over the clips.
 
-    NaN where the method's network gives NaN or Inf.
+    Every clip counts once, whatever the number of processes. NaN where the method's network gives
+    NaN or Inf.
 
     Arguments:
         clips: the same in every process.
