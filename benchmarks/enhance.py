@@ -44,7 +44,6 @@ from utils.images import to_tensor
 from utils.resize import imresize
 
 ENHANCE = Path(__file__).parent.parent / "enhance.py"
-DEVICE = ("--device", "cpu")
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,8 @@ def measure(source: Path, output: Path, model: Path, config: Config, *flags) -> 
 
 def command_of(source: Path, output: Path, model: Path, config: Config, *flags) -> list[str]:
     fixed = ["--model", model, "--flow-method", config.flow_method, "--precision", config.precision]
-    return list(map(str, [sys.executable, ENHANCE, source, output, *fixed, *DEVICE, *flags]))
+    fixed += ["--device", "cpu", *flags]
+    return list(map(str, [sys.executable, ENHANCE, source, output, *fixed]))
 
 
 def memory(config: Config, folder: Path) -> None:

@@ -118,7 +118,7 @@ def main() -> int:
     for suffix in sorted({suffix for suffix, _ in counts}):
         print(f"{suffix:>9}" + "".join(f"{counts[suffix, kind]:9}" for kind in KINDS))
     print("", *remarks, sep="\n")
-    return int(any(counts[key] for key in counts if key[1] == "failed"))
+    return int(any(kind == "failed" for _, kind in counts))
 
 
 if __name__ == "__main__":

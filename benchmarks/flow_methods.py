@@ -39,18 +39,16 @@ def main() -> None:
     config = parse_config(Config, __doc__, positional=("data",))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    methods, network, options = METHODS, bicubic_flow_baseline, {}
+    network, options = bicubic_flow_baseline, {}
+    given = read_clip(find_clips(config.data)[0])[0]
+    calls = {method: partial(estimate_flow, given, method) for method in METHODS}
     if config.checkpoint:
         network, information = load_network(config.checkpoint)
-        options = {"window": trained_window(information)}
-        methods = (*METHODS, ENHANCED)
-    given = read_clip(find_clips(config.data)[0])[0]
-    calls = {method: partial(estimate_flow, given, method) for method in methods}
-    if config.checkpoint:
+        options, methods = {"window": trained_window(information)}, (*METHODS, ENHANCED)
         calls = {method: partial(jointly, network, method, given, **options) for method in methods}
     seconds = interleaved_medians(calls, 3)
     print(f"{'flow':<10}{'all':>8}{'interpolated':>14}{'moving':>8}{'time':>8}")
-    for method in methods:
+    for method in calls:
         mean = quality(partial(jointly, network, method, **options), config.data)
         ratio = seconds[method].wall / seconds["dis"].wall
         print(

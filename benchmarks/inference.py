@@ -47,6 +47,8 @@ SHIPPED_OPTIONS = {
     "fast": NEIGHBOURS,
     "large": NEIGHBOURS | {"offset_limit": 10.0, "propagation_blocks": 30},
 }
+# What main.py gives a network that it trains.
+TRAINED_OPTIONS = NEIGHBOURS | {"global_skip": "enhanced", "offset_limit": 10.0}
 OTHERS = tuple(size for size in SIZES if size != "mstt")  # beside the paper's
 OBVIOUS = "obvious, float32"  # the variant that the others are compared with
 
@@ -125,10 +127,7 @@ def counted(run: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
     def deformable(input, offset, mask, weight, *rest, out_shape, **options) -> int:
         return direct(input, weight, out_shape=out_shape)
 
-    mapping = {
-        torch.ops.mstt.deform_conv2d: deformable,
-        torch.ops.mstt.convolution3x3: direct,
-    }
+    mapping = {torch.ops.mstt.deform_conv2d: deformable, torch.ops.mstt.convolution3x3: direct}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         output = run()
     return output, counter.get_total_flops()

@@ -51,12 +51,7 @@ def main() -> None:
     config = parse_config(Config, __doc__, positional=("stills",))
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    dataset = StillsDataset(
-        config.stills,
-        patch=config.patch,
-        flow_method=config.flow_method,
-        degrade=config.degrade,
-    )
+    dataset = StillsDataset(config.stills, config.patch, config.flow_method, degrade=config.degrade)
     order = np.random.default_rng(0).integers(len(dataset), size=config.samples).tolist()
     for index in order[:10]:
         dataset[index]

@@ -73,11 +73,7 @@ class Config:
 
 
 def mutate(folder: Path, mutant: Mutant) -> None:
-    """Make the one change.
-
-    Raises:
-        ValueError: its place is not there, or there are several.
-    """
+    """Make the one change; ValueError: its place is not there, or there are several."""
     text = (folder / mutant.path).read_text()
     if text.count(mutant.before) != 1:
         places = text.count(mutant.before)

@@ -87,11 +87,7 @@ def odd_tensor(tensor: Tensor, rng: random.Random) -> Any:
 
 
 def change(value: Any, rng: random.Random, keys: list[Any]) -> Any:
-    """A copy of a nested value with one random change at a random place.
-
-    Arguments:
-        keys: what an entry of a dictionary may be renamed to.
-    """
+    """A copy of a nested value with one random change; `keys` are new names for entries."""
     if isinstance(value, Tensor):
         return odd_tensor(value, rng)
     if not isinstance(value, dict | list) or not value or rng.random() < 0.05:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.inference import TRAINED_OPTIONS
 from benchmarks.sizes import jointly, quality
 from models import MSTT, build_network
 from models.checkpoint import load_network, save_network
@@ -30,12 +31,7 @@ MAIN = Path(__file__).resolve().parent.parent / "main.py"
 BASE = {
     # Network: a size of models.mstt.SIZES, and options of MSTT that take the place of its own.
     "size": "fast",
-    "network": {
-        "global_skip": "enhanced",
-        "skip_refinement": True,
-        "offset_limit": 10.0,
-        "midpoint_flow": True,
-    },
+    "network": TRAINED_OPTIONS,
     # Flags of main.py, where they are not its defaults or needed here.
     "batch": 1,
     "flow_method": "dis2x",

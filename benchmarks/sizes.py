@@ -61,11 +61,7 @@ def jointly(network: nn.Module, flow_method: str, given: np.ndarray, **options) 
 
 
 def open_methods(weights: str | None) -> dict[str, Method]:
-    """What is compared, by its name.
-
-    Raises:
-        ValueError: a part of `weights` is not NAME=FILE; or see `load_network`.
-    """
+    """What is compared, by its name; ValueError: a part of `weights` is not NAME=FILE."""
     if weights is None:
         there = {name: path for name, path in SHIPPED.items() if path.is_file()}
         weights = ",".join(f"{name}={path}" for name, path in there.items())

@@ -94,11 +94,7 @@ def _ask(what: Callable):
 
 
 class Stopwatch:
-    """The seconds that named stages are at work.
-
-    Arguments:
-        clock: tells the time.
-    """
+    """The seconds by a clock that named stages are at work."""
 
     def __init__(self, clock: Callable[[], float]):
         self.clock, self.seconds = clock, Counter()

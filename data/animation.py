@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data import look, traffic
 from data.degrade import draw_for_sample, lr_frames
 from data.flow_cache import flow_of
-from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_list
+from data.lists import FRAMES, LEAST_SIDE, training_clips, write_list, write_whole
 from data.stills import Stills, check_outside
 from utils.config import parse_config, run_script
 from utils.files import check_empty
@@ -358,7 +358,7 @@ def write_clips(config: Config) -> list[str]:
         size = (min(wanted[0], room[0]), min(wanted[1], room[1])) if config.fit else wanted
         rng = np.random.default_rng((config.seed, 0, number))
         clip = animate(still, size, rng, config, config.frames)
-        write_clip(folder, clip, config.test)
+        write_whole(folder, clip, config.test)
     if not config.test:
         write_list(out, dict.fromkeys((*training_clips(out), *names)))
     return names

@@ -22,9 +22,7 @@ class Augmentation:
 def draw_augmentation(rng, height, width, patch):
     """Draw a patch of LR frames of height x width pixels, and the switches, all uniform.
 
-    Arguments:
-        rng: numpy random generator.
-        patch: side of the patch, LR pixels, at most height and width.
+    patch: its side, LR pixels, at most height and width.
     """
     top = int(rng.integers(height - patch + 1))
     left = int(rng.integers(width - patch + 1))

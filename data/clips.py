@@ -139,12 +139,7 @@ def _tell_of_training_clips(root, clips):
 
 
 def _tell_of_frames_beside(root, clips):
-    """Warn of LR frames beside the truth in a folder whose name is not among GIVEN_FOLDERS.
-
-    Arguments:
-        root: of the data set.
-        clips: list of _Folders.
-    """
+    """Warn of LR frames beside the truth in a folder whose name is not among GIVEN_FOLDERS."""
     beside = [_frames_beside(root, clip.truth) for clip in clips if clip.given is None]
     if found := [folders[0] for folders in beside if folders]:
         warnings.warn(

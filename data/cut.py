@@ -12,8 +12,8 @@ repeated frames are skipped, and so are tiles without data, which are black; no 
 scene cut or a gap in the frame numbers or in the times of a video.
 """
 
+import itertools
 import math
-import os
 import re
 import shutil
 from collections import Counter
@@ -25,7 +25,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data.lists import FRAMES, LEAST_SIDE, training_clips, write_clip, write_list
+from data.lists import FRAMES, LEAST_SIDE, training_clips, write_list, write_whole
 from data.look import MOST_BLACK, black_share
 from media.files import frame_numbers
 from media.frames import FrameError
@@ -69,11 +69,8 @@ class Config:
 def good_frames(config, counts):
     """Yield the frames of a video that can be used, and None wherever its time line breaks.
 
-    Arguments:
-        config: Config.
-        counts: Counter that receives how many frames were read, and skipped why.
-
-    Yields: uint8 (H, W, 3) RGB, or None: what follows does not continue what came before.
+    Frames are uint8 (H, W, 3) RGB. `counts`, a Counter, receives how many were read, and skipped
+    why.
     """
     source = open_source(config.source)
     rgb = Rgb(source)
@@ -179,19 +176,6 @@ def tile_corners(size, crop):
     return [int(start) for start in np.linspace(0, max(size - crop, 0), count)]
 
 
-def write_whole(folder, frames):
-    """Write a clip's seven frames; the folder appears whole or not at all."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        write_clip(temporary, frames)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def cut(config):
     """Cut one video into septuplets and enter them in the list file.
 
@@ -219,16 +203,16 @@ def cut(config):
                 f"{source}: frames of {width}x{height}; training needs {LEAST_SIDE} pixels a side"
             )
         tiled = max(height, width) > config.crop
-        for top in tile_corners(height, config.crop):
-            for left in tile_corners(width, config.crop):
-                bottom, right = min(top + config.crop, height), min(left + config.crop, width)
-                name = f"{prefix}_{start:06d}" + (f"_{top}_{left}" if tiled else "")
-                tiles = [frame[top:bottom, left:right] for frame in frames]
-                if max(map(black_share, tiles)) > config.black:
-                    counts["black tiles"] += 1
-                    continue
-                write_whole(train / name, tiles)
-                names.append(name)
+        corners = (tile_corners(side, config.crop) for side in (height, width))
+        for top, left in itertools.product(*corners):
+            bottom, right = min(top + config.crop, height), min(left + config.crop, width)
+            name = f"{prefix}_{start:06d}" + (f"_{top}_{left}" if tiled else "")
+            tiles = [frame[top:bottom, left:right] for frame in frames]
+            if max(map(black_share, tiles)) > config.black:
+                counts["black tiles"] += 1
+                continue
+            write_whole(train / name, tiles)
+            names.append(name)
     if not names and counts["black tiles"]:
         raise ValueError(f"{source}: all tiles are more than {config.black:g} black; raise --black")
     if not names:

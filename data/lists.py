@@ -2,11 +2,13 @@
 
 import os
 import re
+import secrets
+import shutil
 from pathlib import Path
 
 from media.files import list_folders
 from media.images import write_image
-from utils.files import write_atomically
+from utils.files import PARTIAL, write_atomically
 from utils.resize import SCALE, SMALLEST_SIDE
 
 FRAMES = 7  # of a septuplet
@@ -47,13 +49,9 @@ def find_list(root, names=LIST_NAMES):
 
 
 def list_of_whole(root, names=LIST_NAMES):
-    """The list of the Vimeo-90K set in whose `sequences/` a folder lies.
+    """The list of the Vimeo-90K set in whose `sequences/` a folder lies, or None.
 
-    Arguments:
-        root: any folder.
-        names: as in `find_list`.
-
-    Returns: its path, or None.
+    names: as in `find_list`.
     """
     above = (folder for folder in Path(root).absolute().parents[:2] if folder.name == "sequences")
     return next((listed for folder in above if (listed := find_list(folder, names))), None)
@@ -140,3 +138,15 @@ def write_clip(folder, frames, test=False):
     folder.mkdir(parents=True, exist_ok=True)
     for time, frame in enumerate(frames):
         write_image(folder / (f"{time:08d}.png" if test else f"im{time + 1}.png"), frame)
+
+
+def write_whole(folder, frames, test=False):
+    """`write_clip` in the place of a folder that is there; the new one appears whole or never."""
+    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        write_clip(partial, frames, test)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

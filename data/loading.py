@@ -79,10 +79,7 @@ def open_loader(
 
 
 def load_steps(
-    loader: DataLoader,
-    parts: int,
-    patience: float,
-    stopping: Callable[[], Any] = lambda: None,
+    loader: DataLoader, parts: int, patience: float, stopping: Callable[[], Any] = lambda: None
 ) -> Generator[tuple[dict[str, Any], ...], None, None]:
     """The batches of a loader of `open_loader`, `parts` of them for each step.
 

@@ -13,7 +13,7 @@ from rasterio.enums import ColorInterp
 from rasters import write_geotiff
 from torch.utils.data import DataLoader
 
-from data import traffic
+from data import lists, traffic
 from data.animation import (
     FRAMES,
     Animation,
@@ -495,6 +495,23 @@ def test_clips_that_are_there_stay_in_the_list(stills, tmp_path):
     (out / "189_vime7_train.txt").unlink()
     write_clips(config)
     assert sorted(SeptupletDataset(out, patch=PATCH).names) == sorted(["listed", "unlisted", name])
+
+
+def test_an_interruption_leaves_no_part_of_a_clip(stills, tmp_path, monkeypatch):
+    config = Config(stills=str(stills), out=str(tmp_path), clips=2, height=64, width=64)
+    write, written = lists.write_image, []
+
+    def write_ten(path, image):
+        if len(written) == 10:  # in the middle of the second clip
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, image)
+
+    monkeypatch.setattr(lists, "write_image", write_ten)
+    with pytest.raises(KeyboardInterrupt):
+        write_clips(config)
+    (whole,) = (tmp_path / "train").iterdir()
+    assert len(list(whole.iterdir())) == 7
 
 
 def test_clips_are_not_added_where_they_would_not_be_seen(stills, tmp_path):

@@ -193,8 +193,7 @@ class Canvas:
 
     def plant(self, points: np.ndarray, radii: np.ndarray) -> None:
         """Note trees at local points (n, 2) with crown radii in metres; `grow` paints them."""
-        if len(points):
-            self.trees.append(np.column_stack([self.pixels(points), np.asarray(radii) * DENSITY]))
+        self.trees.append(np.column_stack([self.pixels(points), np.asarray(radii) * DENSITY]))
 
     def grow(self, leaf: Material) -> None:
         """Paint all planted trees: crowns of uneven outline, one tone each, as tall as wide."""
@@ -203,19 +202,19 @@ class Canvas:
         trees = np.concatenate(self.trees)
         inside = ((trees[:, :2] >= 0) & (trees[:, :2] < self.shape[::-1])).all(1)
         trees = trees[inside]
-        column, row = trees[:, 0].astype(int), trees[:, 1].astype(int)
+        column, row = trees[:, :2].astype(int).T
         trees = trees[self.occupied[row, column] == 0]
         if not len(trees):
             return
+        column, row = trees[:, :2].astype(int).T
         free = np.ones(self.shape, np.uint8)
-        free[trees[:, 1].astype(int), trees[:, 0].astype(int)] = 0
+        free[row, column] = 0
         distance, label = cv2.distanceTransformWithLabels(
             free, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
         )
         # OpenCV numbers the seeds in its own order: look up which tree owns which number.
         radius = np.ones(label.max() + 1, np.float32)
-        number = label[trees[:, 1].astype(int), trees[:, 0].astype(int)]
-        radius[number] = trees[:, 2]
+        radius[label[row, column]] = trees[:, 2]
         tone = self.rng.normal(0, 1, (len(radius), 3)).astype(np.float32) * (0.03, 0.02, 0.015)
         tone += self.rng.normal(0, 0.17, (len(radius), 1))
         own = radius[label]
@@ -283,8 +282,6 @@ def cast_shadow(heights: np.ndarray, sun: Sun) -> np.ndarray:
     horizon = heights.copy()
     for power in range(7):
         dx, dy = round(sun.x * 2**power), round(sun.y * 2**power)
-        if (dx, dy) == (0, 0):
-            continue
         if abs(dy) >= heights.shape[0] or abs(dx) >= heights.shape[1]:
             break
         there, here = shifted(heights.shape, dx, dy)

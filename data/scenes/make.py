@@ -59,10 +59,8 @@ def make_scenes(
     Arguments: as the flags of the command, see `Config`; sizes are (H, W) of the frames.
 
     Returns: the folder.
-
-    Raises:
-        ValueError: a setting is out of range, the folder was made with other settings, or it
-            holds something else.
+    Raises: ValueError: a setting is out of range, or the folder was made with other settings or
+        holds something else.
     """
     out = Path(out).absolute()
     settings = {"version": VERSION, "clips": clips, "test_clips": test_clips}
@@ -203,8 +201,7 @@ def sample_world(
     target = np.array(world.shape[1::-1]) / 2 - 0.5 + DENSITY * np.array([x, y])
     matrix[:, 2] = target - matrix[:, :2] @ middle
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    options = {"flags": flags, "borderMode": cv2.BORDER_REFLECT}
-    return cv2.warpAffine(world, matrix, (width, height), **options)
+    return cv2.warpAffine(world, matrix, size[::-1], flags=flags, borderMode=cv2.BORDER_REFLECT)
 
 
 def _grade(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:

@@ -158,10 +158,11 @@ def flat_roof(canvas: Canvas, rect: Rect, height: float, clutter: float = 1.0) -
     x0, y0, x1, y1 = rect
     base = Material(pick(rng, ROOFS), 0.02, 0.05, 0.01).varied(rng)
     rim = Material(tuple(np.clip(np.array(base.colour) * rng.uniform(0.8, 1.3), 0, 0.95)))
-    canvas.fill(box(x0, y0, x1, y1), rim, height=height + 0.9, occupy=True)
-    canvas.fill(box(x0 + 0.7, y0 + 0.7, x1 - 0.7, y1 - 0.7), base, height=height)
+    canvas.fill(box(*rect), rim, height=height + 0.9, occupy=True)
+    inner = (x0 + 0.7, y0 + 0.7, x1 - 0.7, y1 - 0.7)
+    canvas.fill(box(*inner), base, height=height)
+    roof_panels(canvas, inner, base)
     area = (x1 - x0) * (y1 - y0)
-    roof_panels(canvas, (x0 + 0.7, y0 + 0.7, x1 - 0.7, y1 - 0.7), base)
     if area > 500 and rng.random() < 0.5:
         seams = tuple(0.85 * np.array(base.colour))
         for x in np.arange(x0 + 4, x1 - 3, rng.uniform(4, 9)):

@@ -26,8 +26,11 @@ class Street:
 
     def piece(self, start: float, end: float) -> np.ndarray:
         """The middle of the street (n, 2) from one place on its axis to another."""
-        ends = (start, self.at, end, self.at) if self.flat else (self.at, start, self.at, end)
-        return line(*ends)
+        return line(*self.point(start), *self.point(end))
+
+    def point(self, place: float, aside: float = 0.0) -> tuple[float, float]:
+        """(x, y) of a place on its axis, or so many metres beside it."""
+        return (place, self.at + aside) if self.flat else (self.at + aside, place)
 
 
 def half_width(lanes: int) -> float:
@@ -46,7 +49,6 @@ def streets(
     """A street grid over an area with traffic, and blocks of the given shares between.
 
     Arguments:
-        scene: the place.
         area: the land it covers.
         pitch: mean distance of the streets along x and y in metres.
         blocks: names in `BLOCKS` and their shares.
@@ -112,9 +114,8 @@ def _mark(canvas: Canvas, street: Street) -> None:
     for place, half in street.crossings:
         stops += [place - half - 5, place + half + 5]
         for spot in (place - half - 3, place + half + 3):
-            x, y = (spot, street.at) if street.flat else (street.at, spot)
             angle = np.pi / 2 if street.flat else 0.0
-            paint.zebra(canvas, x, y, angle, 3.5 * street.lanes)
+            paint.zebra(canvas, *street.point(spot), angle, 3.5 * street.lanes)
     stops.append(street.end)
     for start, end in zip(stops[::2], stops[1::2], strict=True):
         if end - start > 12:
@@ -148,11 +149,8 @@ def _park_along(canvas: Canvas, street: Street) -> None:
                 continue
             if any(abs(place - crossing) < half + 11 for crossing, half in street.crossings):
                 continue
-            kerb = street.at + sign * side
-            if street.flat:
-                park(canvas, place, kerb, 0.0)
-            else:
-                park(canvas, kerb, place, np.pi / 2)
+            angle = 0.0 if street.flat else np.pi / 2
+            park(canvas, *street.point(place, sign * side), angle)
 
 
 def parcels(scene: Scene, area: Rect, size: float) -> None:

@@ -129,7 +129,6 @@ def add_traffic(
     """Vehicles one behind the other in a lane.
 
     Arguments:
-        canvas: the scene.
         path: middle of the lane, local metres, in the direction of travel.
         speed: metres per frame, at most 3.
         spacing: mean distance between vehicles in metres.
