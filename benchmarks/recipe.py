@@ -51,6 +51,10 @@ VARIANTS = {
     "muon 5e-3": {"muon_rate": 5e-3},
     "muon 2e-2": {"muon_rate": 2e-2},
     "final 1e-1": {"final_share": 0.1},
+    "L1": {"bend": 1e-6},
+    "charbonnier 0.03": {"bend": 0.03},
+    "moving pixels 10": {"moving_weight": 10},
+    "offsets at full rate": {"alignment_share": 1.0},
     "one given frame": {"given_frames": 1},
     "four given frames": {"given_frames": 4},
     "batch 4": {"batch": 4},
@@ -59,6 +63,7 @@ VARIANTS = {
     "flow pyflow": {"flow_method": "pyflow"},
     "sharper optics": {"blur_min": 0.5, "blur_max": 0.8},
     "all traffic fast": {"fast_share": 1.0},
+    "real clips": {"clips_weight": 0.2},
     "no average": {"ema": 0.0},
 }
 
@@ -70,21 +75,27 @@ class Config:
     samples: int = 300  # that every variant trains on
     given_frames: int = 2  # N of every variant that does not name its own
     weights: str | None = None  # trained weights to start from; none: new ones
+    clips: str | None = None  # septuplets of real video, for the variant "real clips"
+    seed: int = 123  # of the samples and of new weights
     variants: str = "all"  # names of the table, separated by commas
 
     def __post_init__(self):
         unknown = set(self.names) - set(VARIANTS)
         if unknown:
             raise ValueError(f"no variants {sorted(unknown)}; there are {', '.join(VARIANTS)}")
+        if "real clips" in self.names and self.clips is None:
+            raise ValueError("the variant 'real clips' needs --clips, a folder of septuplets")
 
     @property
     def names(self) -> list[str]:
-        return list(VARIANTS) if self.variants == "all" else self.variants.split(",")
+        if self.variants != "all":
+            return self.variants.split(",")
+        return [name for name in VARIANTS if self.clips or name != "real clips"]
 
 
 def train(config: Config, choice: dict, folder: Path) -> torch.nn.Module:
     """The network after config.samples samples, trained by main.py; `folder` is for its files."""
-    torch.manual_seed(0)
+    torch.manual_seed(config.seed)
     network = build_network(choice["size"], **choice["network"])
     if config.weights:
         start_from(network, config.weights)
@@ -92,7 +103,9 @@ def train(config: Config, choice: dict, folder: Path) -> torch.nn.Module:
     steps = config.samples // choice["batch"]
     flags = {name: value for name, value in choice.items() if name not in ("size", "network")}
     flags |= {"weights": folder / "start.safetensors", "run": folder / "run", "device": "cpu"}
-    flags |= {"stills": config.stills, "steps": steps, "workers": 1}
+    flags |= {"stills": config.stills, "steps": steps, "workers": 1, "seed": config.seed}
+    if "clips_weight" in choice:
+        flags["clips"] = config.clips
     flags |= {"validation": config.testset, "validate-every": steps}
     command = [sys.executable, str(MAIN), *(f"--{name}={value}" for name, value in flags.items())]
     status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode

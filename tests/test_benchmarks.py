@@ -105,11 +105,14 @@ def test_recipe(run, folder, few_channels, monkeypatch, capsys):
     assert [row[:18].strip() for row in rows] == variants.split(",")
     figures = [float(word) for row in rows for word in re.findall(r"\d+\.\d\d", row)]
     assert all(3 < figure < 50 for figure in figures)  # without a skip: noise
-    weights = ("--weights", folder / "net.safetensors", "--variants", "base")
+    weights = ("--weights", folder / "net.safetensors", "--clips", folder / "septuplets")
+    weights += ("--variants", "real clips", "--seed", 1)
     run(benchmarks.recipe, folder / "stills", folder / "clips", "--samples", 1, *weights)
     assert re.search(r"(\d+) of \1 tensors are those of", capsys.readouterr().out)
     with pytest.raises(ValueError, match="no variants"):
         run(benchmarks.recipe, "a", "b", "--variants", "bass")
+    with pytest.raises(ValueError, match="needs --clips"):
+        run(benchmarks.recipe, "a", "b", "--variants", "real clips")
 
 
 @pytest.mark.parametrize("what", ["compare", "stages", "growth"])
