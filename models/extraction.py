@@ -46,7 +46,7 @@ class SpanExtraction(FeatureExtraction):
         self.blocks = nn.ModuleList(AttentionBlock(channels) for _ in range(blocks))
         self.conv_body = Conv(channels, channels)
         self.fusion = Conv(4 * channels, channels, kernel=1)
-        mean = torch.tensor(MEAN).view(3, 1, 1)
+        mean = torch.tensor(MEAN, dtype=torch.float32).view(3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
 
     def extract(self, x: Tensor) -> Tensor:

@@ -122,6 +122,21 @@ def test_changed_weights_are_seen(change):
         assert_close(winograd.convolve(copy.deepcopy(conv), x), exact(conv, x))
 
 
+@pytest.fixture(params=[torch.float64, torch.bfloat16])
+def default_type(request):
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def test_pytorchs_default_type_changes_nothing(default_type):
+    conv, x = make(16, 16).float(), random(1, 16, 8, 8).float()
+    with torch.no_grad():
+        fast = winograd.convolve(conv, x)
+    assert fast.dtype == torch.float32
+    assert_close(fast, exact(conv, x))
+
+
 def test_planes_do_not_outlive_their_convolution():
     conv, known = make(16, 16), len(winograd._planes)
     with torch.no_grad():

@@ -131,7 +131,8 @@ def _dense(x: Tensor) -> Tensor:
 def _output(input: Tensor, planes: Tensor) -> Tensor:
     """The output, not filled in."""
     size = (len(input), planes.shape[2], *input.shape[2:])
-    return torch.empty(size, device=input.device, memory_format=torch.channels_last)
+    kind = {"dtype": input.dtype, "device": input.device}
+    return torch.empty(size, memory_format=torch.channels_last, **kind)
 
 
 def _call(name: str, shape: _Shape, *arguments: Tensor | float | None) -> None:
