@@ -27,6 +27,12 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def lacking(size: int, multiple: int) -> int:
+    """How much a size lacks of the next multiple."""
+    # Not -size % multiple: torch.compile fails at it for sizes that it keeps as symbols.
+    return (multiple - size % multiple) % multiple
+
+
 def full_precision(x: Tensor) -> Tensor:
     """The same in float32, or float64 if it was: positions, colours and shares need that much."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

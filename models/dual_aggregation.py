@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.blocks import lacking
 from models.extraction import MEAN, FeatureExtraction
 from models.layers import Conv
 
@@ -43,7 +44,7 @@ class DatExtraction(FeatureExtraction):
         self.conv_group = bottleneck(WIDTH)
         self.norm_last = nn.LayerNorm(WIDTH)
         self.conv_body = bottleneck(channels)
-        mean = torch.tensor(MEAN).view(3, 1, 1)
+        mean = torch.tensor(MEAN, dtype=torch.float32).view(3, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
 
     def extract(self, x: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ class WindowAttention(DualAttention):
         qkv = self.qkv(x)
         convolved = self.convolution(qkv[..., 2 * WIDTH :])
         # Pixels beyond the image are zeros, and take part.
-        padded = F.pad(qkv, (0, 0, 0, -width % SIDE, 0, -height % SIDE))
+        padded = F.pad(qkv, (0, 0, 0, lacking(width, SIDE), 0, lacking(height, SIDE)))
         # Of queries, keys and values each the first half of the channels, then the second.
         halves = padded.unflatten(-1, (3, 2, WIDTH // 2)).unbind(-2)
         attended = [

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import channels_last, frame_by_frame
+from models.blocks import channels_last, frame_by_frame, lacking
 from models.cpu.attention import attend
 from models.layers import Conv
 
@@ -27,6 +27,10 @@ class MultiScaleAttention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
+        if channels % len(PATCH_SIZES):
+            raise ValueError(
+                f"attention_channels is {channels}; give a multiple of {len(PATCH_SIZES)}"
+            )
         self.query_embedding = Conv(channels, channels, kernel=1)
         self.key_embedding = Conv(channels, channels, kernel=1)
         self.value_embedding = Conv(channels, channels, kernel=1)
@@ -60,7 +64,7 @@ def patch_attention(query: Tensor, key: Tensor, value: Tensor, patch: int, frame
     Returns: (B * frames, d, h, w).
     """
     channels, height, width = value.shape[1:]
-    grow = (0, -width % patch, 0, -height % patch)
+    grow = (0, lacking(width, patch), 0, lacking(height, patch))
     padded = any(grow)
     if padded:
         real = value.new_ones(()).expand(value.shape[0], 1, height, width)

@@ -9,7 +9,7 @@ import models.cpu.enlargement
 import models.transformer
 from benchmarks.obvious import obvious
 from models import MSTT
-from models.blocks import bicubic_flow_baseline, channels_last, frame_by_frame
+from models.blocks import bicubic_flow_baseline, channels_last, frame_by_frame, lacking
 from models.ensemble import Ensemble
 from models.layers import Conv
 from models.reconstruction import DirectReconstruction, Reconstruction
@@ -193,6 +193,18 @@ def test_the_network_compiles_into_one_graph_and_exports(options):
         expected = network(*inputs)
         for way in ways:
             torch.testing.assert_close(way(*inputs), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_frames_of_another_size_compile():
+    """torch.compile keeps a size that has changed as a symbol."""
+
+    def filled(x):
+        x = F.pad(x, (0, lacking(x.shape[1], 5)))
+        return x * x.shape[1] ** -0.5
+
+    compiled = torch.compile(filled, backend="aot_eager", dynamic=True, fullgraph=True)
+    for size, full in ((12, 15), (13, 15), (20, 20)):
+        assert compiled(torch.ones(1, size)).shape == (1, full)
 
 
 def test_bfloat16_does_not_round_grey_levels():
