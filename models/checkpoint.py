@@ -76,12 +76,14 @@ def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -
         information: anything JSON can hold; "network" (the options) and "sha256" are added.
 
     Raises:
-        ValueError: another ending.
+        ValueError: another ending, no MSTT, one whose weights have been renamed, or information
+            that JSON cannot hold; nothing is written.
         OSError: the disk is full or the folder not writable; nothing half-written is left.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"weights are saved as .safetensors, not as {path.name}")
+    _check_loadable(path, network, information)
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
 
     def write(partial: Path) -> None:
@@ -97,6 +99,22 @@ def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -
     information = information | {"network": network.options, "sha256": file_sha256(path)}
     text = json.dumps(information, indent=2) + "\n"
     write_atomically(path.with_suffix(".json"), lambda partial: partial.write_text(text))
+
+
+def _check_loadable(path: Path, network: MSTT, information: dict[str, Any]) -> None:
+    """Refuse, by a ValueError, what `load_network` would not read again."""
+    if not isinstance(network, MSTT):
+        kind = type(network).__name__
+        raise ValueError(
+            f"an MSTT is saved, not {kind}; give the one inside, such as network.module of "
+            "DistributedDataParallel, network._orig_mod of torch.compile, network.network of ours"
+        )
+    with torch.device("meta"):
+        check_fit(path, MSTT(**network.options).state_dict(), network.state_dict())
+    try:
+        json.dumps(information)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"information must be what JSON can hold: {error}") from error
 
 
 def load_network(
@@ -251,7 +269,7 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
         reason = one_line(str(error).partition("\n")[0])  # PyTorch adds a stack of calls
         raise ValueError(f"{path} asks for a network that cannot be built: {reason}") from error
     check_fit(path, expected, weights)
-    network = MSTT(**options)
+    network = MSTT(**options).float()  # PyTorch's default may be another type
     network.load_state_dict(weights)  # into float32, whatever the file has
     return network
 

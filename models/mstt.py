@@ -15,6 +15,8 @@ Conventions, here and in the whole project:
 
 import inspect
 from collections.abc import Callable
+from numbers import Integral
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -59,6 +61,9 @@ SIZES["large"] = SIZES["fast"] | {"front_blocks": 18, "back_blocks": 20, "extrac
 SKIPS = ("none", "bicubic", "enhanced", "neighbours")
 EXTRACTIONS = {"released": FeatureExtraction, "span": SpanExtraction, "dat": DatExtraction}
 ENLARGEMENTS = {"released": Reconstruction, "direct": DirectReconstruction}
+# Options that count something, and the least of each.
+LEAST = {"front_blocks": 0, "back_blocks": 0, "propagation_blocks": 0}
+LEAST |= dict.fromkeys(("channels", "groups", "offset_channels", "attention_channels"), 1)
 # Makes flows as above of enhanced given frames, (B, N, 3, sH, sW).
 FlowBetween = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -114,7 +119,7 @@ class MSTT(nn.Module):
     ):
         if isinstance(global_skip, bool):
             global_skip = SKIPS[global_skip]
-        options = {name: value for name, value in locals().items() if name in OPTIONS}
+        options = _checked({name: value for name, value in locals().items() if name in OPTIONS})
         super().__init__()
         self.options = options
         self.guarded = False  # whether stray pixels are replaced in evaluation, `without_strays`
@@ -175,7 +180,7 @@ class MSTT(nn.Module):
 
         Returns: (B, 2N - 1, 3, 4H, 4W), about [0, 1], not clipped, with a skip float32 at least.
 
-        Raises: ValueError: shapes that do not fit each other or are too small.
+        Raises: ValueError: frames of no floating type, shapes that do not fit or are too small.
         """
         _check_shapes(frames, forward_flow, backward_flow)
         originals, replaces_strays = frames, self.guarded and not self.training
@@ -237,11 +242,26 @@ def widened(network: MSTT, **options) -> MSTT:
     return wider
 
 
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """Options whose numbers are plain ints; refuses, by a ValueError, those of no network."""
+    for name, least in LEAST.items():
+        value = options[name]
+        if value is None and name in ("offset_channels", "attention_channels"):
+            continue
+        if not isinstance(value, Integral) or value < least:
+            raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}")
+        options[name] = int(value)
+    return options
+
+
 def _check_shapes(frames: Tensor, forward_flow: Tensor, backward_flow: Tensor) -> None:
     """Refuse what the stages would fail on further down, with the shapes seen."""
-    if frames.ndim != 5 or frames.shape[1] < 1 or frames.shape[2] != 3:
+    if not isinstance(frames, Tensor) or not frames.is_floating_point():
+        kind = getattr(frames, "dtype", type(frames).__name__)
+        raise ValueError(f"frames are {kind}; give a floating tensor in [0, 1]")
+    if frames.ndim != 5 or 0 in frames.shape[:2] or frames.shape[2] != 3:
         seen = tuple(frames.shape)
-        raise ValueError(f"frames are {seen}; give (B, N, 3, H, W) with N of at least 1")
+        raise ValueError(f"frames are {seen}; give (B, N, 3, H, W) with B and N of at least 1")
     batch, count, _, height, width = frames.shape
     if min(height, width) < SMALLEST_SIDE:
         raise ValueError(

@@ -1,13 +1,21 @@
 """Checkpoints: what loads, and what is refused with one clear line."""
 
+import copy
 import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 from models import MSTT
-from models.checkpoint import load_network, load_torch_file, save_network, save_torch_file
+from models.checkpoint import (
+    load_network,
+    load_torch_file,
+    network_from,
+    save_network,
+    save_torch_file,
+)
 
 RELEASED = {"conv_first.weight": torch.zeros(64, 3, 3, 3)}
 
@@ -77,6 +85,41 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
         save_torch_file(path, {"step": lambda: None})
     assert load_torch_file(path) == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_loaded_network_is_float32_whatever_pytorchs_default():
+    expected = MSTT(8, 2, 1, 1, extraction="span")
+    torch.set_default_dtype(torch.float16)
+    try:
+        network = network_from("net", expected.options, expected.state_dict())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
+    torch.testing.assert_close(network.extraction.mean, expected.extraction.mean, atol=0, rtol=0)
+
+
+def test_what_cannot_be_loaded_again_is_not_saved(tmp_path):
+    path, network = tmp_path / "net.safetensors", MSTT(8, 2, 1, 1)
+    save_network(path, network, {"psnr": 30.0})
+    renamed = copy.deepcopy(network)
+    torch.nn.utils.parametrizations.weight_norm(renamed.extraction.conv_first)
+    for wrong, information, message in (
+        (
+            torch.nn.DataParallel(network),
+            {},
+            "an MSTT is saved, not DataParallel; .*network.module",
+        ),
+        (renamed, {}, "weights .* do not fit the network: extraction.conv_first.weight is missing"),
+        (network, {"psnr": np.float32(31)}, "what JSON can hold: .*float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_network(path, wrong, information)
+        assert load_network(path)[1]["psnr"] == 30.0
+
+
+def test_options_of_numpy_are_saved(tmp_path):
+    save_network(tmp_path / "net.safetensors", MSTT(np.int64(8), 2, 1, 1), {})
+    assert load_network(tmp_path / "net.safetensors")[0].options == MSTT(8, 2, 1, 1).options
 
 
 def test_other_endings_are_refused(tmp_path):

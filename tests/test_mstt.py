@@ -213,6 +213,7 @@ def test_coupling_and_midpoint_change_the_result():
     [
         (((1, 4, 3, 12, 20), (1, 3, 2, 12, 20)), "20x12"),
         (((1, 0, 3, 20, 20), (1, 0, 2, 20, 20)), "N of at least 1"),
+        (((0, 2, 3, 20, 20), (0, 1, 2, 20, 20)), "B and N of at least 1"),
         (((1, 4, 1, 20, 20), (1, 3, 2, 20, 20)), "1, 20, 20"),
         (((1, 4, 3, 20, 20), (1, 4, 2, 20, 20)), "(1, 3, 2, 20, 20)"),
     ],
@@ -221,6 +222,29 @@ def test_wrong_shapes_are_named(shapes, message):
     frames, flow = (torch.zeros(shape) for shape in shapes)
     with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
         MSTT(8, 2, 1, 1)(frames, flow, flow)
+
+
+@pytest.mark.parametrize("frames", [torch.zeros(1, 2, 3, 16, 16, dtype=torch.uint8), np.zeros(3)])
+def test_frames_of_no_floating_tensor_are_refused(frames):
+    """Bytes went through the network as 255 times the numbers it was trained on."""
+    flow = torch.zeros(1, 1, 2, 16, 16)
+    with pytest.raises(ValueError, match=r"give a floating tensor in \[0, 1\]"):
+        MSTT(8, 2, 1, 1)(frames, flow, flow)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": 0}, "channels is 0; give a whole number of at least 1"),
+        ({"back_blocks": -1}, "back_blocks is -1; give a whole number of at least 0"),
+        ({"front_blocks": 1.5}, "front_blocks is 1.5; give"),
+        ({"offset_channels": "8"}, "offset_channels is '8'; give"),
+        ({"attention_channels": 6}, "attention_channels is 6; give a multiple of 4"),
+    ],
+)
+def test_impossible_numbers_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        MSTT(**({"channels": 8, "groups": 2, "front_blocks": 1, "back_blocks": 1} | options))
 
 
 def test_unknown_names_are_refused():
