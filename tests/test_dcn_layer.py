@@ -134,6 +134,12 @@ def test_layer_warns_of_offsets_that_are_not_numbers():
         layer(torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 4, 4))
 
 
+def test_layer_refuses_other_channels():
+    """Twice the channels would be a convolution in two groups."""
+    with pytest.raises(ValueError, match=r"x is \(1, 16, 4, 4\); it needs 8 channels"):
+        DCNv2(8, 8, groups=2)(torch.zeros(1, 16, 4, 4), torch.zeros(1, 8, 4, 4))
+
+
 def test_layer_refuses_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="groups must divide the 8 input channels, not 3"):
         DCNv2(8, 8, groups=3)
