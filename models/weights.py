@@ -1,5 +1,6 @@
 """The shipped weights, and the flow method and window that a file of weights asks for."""
 
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def trained_window(information: dict[str, Any]) -> int:
 
 def check_window(window: int) -> None:
     """Refuse, by a ValueError, what `--window` cannot be."""
-    if window and not 2 <= window <= LONGEST_WINDOW:
+    if not isinstance(window, Integral) or (window and not 2 <= window <= LONGEST_WINDOW):
         raise ValueError(
-            f"window is {window}; give 2 to {LONGEST_WINDOW} frames, or 0 for what the weights ask"
+            f"window is {window!r}; give 2 to {LONGEST_WINDOW} frames, or 0 for the weights' own"
         )

@@ -42,8 +42,9 @@ def test_windows_are_those_of_the_weights_or_of_the_call(tmp_path):
     for asked, window in ((0, 6), (3, 3)):
         expected = list(super_resolve(network, frames, "dis", window=window))
         np.testing.assert_array_equal(loaded.enhance(frames, asked), expected)
-    with pytest.raises(ValueError, match="window is 1; give 2 to 32"):
-        loaded.enhance(frames, 1)
+    for wrong in (1, 2.5, "4"):
+        with pytest.raises(ValueError, match=f"window is {wrong!r}; give 2 to 32"):
+            loaded.enhance(frames, wrong)
 
 
 def test_what_is_no_clip_is_refused(tmp_path):
