@@ -116,6 +116,31 @@ def test_ssim_of_an_image_below_its_window_is_refused():
         ssim(np.zeros((10, 16, 3), np.uint8), np.zeros((10, 16, 3), np.uint8))
 
 
+@pytest.mark.parametrize("shape", [(16, 16, 16), (12, 16, 16, 3)])
+def test_ssim_of_several_images_is_refused(shape):
+    """A stack of grey frames would be one image with as many channels as columns."""
+    with pytest.raises(ValueError, match="SSIM needs one image"):
+        ssim(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_images_up_to_one_are_told(metric):
+    a, b = (image / 255 for image in noisy_pair((16, 16, 3), seed=1))
+    with pytest.warns(UserWarning, match=r"multiply images in \[0, 1\] by 255"):
+        metric(a, b)
+
+
+def test_y_of_another_number_of_channels_is_refused():
+    with pytest.raises(ValueError, match=r"RGB images \(\.\.\., 3\), got shape \(8, 8, 4\)"):
+        to_y(np.zeros((8, 8, 4), np.uint8))
+
+
+@pytest.mark.parametrize("clip", [moving_clip() / 255, moving_clip()[..., 0]])
+def test_a_clip_of_another_kind_is_refused(clip):
+    with pytest.raises(ValueError, match=r"a clip is \(T, H, W, 3\) uint8 RGB, not"):
+        clip_metrics(clip, clip)
+
+
 def test_moving_mask_is_its_definition():
     rng = np.random.default_rng(2)
     clip = moving_clip(frames=3).astype(np.int64)

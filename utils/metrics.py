@@ -23,6 +23,7 @@
   say nothing and JSON has no infinity.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
@@ -52,6 +53,7 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
         ValueError: the shapes differ.
     """
     _check_same_shape(a, b)
+    _warn_of_unit_range(a, b)
     error = np.mean((a.astype(np.float64) - b) ** 2)
     with np.errstate(divide="ignore"):
         return float(10 * np.log10(PEAK**2 / error))
@@ -67,11 +69,14 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     Returns: the mean over pixels and channels, 1 for identical images.
 
     Raises:
-        ValueError: the shapes differ, or an image is smaller than the window.
+        ValueError: the shapes differ, are those of several images, or smaller than the window.
     """
     _check_same_shape(a, b)
+    if a.ndim not in (2, 3) or (a.ndim == 3 and a.shape[2] > 4):
+        raise ValueError(f"SSIM needs one image (H, W) or (H, W, 3), got shape {a.shape}")
     if min(a.shape[:2]) < SSIM_SIDE:
         raise ValueError(f"SSIM needs images of at least 11 x 11 pixels, got shape {a.shape}")
+    _warn_of_unit_range(a, b)
     return float(
         structural_similarity(
             a.astype(np.float64),
@@ -92,7 +97,12 @@ def to_y(rgb: np.ndarray) -> np.ndarray:
         rgb: (..., 3), levels 0..255.
 
     Returns: (...) float64, 16..235, not rounded.
+
+    Raises:
+        ValueError: another number of channels.
     """
+    if rgb.shape[-1:] != (3,):
+        raise ValueError(f"Y needs RGB images (..., 3), got shape {rgb.shape}")
     return 16.0 + rgb.astype(np.float64) @ BT601_LUMA
 
 
@@ -147,9 +157,12 @@ def clip_metrics(output: np.ndarray, truth: np.ndarray) -> dict[str, float | lis
         and "frames", a dict of the first four for every time.
 
     Raises:
-        ValueError: the shapes differ, or T is even or less than 3.
+        ValueError: the shapes differ, another kind of array, or T is even or less than 3.
     """
     _check_same_shape(output, truth)
+    for clip in (output, truth):
+        if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[3] != 3:
+            raise ValueError(f"a clip is (T, H, W, 3) uint8 RGB, not {clip.shape} {clip.dtype}")
     if len(truth) < 3 or len(truth) % 2 == 0:
         raise ValueError(f"a clip has 2N-1 frames from N >= 2 given ones, got {len(truth)}")
     frames = [frame_metrics(*pair) for pair in zip(output, truth, strict=True)]
@@ -208,3 +221,13 @@ def _mean(values: Iterable[object]) -> float | None:
 def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
     if a.shape != b.shape:
         raise ValueError(f"images to compare must have one shape, got {a.shape} and {b.shape}")
+
+
+def _warn_of_unit_range(a: np.ndarray, b: np.ndarray) -> None:
+    highest = max(float(np.max(image, initial=0)) for image in (a, b))
+    if a.dtype.kind == b.dtype.kind == "f" and 0 < highest <= 1:
+        warnings.warn(
+            "images of numbers up to 1 are measured in levels 0..255, where they are nearly equal; "
+            "multiply images in [0, 1] by 255",
+            stacklevel=3,
+        )
