@@ -73,7 +73,9 @@ def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -
     Arguments:
         path: ends in .safetensors.
         network: whose weights are written.
-        information: anything JSON can hold; "network" (the options) and "sha256" are added.
+        information: anything JSON can hold; "network" (the options) and "sha256" are added. For a
+            network that was loaded, what `load_network` said: the flow method and the window of
+            its weights would otherwise be those of the released code.
 
     Raises:
         ValueError: another ending, no MSTT, one whose weights have been renamed, or information
@@ -179,6 +181,8 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         check_weights(path, content)
         weights = renamed(content, RELEASED_NAMES)
         return weights, {"network": _released_options(path, content), "origin": "released code"}
+    if "extraction.conv_first.weight" in content:
+        raise ValueError(f"{path} holds weights alone; models.save_network writes what they need")
     some = one_line(", ".join(map(plain, list(content)[:4])))
     raise ValueError(
         f"{path} is neither a training checkpoint of this project nor a state dict of the "

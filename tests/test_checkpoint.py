@@ -65,6 +65,7 @@ def test_weights_or_a_description_that_are_damaged_are_refused(saved, damage, me
         (b"PK\x03\x04 no zip", r"4x\.pth"),
         (b"hello", r"4x\.pth"),
         ({"state": torch.zeros(3)}, "neither a training checkpoint"),
+        (MSTT(8, 2, 1, 1).state_dict(), "holds weights alone; models.save_network writes"),
         ({("a", 1): 1, "b\n": 2}, r"it holds tuple, b\\n"),
         ([1, 2], "holds a list"),
         (RELEASED, "lacks weights of the released"),

@@ -195,6 +195,21 @@ def test_the_network_compiles_into_one_graph_and_exports(options):
             torch.testing.assert_close(way(*inputs), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_second_derivatives_and_functional_gradients_without_our_kernels(monkeypatch):
+    monkeypatch.setenv("MSTT_CONVOLUTION", "pytorch")  # as docs/scripting.md says
+    monkeypatch.setenv("MSTT_DCN_BACKEND", "reference")
+    network, (frames, *flows) = MSTT(16, 4, 1, 1), random_inputs((16, 16))
+
+    def size(frames):
+        return network(frames, *flows).square().mean()
+
+    slope = torch.func.grad(size)(frames)
+    (same,) = torch.autograd.grad(size(frames.requires_grad_()), frames, create_graph=True)
+    torch.testing.assert_close(slope, same)
+    same.square().sum().backward()
+    assert frames.grad.abs().sum() > 0
+
+
 def test_frames_of_another_size_compile():
     """torch.compile keeps a size that has changed as a symbol."""
 
