@@ -1,6 +1,8 @@
 """Flags from a Config, and a user's mistakes as one line."""
 
+import io
 import re
+import sys
 from dataclasses import dataclass, field, make_dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -190,6 +192,15 @@ def test_run_script_turns_errors_into_a_line_and_a_status(error, status, text, c
         run_script(main)
     assert stop.value.code == status
     assert capsys.readouterr().err == text
+
+
+def test_a_name_that_standard_output_cannot_hold_ends_nothing(monkeypatch):
+    redirected = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")  # `> log.txt` on Windows
+    monkeypatch.setattr(sys, "stdout", redirected)
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: print("\u5f71/\xe1"))
+    redirected.flush()
+    assert (stop.value.code, redirected.buffer.getvalue().strip()) == (0, b"\\u5f71/\xe1")
 
 
 def test_a_traceback_is_shown_where_it_is_asked_for(monkeypatch):

@@ -192,6 +192,8 @@ def run_script(main: Callable[[], int | None]) -> None:
     `keep_freed_memory`.
     """
     keep_freed_memory()
+    if hasattr(sys.stdout, "reconfigure"):  # a file or pipe of Windows cannot hold every name
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does by itself
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *where, **line: f"{message}\n"
     try:

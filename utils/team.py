@@ -202,7 +202,7 @@ def join(backend: str = "gloo") -> Iterator[Team]:
         return
     with contextlib.ExitStack() as stack:
         if not team.first:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8", errors="replace"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         with team.contact():
             store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
