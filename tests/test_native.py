@@ -111,6 +111,24 @@ def test_no_working_compiler(machine, monkeypatch, compiler, message):
         load(machine)
 
 
+def test_windows_gets_a_library_that_needs_no_other(machine, monkeypatch):
+    compiler_script(machine, monkeypatch, f'echo "$@" > {machine / "flags"}')
+    monkeypatch.setattr(native.sys, "platform", "win32")
+    monkeypatch.setenv("CXX", f'"{machine / "compiler"}" -m64')  # quotes stay in the words there
+    command, _ = native._find_compiler()
+    assert command == (str(machine / "compiler"), "-m64")
+    native._compile(machine / "source" / "answer.cpp", machine / "answer.dll", command, ())
+    words = (machine / "flags").read_text().split()
+    assert "-static" in words
+    assert "-fPIC" not in words
+
+
+def test_a_compiler_for_msvc_is_not_taken(machine, monkeypatch):
+    compiler_script(machine, monkeypatch, "echo Target: x86_64-pc-windows-msvc")
+    with pytest.raises(native.NativeBuildError, match="builds for MSVC, not MinGW"):
+        load(machine)
+
+
 def test_compiler_that_answers_but_cannot_compile(machine, monkeypatch):
     compiler_script(
         machine, monkeypatch, '[ "$1" = --version ] && exit 0\necho no headers >&2; exit 3'

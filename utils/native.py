@@ -136,9 +136,10 @@ def _load_from(
 
 
 def _compile(source: Path, target: Path, compiler: tuple[str, ...], flags: tuple[str, ...]) -> None:
-    position_independent = () if sys.platform == "win32" else ("-fPIC",)
+    # Python looks nowhere on Windows for the libraries of a compiler: they have to be inside.
+    linked = "-static" if sys.platform == "win32" else "-fPIC"
     for optional in OPTIONAL_FLAGS:
-        command = (*compiler, *COMMON_FLAGS, *position_independent, *optional, *flags)
+        command = (*compiler, *COMMON_FLAGS, linked, *optional, *flags)
         command = (*command, str(source), "-o", str(target))
         run = _run(command, COMPILE_SECONDS)
         if run.returncode == 0:
@@ -163,6 +164,8 @@ def _find_compiler() -> tuple[tuple[str, ...], str]:
     problems = []
     for candidate in (chosen,) if chosen else COMPILERS:
         command = tuple(shlex.split(candidate, posix=sys.platform != "win32"))
+        if sys.platform == "win32":  # where shlex keeps quotes, to keep backslashes
+            command = tuple(word.strip('"') for word in command)
         if shutil.which(command[0]) is None:
             problems.append(f"{command[0]} not found")
             continue
@@ -171,9 +174,12 @@ def _find_compiler() -> tuple[tuple[str, ...], str]:
         except NativeBuildError as error:
             problems.append(str(error))
             continue
-        if run.returncode == 0:
+        if "windows-msvc" in run.stdout:  # whose libraries would hide our functions
+            problems.append(f"{candidate} builds for MSVC, not MinGW")
+        elif run.returncode == 0:
             return command, run.stdout
-        problems.append(f"{candidate} --version: status {run.returncode}")
+        else:
+            problems.append(f"{candidate} --version: status {run.returncode}")
     source = "$CXX names no" if chosen else "no"
     raise NativeBuildError(f"{source} working C++ compiler ({'; '.join(problems)})")
 
