@@ -25,6 +25,7 @@ from models import MSTT
 from models.checkpoint import load_network, load_torch_file, network_from, save_torch_file
 from training.loop import Ema
 from training.run import open_run, read_state, restore
+from utils import files
 from utils.files import lock_folder
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -261,6 +262,20 @@ def test_a_failed_write_raises_and_keeps_the_old_file(tmp_path, monkeypatch, cal
             save_torch_file(path, {"step": 2})
     assert load_torch_file(path) == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_file_that_a_reader_has_open_is_replaced_when_it_is_closed(tmp_path, monkeypatch):
+    replace, left = os.replace, [PermissionError(), PermissionError()]  # as Windows refuses it
+
+    def refusing(partial, path):
+        if left:
+            raise left.pop()
+        replace(partial, path)
+
+    monkeypatch.setattr(files, "RETRIES", (0, 0))
+    monkeypatch.setattr(os, "replace", refusing)
+    save_torch_file(tmp_path / "last.pt", {"step": 1})
+    assert load_torch_file(tmp_path / "last.pt") == {"step": 1}
 
 
 def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):

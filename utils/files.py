@@ -12,6 +12,8 @@ from typing import TextIO
 
 PARTIAL = ".partial"  # ending of a file that is being written
 LOCK = ".lock"  # in a folder that one process at a time works in
+# Windows replaces no file that is open, which a scanner for viruses or a reader soon closes.
+RETRIES = (0.1, 0.5, 2, 5) if os.name == "nt" else ()  # seconds to wait before each
 
 
 def write_atomically(path: Path, write) -> None:
@@ -25,7 +27,7 @@ def write_atomically(path: Path, write) -> None:
         write(partial)
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        _replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # the new name itself reaches the disk with its folder
@@ -35,6 +37,16 @@ def write_atomically(path: Path, write) -> None:
                 os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    for seconds in RETRIES:
+        try:
+            os.replace(partial, path)
+            return
+        except PermissionError:
+            time.sleep(seconds)
+    os.replace(partial, path)
 
 
 def check_empty(folder: Path) -> None:
