@@ -134,7 +134,9 @@ class TiffSource(Source):
         height, width = dataset.shape
         if _orientation(dataset, page) > 4:
             height, width = width, height
-        dtype = dataset.dtypes[0].replace("complex_int16", "complex64")  # as which it is read
+        # As which it is read; GDAL 3.11 and later know half floats, as which few programs write.
+        dtype = dataset.dtypes[0].replace("complex_int16", "complex64")
+        dtype = dtype.replace("float16", "float32")
         bands = len(_bands(dataset, page))
         if has_palette(dataset) and self.palette == "rgb":
             dtype, bands = "uint8", 3
@@ -210,6 +212,8 @@ def read_pixels(dataset: Any, page: Page, palette: str = PALETTES[0]) -> np.ndar
         held = sum(Path(file).stat().st_size for file in dataset.files)
         check_claim(page.name, *dataset.shape, claimed, RATIO * held)
     pixels = np.moveaxis(dataset.read(bands), 0, -1)
+    if pixels.dtype == np.float16:
+        pixels = pixels.astype(np.float32)
     missing = None
     # Both are lists of all bands, made anew each time: a file may claim 65,535 of them.
     all_flags, meanings = dataset.mask_flag_enums, dataset.colorinterp

@@ -57,9 +57,9 @@ class TiffSink(ImageSink):
             with self.rasterio.open(path, "w", **profile) as dataset:
                 self._describe(dataset, reference)
                 for window, values, valid in _strips(pixels, reference, self.masks):
-                    dataset.write(values, window=window)
-                    if valid is not None:
+                    if valid is not None:  # on a full disk GDAL 3.12 crashes where pixels are first
                         dataset.write_mask(valid, window=window)
+                    dataset.write(values, window=window)
             with self.rasterio.open(path) as dataset:
                 for window, values, valid in _strips(pixels, reference, self.masks):
                     self._compare(dataset.read(window=window), values)
@@ -142,14 +142,14 @@ class TiffSink(ImageSink):
         profile |= {"crs": references[0].crs, "transform": references[0].transform}
         with self.rasterio.open(target, "w", **profile) as dataset:
             self._describe(dataset, references[0].with_bands_of(references))
+            if has_masks:  # first, as above
+                for window in _windows(dataset.height, dataset.width):
+                    dataset.write_mask(self._valid_anywhere(files, window), window=window)
             for number, file in enumerate(files):
                 with self.rasterio.open(file) as frame:
                     bands = [number * per_frame + band for band in frame.indexes]
                     for window in _windows(frame.height, frame.width):
                         dataset.write(frame.read(window=window), bands, window=window)
-            if has_masks:
-                for window in _windows(dataset.height, dataset.width):
-                    dataset.write_mask(self._valid_anywhere(files, window), window=window)
         with self.rasterio.open(target) as dataset:
             for number, file in enumerate(files):
                 first = number * per_frame + 1
