@@ -35,16 +35,16 @@ def find_stills(root: str | Path) -> list[Path]:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; give the folder that holds the stills")
-    paths = sorted(
+    paths = [
         path
         for path in root.rglob("*")
         if path.suffix.lower() in SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    ]
     if not paths:
         kinds = ", ".join(sorted(SUFFIXES))
         raise FileNotFoundError(f"no stills ({kinds}) under {root}")
-    return paths
+    return sorted(paths, key=lambda path: path.parts)  # paths of Windows ignore case
 
 
 def check_outside(out: Path, root: str | Path) -> None:

@@ -44,7 +44,9 @@ def check_outputs(config: Any, output: Path) -> list[Path]:
     extras = [output.with_name(f"{output.stem}_compare{end}") for end in ends]
     given = Path(config.input).resolve()
     for path in (output, work_folder(output), *extras):
-        if given in (path.resolve(), *path.resolve().parents):
+        # Names that differ in case are one file on macOS.
+        is_given = path.exists() and path.samefile(given)
+        if is_given or given in (path.resolve(), *path.resolve().parents):
             raise ValueError(f"{path} is in the input {config.input}; choose another OUTPUT")
         if path.resolve() in given.parents:
             raise ValueError(f"the input {config.input} is in {path}; choose another OUTPUT")

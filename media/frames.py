@@ -30,6 +30,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; a
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
 REPLACED = (*VIDEO_SUFFIXES, *TIFF_SUFFIXES, ".png", ".html")  # endings of results in one file
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what file managers leave in a folder
 SMALL = 2**28  # bytes of a frame, for which there is memory anywhere
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 LARGEST_JPEG = 65500  # pixels, of a side
@@ -185,14 +186,14 @@ def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def free_of(path: Path, overwrite: bool) -> None:
     """Make sure that a result may be put at `path`: a ValueError for what may not be replaced."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    names = {file.name for file in path.iterdir()} - LITTER if path.is_dir() else set()
+    if not path.exists() or (path.is_dir() and not names):
         return
     if not overwrite:
         raise ValueError(f"{path} exists; choose another OUTPUT or add --overwrite")
     if not path.is_dir() and not (path.is_file() and path.suffix.lower() in REPLACED):
         raise ValueError(f"{path} is no earlier result, so it stays; choose another OUTPUT")
     if path.is_dir():
-        names = {file.name for file in path.iterdir()}
         suffix = Path(min(names)).suffix
         strange = sorted(names - {f"{index:08d}{suffix}" for index in range(len(names))})
         if strange:

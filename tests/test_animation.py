@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,7 +27,7 @@ from data.animation import (
 )
 from data.clips import find_clips, read_clip
 from data.septuplets import SeptupletDataset
-from data.stills import Stills, read_still, stretch_to_8_bits
+from data.stills import Stills, find_stills, read_still, stretch_to_8_bits
 from utils.resize import imresize
 
 PATCH = 16
@@ -396,6 +397,15 @@ def test_no_stills(tmp_path):
         cv2.imwrite(str(tmp_path / name), texture(200, 200))
     with pytest.raises(FileNotFoundError, match="no stills"):
         StillsDataset(tmp_path)
+
+
+def test_stills_have_one_order_on_every_system(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "__lt__", None)  # which has no case on Windows
+    for name in ("b.png", "C.png", "a/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = [path.relative_to(tmp_path).as_posix() for path in find_stills(tmp_path)]
+    assert names == ["C.png", "a/d.png", "b.png"]
 
 
 def test_stills_beyond_the_limit_are_read_again(stills):

@@ -22,6 +22,7 @@ from enhancing import (
 
 import enhance
 from enhancement.job import locked
+from enhancement.outputs import check_outputs
 from media.folder import write_image_file
 from models.checkpoint import save_network
 
@@ -157,6 +158,14 @@ def test_a_lock_that_was_being_removed_is_none(tmp_path, monkeypatch):
     assert flags
 
 
+def test_the_input_under_another_name_is_not_overwritten(tmp_path):
+    (tmp_path / "IN.mp4").touch()  # as in.mp4 is where names have no case
+    (tmp_path / "in.mp4").hardlink_to(tmp_path / "IN.mp4")
+    config = enhance.Config(str(tmp_path / "IN.mp4"), str(tmp_path / "in.mp4"), overwrite=True)
+    with pytest.raises(ValueError, match=r"in\.mp4 is in the input"):
+        check_outputs(config, tmp_path / "in.mp4")
+
+
 def test_what_only_looks_like_a_result_is_not_overwritten(tmp_path, checkpoint):
     scenes = write_frames(tmp_path / "scenes", make_frames(1))
     (scenes / "0.png").rename(scenes / "20240101.png")
@@ -184,6 +193,8 @@ def test_outputs_are_never_overwritten(tmp_path, checkpoint):
     with pytest.raises(ValueError, match="exists; choose another OUTPUT or add --overwrite"):
         run(checkpoint, given, output)
     np.testing.assert_array_equal(before, read_all(run(checkpoint, given, output, "--overwrite")))
+    (output / ".DS_Store").touch()
+    run(checkpoint, given, output, "--overwrite")
     (output / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds files that are not frames.*notes.txt"):
         run(checkpoint, given, output, "--overwrite")
