@@ -140,6 +140,9 @@ def _explain(error: Exception) -> str:
         text = text.rpartition(marked[-1])[2] if marked else last
     # A file's name may hold a newline or a terminal's control characters.
     text = escaped(text)
+    if "shared memory" in text:  # which loader processes return their batches in
+        remedy = "docker run --shm-size=8g, a smaller --batch, or --workers 0"
+        return f"/dev/shm is too small for the loader workers: {remedy} ({text})"
     died = re.search(r"DataLoader worker .*(killed|exited unexpectedly)", text)
     if died or isinstance(error, ConnectionError | EOFError):  # its last batch went with it
         return f"a loader worker died, perhaps for lack of memory: lower --workers ({text})"

@@ -24,6 +24,10 @@ class Source:
         return {"name": key[1]}
 
 
+def overflow():
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left")
+
+
 def vanish():
     open("gone.png").close()
 
@@ -66,6 +70,11 @@ def test_a_sample_that_fails_is_named_in_one_line(fail, message, workers):
         names(fail, workers)
     assert str(caught.value).startswith("a sample cannot be loaded: ")
     assert str(caught.value).isprintable()
+
+
+def test_shared_memory_that_is_full_is_said():
+    with pytest.raises(LoadingError, match=r"^/dev/shm is too small .* --workers 0 \(unable to"):
+        names(overflow, workers=1)
 
 
 def test_a_worker_that_dies_is_reported():
