@@ -86,6 +86,7 @@ def pick_precision(device: torch.device, precision: str = "auto") -> torch.dtype
     else:
         capabilities = torch.cpu.get_capabilities()
         native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+        native = native and torch.backends.mkldnn.is_available()  # without it nothing uses them
     if precision == "bfloat16" and not native:
         warnings.warn(f"no bfloat16 on this {device.type}; computing in float32", stacklevel=2)
     return torch.bfloat16 if native else torch.float32

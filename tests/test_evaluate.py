@@ -300,6 +300,17 @@ def test_the_precision_that_is_found_is_recorded(checkpoint):
     assert methods["mstt"].keywords["precision"] == config.precision
 
 
+@pytest.mark.parametrize(
+    ("has_library", "precision"), [(False, torch.float32), (True, torch.bfloat16)]
+)
+def test_bfloat16_takes_a_processor_and_the_library_that_uses_it(
+    monkeypatch, has_library, precision
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})  # ARM
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has_library)
+    assert pick_precision(torch.device("cpu")) == precision
+
+
 def test_a_figure_shows_the_best_baseline_and_the_network(tmp_path, monkeypatch, clips):
     shown = []
     monkeypatch.setattr(evaluation, "comparison_figure", lambda *drawn: shown.append([*drawn[-1]]))
