@@ -2,13 +2,12 @@
 
 import os
 import re
-import secrets
 import shutil
 from pathlib import Path
 
 from media.files import list_folders
 from media.images import write_image
-from utils.files import PARTIAL, write_atomically
+from utils.files import beside, write_atomically
 from utils.resize import SCALE, SMALLEST_SIDE
 
 FRAMES = 7  # of a septuplet
@@ -142,7 +141,7 @@ def write_clip(folder, frames, test=False):
 
 def write_whole(folder, frames, test=False):
     """`write_clip` in the place of a folder that is there; the new one appears whole or never."""
-    partial = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}{PARTIAL}")
+    partial = beside(folder)
     try:
         write_clip(partial, frames, test)
         if folder.exists():

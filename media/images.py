@@ -18,6 +18,7 @@ import tifffile
 
 from media.ends import PNG_MAGIC, has_end, is_animation, jpeg_frame, png_chunks, png_frame
 from media.folder import decode, read_image_file
+from utils.files import beside
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
 MAX_PIXELS = 2**27
@@ -213,9 +214,9 @@ def write_image(path, image):
     if path.suffix.lower() not in WRITTEN_SUFFIXES:
         raise ValueError(f"{path}: frames are written as {', '.join(WRITTEN_SUFFIXES)}")
     encoded = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = beside(path)
     try:
-        temporary.write_bytes(encoded)
-        os.replace(temporary, path)
+        partial.write_bytes(encoded)
+        os.replace(partial, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)

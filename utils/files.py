@@ -16,13 +16,18 @@ LOCK = ".lock"  # in a folder that one process at a time works in
 RETRIES = (0.1, 0.5, 2, 5) if os.name == "nt" else ()  # seconds to wait before each
 
 
+def beside(path: Path) -> Path:
+    """A hidden name in the same folder, for what is renamed to `path` when it is whole."""
+    # Not the process's number, which processes in containers may share.
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+
+
 def write_atomically(path: Path, write) -> None:
     """Call write(partial) on a temporary name beside path, flush it to disk, rename it to path.
 
     A process killed meanwhile leaves the partial file, whose name no reader takes for a checkpoint.
     """
-    # Not the process's number, which processes in containers may share.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL}")
+    partial = beside(path)
     try:
         write(partial)
         with open(partial, "rb+") as file:

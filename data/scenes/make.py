@@ -25,6 +25,7 @@ from data.lists import FRAMES, LEAST_SIDE, write_clip, write_list
 from data.scenes.canvas import DENSITY
 from data.scenes.layouts import KINDS, paint_scene
 from utils.config import parse_config
+from utils.files import beside
 
 VERSION = 2  # raise when the same settings give other pixels
 SETTINGS_FILE = "scenes.json"  # written last: marks a complete folder
@@ -69,8 +70,7 @@ def make_scenes(
     if _reusable(out, settings, overwrite):
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = beside(out)
     try:
         _write_clips(partial, settings, workers or min(MOST_WORKERS, os.cpu_count() or 1))
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
