@@ -89,7 +89,7 @@ class Config:
     optimiser: Literal["muon", "adam"] = "muon"  # newer: muon for the weights inside
     rate: float = 8e-4  # peak learning rate of Adam (released script: 1e-5, which needs weeks)
     muon_rate: float = 1e-2  # peak learning rate of Muon
-    moving_weight: float = 1.0  # newer: loss weight of moving pixels of interpolated frames
+    moving_weight: float = 10.0  # newer: of moving pixels of interpolated frames in the loss
     bend: float = 1e-3  # the Charbonnier epsilon; newer: 0.03 to 0.1 is closer to PSNR
     alignment_share: float = 0.1  # of Adam's rate, for the alignment, whose offsets run away
     final_share: float = 1e-3  # of the peak rates, at the end of the cosine, at most 1

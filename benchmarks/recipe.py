@@ -53,7 +53,7 @@ VARIANTS = {
     "final 1e-1": {"final_share": 0.1},
     "L1": {"bend": 1e-6},
     "charbonnier 0.03": {"bend": 0.03},
-    "moving pixels 10": {"moving_weight": 10},
+    "moving pixels as others": {"moving_weight": 1.0},
     "offsets at full rate": {"alignment_share": 1.0},
     "one given frame": {"given_frames": 1},
     "four given frames": {"given_frames": 4},

@@ -18,6 +18,7 @@ from models import MSTT, build_network
 from models.checkpoint import load_network, load_torch_file, network_from, save_network
 from models.inference import super_resolve
 from models.weights import trained_flow
+from training.loop import moving_pixels
 from training.settings import with_network_of_weights
 
 STEPS, WARMUP, RATE, MUON_RATE, ALIGNMENT, FINAL, CLIP, EMA = 4, 2, 8e-4, 1e-2, 0.1, 1e-3, 0.01, 0.6
@@ -58,7 +59,10 @@ def reference_training(network, optimiser):
         sample = dataset[key]
         frames, truth = (sample[name][None].float() / 255 for name in ("frames", "truth"))
         flows = (sample[name][None] for name in ("forward_flow", "backward_flow"))
-        loss = ((network(frames, *flows) - truth) ** 2 + 1e-6).sqrt().mean()
+        error = ((network(frames, *flows) - truth) ** 2 + 1e-6).sqrt()
+        weight = torch.ones_like(truth)
+        weight[:, 1::2] += 9 * moving_pixels(truth)
+        loss = (weight * error).mean()
         gradients = dict(zip(weights, torch.autograd.grad(loss, weights.values()), strict=True))
         norm = torch.sqrt(sum(gradient.square().sum() for gradient in gradients.values()))
         share = schedule(step)
