@@ -317,7 +317,7 @@ def prepare(
     if config.fps is not None and given.times is not None:
         print(f"{config.input}: {float(config.fps):g} frames per second instead of its own times")
     if config.fps is None and given.times is None and (is_video(config) or config.compare):
-        told = "dates in its names and tags are not used; --fps sets another rate"
+        told = "any dates in its names or tags are not used; --fps sets another rate"
         print(f"{config.input}: taken as {FPS:g} frames per second ({told})")
     if config.fps is not None or given.times is None:
         rate = Fraction(config.fps or FPS).limit_denominator(LONGEST)

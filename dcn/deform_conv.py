@@ -308,7 +308,7 @@ class DCNv2(nn.Module):
         Raises: ValueError: x has other channels; see `deform_conv2d`.
         """
         if x.shape[1] != self.weight.shape[1]:  # else a multiple would be a grouped convolution
-            raise ValueError(f"x is {tuple(x.shape)}; it needs {self.weight.shape[1]} channels")
+            raise ValueError(f"x is {tuple(x.shape)}; give (B, {self.weight.shape[1]}, H, W)")
         # Offsets are positions in pixels: bfloat16 would round them to whole pixels from 128 on.
         with torch.autocast(x.device.type, enabled=False):
             layer = self.conv_offset_mask

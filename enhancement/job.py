@@ -25,7 +25,7 @@ from enhancement.levels import Levels
 from enhancement.tiling import Carried
 from media.frames import free_of, remove
 from models.inference import WINDOW
-from utils.files import LOCK, lock_folder, remove_unused, write_atomically
+from utils.files import LOCK, lock_folder, remove_unused, replace, write_atomically
 from utils.memory import is_out_of_memory
 from utils.text import one_line
 
@@ -153,7 +153,7 @@ class Job:
                 ) from error
         for target, result in results.items():
             remove(target)
-            result.replace(target)
+            replace(result, target)
         self._clear()
 
 

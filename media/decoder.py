@@ -65,8 +65,12 @@ def _matroska_end(stream: Any) -> int:
 
 def _moving(container: Any) -> Any:
     """The first video stream that is more than the still picture which begins an animated AVIF."""
-    streams = container.streams.video
-    return next((stream for stream in streams if stream.frames != 1), streams[0])
+    streams, stills = container.streams.video, _stills_before(container)
+    return streams[len(stills) % len(streams)]
+
+
+def _stills_before(container: Any) -> list[Any]:
+    return list(itertools.takewhile(lambda stream: stream.frames == 1, container.streams.video))
 
 
 class Decoder:
@@ -103,10 +107,11 @@ class Decoder:
                 if name.lower() in ABOUT_THE_CONTENT
             }
             self.chapters = container.chapters()
+            taken = (stream, *container.streams.audio, *_stills_before(container))
             self.others = [
                 f"{other.type} ({one_line(str(getattr(other, 'name', None) or 'unknown'))})"
                 for other in container.streams
-                if other not in (stream, *container.streams.audio)
+                if other not in taken
                 and other.discard < self.av.stream.Discard.all  # as the chapters of an MP4
             ]
 

@@ -26,11 +26,12 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from utils.files import LITTER
+
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
 TIFF_SUFFIXES = (".tif", ".tiff")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", *TIFF_SUFFIXES)
 REPLACED = (*VIDEO_SUFFIXES, *TIFF_SUFFIXES, ".png", ".html")  # endings of results in one file
-LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what file managers leave in a folder
 SMALL = 2**28  # bytes of a frame, for which there is memory anywhere
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 LARGEST_JPEG = 65500  # pixels, of a side

@@ -18,7 +18,7 @@ import tifffile
 
 from media.ends import PNG_MAGIC, has_end, is_animation, jpeg_frame, png_chunks, png_frame
 from media.folder import decode, read_image_file
-from utils.files import beside
+from utils.files import beside, replace
 
 # Largest frame that is decoded, in pixels: 400 MB of RGB. A few kilobytes of PNG can claim more.
 MAX_PIXELS = 2**27
@@ -217,6 +217,6 @@ def write_image(path, image):
     partial = beside(path)
     try:
         partial.write_bytes(encoded)
-        os.replace(partial, path)
+        replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -73,9 +73,8 @@ def save_network(path: str | Path, network: MSTT, information: dict[str, Any]) -
     Arguments:
         path: ends in .safetensors.
         network: whose weights are written.
-        information: anything JSON can hold; "network" (the options) and "sha256" are added. For a
-            network that was loaded, what `load_network` said: the flow method and the window of
-            its weights would otherwise be those of the released code.
+        information: anything JSON can hold; "network" (the options) and "sha256" are added. Without
+            "flow_method" and "window" the weights run with those of the released code.
 
     Raises:
         ValueError: another ending, no MSTT, one whose weights have been renamed, or information
@@ -111,6 +110,8 @@ def _check_loadable(path: Path, network: MSTT, information: dict[str, Any]) -> N
             f"an MSTT is saved, not {kind}; give the one inside, such as network.module of "
             "DistributedDataParallel, network._orig_mod of torch.compile, network.network of ours"
         )
+    if not isinstance(information, dict):
+        raise ValueError(f"information is {type(information).__name__}; give a dictionary")
     with torch.device("meta"):
         check_fit(path, MSTT(**network.options).state_dict(), network.state_dict())
     try:
@@ -265,8 +266,6 @@ def network_from(path: str | Path, options: dict[str, Any], weights: dict[str, T
         blocks = [int(options.get(name, 0)) for name in BLOCKS]
         if not all(0 <= count <= len(weights) for count in blocks):
             raise ValueError(f"{blocks} blocks for {len(weights)} weights")
-        if int(options.get("channels", 1)) < 1:
-            raise ValueError(f"{options['channels']} channels")
         with torch.device("meta"):
             expected = MSTT(**options).state_dict()
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AttributeError) as error:

@@ -248,7 +248,7 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
         value = options[name]
         if value is None and name in ("offset_channels", "attention_channels"):
             continue
-        if not isinstance(value, Integral) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}")
         options[name] = int(value)
     return options

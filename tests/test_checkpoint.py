@@ -112,6 +112,7 @@ def test_what_cannot_be_loaded_again_is_not_saved(tmp_path):
         ),
         (renamed, {}, "weights .* do not fit the network: extraction.conv_first.weight is missing"),
         (network, {"psnr": np.float32(31)}, "what JSON can hold: .*float32"),
+        (network, None, "information is NoneType; give a dictionary"),
     ):
         with pytest.raises(ValueError, match=message):
             save_network(path, wrong, information)

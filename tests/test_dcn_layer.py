@@ -136,7 +136,7 @@ def test_layer_warns_of_offsets_that_are_not_numbers():
 
 def test_layer_refuses_other_channels():
     """Twice the channels would be a convolution in two groups."""
-    with pytest.raises(ValueError, match=r"x is \(1, 16, 4, 4\); it needs 8 channels"):
+    with pytest.raises(ValueError, match=r"x is \(1, 16, 4, 4\); give \(B, 8, H, W\)"):
         DCNv2(8, 8, groups=2)(torch.zeros(1, 16, 4, 4), torch.zeros(1, 8, 4, 4))
 
 

@@ -236,6 +236,7 @@ def test_frames_of_no_floating_tensor_are_refused(frames):
     ("options", "message"),
     [
         ({"channels": 0}, "channels is 0; give a whole number of at least 1"),
+        ({"channels": True}, "channels is True; give a whole number"),
         ({"back_blocks": -1}, "back_blocks is -1; give a whole number of at least 0"),
         ({"front_blocks": 1.5}, "front_blocks is 1.5; give"),
         ({"offset_channels": "8"}, "offset_channels is '8'; give"),

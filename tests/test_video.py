@@ -239,6 +239,7 @@ def test_all_frames_of_an_animation_are_read(tmp_path, suffix, kind):
     source = open_source(path)
     assert [float(time) for time in source.times] == pytest.approx([0, 0.04, 0.08, 0.12])
     assert np.abs(source.read(3) - make_frames(4)[3].astype(float)).mean() < 12
+    assert not source.not_kept
 
 
 def gif_comment(text):

@@ -240,7 +240,7 @@ def test_a_frame_rate_that_nobody_gave_is_told(tmp_path, capsys, monkeypatch, na
     prepared = enhance.prepare(config, tmp_path / name, ALONE)
     assert prepared[1].last == (Fraction(1, 10) if "--fps" in flags else Fraction(1, 25))
     told = capsys.readouterr().out
-    assert ("taken as 25 frames per second (dates in its names and tags" in told) == is_told
+    assert ("taken as 25 frames per second (any dates in its names" in told) == is_told
 
 
 def test_a_frame_rate_that_is_a_fraction_is_kept_and_recorded(tmp_path, checkpoint, monkeypatch):

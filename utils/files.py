@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 PARTIAL = ".partial"  # ending of a file that is being written
+LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}  # what file managers leave in a folder
 LOCK = ".lock"  # in a folder that one process at a time works in
 # Windows replaces no file that is open, which a scanner for viruses or a reader soon closes.
 RETRIES = (0.1, 0.5, 2, 5) if os.name == "nt" else ()  # seconds to wait before each
@@ -32,7 +33,7 @@ def write_atomically(path: Path, write) -> None:
         write(partial)
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
-        _replace(partial, path)
+        replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # the new name itself reaches the disk with its folder
@@ -44,7 +45,8 @@ def write_atomically(path: Path, write) -> None:
             os.close(folder)
 
 
-def _replace(partial: Path, path: Path) -> None:
+def replace(partial: Path, path: Path) -> None:
+    """`os.replace`, again after a while where Windows refuses it."""
     for seconds in RETRIES:
         try:
             os.replace(partial, path)
@@ -56,7 +58,7 @@ def _replace(partial: Path, path: Path) -> None:
 
 def check_empty(folder: Path) -> None:
     """Refuse a folder to write to that holds something already, with a ValueError."""
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and {file.name for file in folder.iterdir()} - LITTER:
         raise ValueError(f"{folder} holds something already; give an empty folder")
 
 
