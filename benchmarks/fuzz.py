@@ -55,6 +55,7 @@ from training.optimiser import Optimiser
 from training.run import Progress, read_state, restore, training_state
 from training.settings import check_unchanged
 from utils.config import parse_config, run_script
+from utils.text import check_choice
 
 SLOW = 5.0  # seconds of the processor that no file of a few kilobytes may take
 RATES = (8e-4, 1e-2, 0.1)  # of the optimiser, see training.optimiser
@@ -276,8 +277,7 @@ def main() -> int:
             said = [f"{counts[kind]} {kind}" for kind in ("accepted", "refused", *faults)]
             said = ", ".join([*said, f"{time.perf_counter() - start:.0f} s"])
             print(f"{reader.name:<12}{config.files} files: {said}", flush=True)
-    if config.reader not in known:
-        raise ValueError(f"reader is {config.reader!r}; choose one of {', '.join(known)}")
+    check_choice("reader", config.reader, known)
     return int(failed)
 
 

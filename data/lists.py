@@ -7,7 +7,7 @@ from pathlib import Path
 
 from media.files import list_folders
 from media.images import write_image
-from utils.files import beside, write_atomically
+from utils.files import beside, replace, write_atomically
 from utils.resize import SCALE, SMALLEST_SIDE
 
 FRAMES = 7  # of a septuplet
@@ -146,6 +146,6 @@ def write_whole(folder, frames, test=False):
         write_clip(partial, frames, test)
         if folder.exists():
             shutil.rmtree(folder)
-        partial.rename(folder)
+        replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

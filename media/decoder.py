@@ -65,12 +65,8 @@ def _matroska_end(stream: Any) -> int:
 
 def _moving(container: Any) -> Any:
     """The first video stream that is more than the still picture which begins an animated AVIF."""
-    streams, stills = container.streams.video, _stills_before(container)
-    return streams[len(stills) % len(streams)]
-
-
-def _stills_before(container: Any) -> list[Any]:
-    return list(itertools.takewhile(lambda stream: stream.frames == 1, container.streams.video))
+    streams = container.streams.video
+    return next((stream for stream in streams if stream.frames != 1), streams[0])
 
 
 class Decoder:
@@ -107,7 +103,8 @@ class Decoder:
                 if name.lower() in ABOUT_THE_CONTENT
             }
             self.chapters = container.chapters()
-            taken = (stream, *container.streams.audio, *_stills_before(container))
+            up_to_it = container.streams.video[: container.streams.video.index(stream) + 1]
+            taken = (*up_to_it, *container.streams.audio)
             self.others = [
                 f"{other.type} ({one_line(str(getattr(other, 'name', None) or 'unknown'))})"
                 for other in container.streams

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import itertools
-import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,6 +35,7 @@ from media.frames import (
 )
 from media.raster import read_tiff
 from media.tiff import ORIENTATION, write_tiff
+from utils.files import replace
 
 # Of the texts of a PNG that may say how it is turned: ImageMagick's and XMP.
 EXIF_MARKS = (b"Raw profile type", b"XML:com.adobe.xmp")
@@ -103,7 +103,7 @@ class ImageSink(Sink):
         for index, pixels in enumerate(frames, start):
             partial = self.path(index).with_suffix(f".partial{self.suffix}")
             self.write_frame(partial, index, pixels)
-            os.replace(partial, self.path(index))
+            replace(partial, self.path(index))
 
     def write_frame(self, path: Path, index: int, pixels: np.ndarray) -> None:
         """Write one frame as one file; pixels without data become zero."""
@@ -112,7 +112,7 @@ class ImageSink(Sink):
     def join(self, target: Path) -> None:
         for leftover in self.folder.glob(f"*.partial{self.suffix}"):
             leftover.unlink()
-        os.replace(self.folder, target)
+        replace(self.folder, target)
 
 
 class TiffStackSink(ImageSink):
@@ -125,7 +125,7 @@ class TiffStackSink(ImageSink):
         paths = self.finished()
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
         write_tiff(partial, (tifffile.imread(path) for path in paths), len(paths))
-        os.replace(partial, target)
+        replace(partial, target)
 
 
 def read_image_file(path: Path) -> np.ndarray:

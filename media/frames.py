@@ -26,7 +26,7 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
-from utils.files import LITTER
+from utils.files import names_in
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".avi")  # that are written; all are read
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -187,7 +187,7 @@ def turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def free_of(path: Path, overwrite: bool) -> None:
     """Make sure that a result may be put at `path`: a ValueError for what may not be replaced."""
-    names = {file.name for file in path.iterdir()} - LITTER if path.is_dir() else set()
+    names = names_in(path) if path.is_dir() else set()
     if not path.exists() or (path.is_dir() and not names):
         return
     if not overwrite:

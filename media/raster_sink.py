@@ -1,7 +1,6 @@
 """TIFF and GeoTIFF files made of enhanced frames: place, bands, type and missing data survive."""
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ from media.frames import remove
 from media.georeference import Georeference, georeference_of
 from media.raster import TILE, TiffSource, creation, has_mask
 from media.tiff import cause, failures, import_rasterio
+from utils.files import replace
 
 
 class TiffSink(ImageSink):
@@ -114,7 +114,7 @@ class TiffSink(ImageSink):
         join = self._join_bands if self.source.layout == "bands" else self._join_pages
         with self._writing(partial):
             join(partial, self.finished())
-        os.replace(partial, target)
+        replace(partial, target)
         remove(self.folder)
 
     def _join_pages(self, target: Path, files: list[Path]) -> None:

@@ -14,7 +14,6 @@ import heapq
 import io
 import itertools
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -36,6 +35,7 @@ from media.video import (
     UNSPECIFIED,
     exact_conversion,
 )
+from utils.files import replace
 
 CRF = {"libx264": "13", "libx265": "13"}  # constant rate factor: below 16 no loss is visible
 LARGEST_SIDE = {"libx264": 16384, "libx265": 16384, "libx264rgb": 16384, "ffv1": 65535}
@@ -133,7 +133,7 @@ class VideoSink(Sink):
                     frame.pts, frame.time_base = count - 1 + number, stream.codec_context.time_base
                     container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
-        os.replace(partial, self._piece(start, start + count))
+        replace(partial, self._piece(start, start + count))
 
     @contextlib.contextmanager
     def _writing(self, path: Path) -> Iterator[Any]:
@@ -205,7 +205,7 @@ class VideoSink(Sink):
                 packets = heapq.merge(packets, self._sound_packets(given, copies), key=_seconds)
             for packet in packets:
                 container.mux(packet)
-        os.replace(partial, target)
+        replace(partial, target)
         remove(self.folder)
 
     def _end(self) -> Fraction:

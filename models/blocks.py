@@ -8,7 +8,7 @@ Activations are channels_last inside the network: the convolutions of oneDNN (CP
 (GPU) are fastest on it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +73,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x), residual=x)
-
-
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Refuse, by a ValueError, an option that is none of its choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 def residual_blocks(channels: int, count: int) -> nn.Sequential:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from flow import FLOW_METHODS, check_frames, estimate_flow
-from models.blocks import check_choice
 from models.enhanced_flow import EnhancedFlow
 from utils.images import to_tensor, to_uint8
+from utils.text import check_choice
 
 WINDOW = 4  # given frames that the network sees at once, unless its weights ask for more
 LONGEST_WINDOW = 32  # more gain nothing, and their frames have to be in memory together

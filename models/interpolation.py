@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import DCNv2
-from models.blocks import channels_last, check_choice, flow_warp, interleave
+from models.blocks import channels_last, flow_warp, interleave
 from models.layers import Conv
+from utils.text import check_choice
 
 COUPLINGS = ("released", "symmetric")
 SLOPE = 0.1  # of the leaky ReLUs

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from models.blocks import (
     bicubic,
     bicubic_flow_baseline,
-    check_choice,
     full_precision,
     interleave,
     mean_of_neighbours,
@@ -38,6 +37,7 @@ from models.refinement import SkipRefinement
 from models.straying import blended, without_strays
 from models.transformer import SpatialTemporalTransformer
 from utils.resize import SMALLEST_SIDE
+from utils.text import check_choice
 
 SIZES = {
     "mstt": {"channels": 64, "groups": 8, "front_blocks": 5, "back_blocks": 20},  # 5.66 M, paper

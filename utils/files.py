@@ -56,9 +56,14 @@ def replace(partial: Path, path: Path) -> None:
     os.replace(partial, path)
 
 
+def names_in(folder: Path) -> set[str]:
+    """What a folder holds, but for LITTER."""
+    return {file.name for file in folder.iterdir()} - LITTER
+
+
 def check_empty(folder: Path) -> None:
     """Refuse a folder to write to that holds something already, with a ValueError."""
-    if folder.exists() and {file.name for file in folder.iterdir()} - LITTER:
+    if folder.exists() and names_in(folder):
         raise ValueError(f"{folder} holds something already; give an empty folder")
 
 

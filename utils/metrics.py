@@ -224,8 +224,8 @@ def _check_same_shape(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def _warn_of_unit_range(a: np.ndarray, b: np.ndarray) -> None:
-    highest = max(float(np.max(image, initial=0)) for image in (a, b))
-    if a.dtype.kind == b.dtype.kind == "f" and 0 < highest <= 1:
+    is_float = a.dtype.kind == b.dtype.kind == "f"  # else nothing is computed
+    if is_float and 0 < max(np.max(image, initial=0) for image in (a, b)) <= 1:
         warnings.warn(
             "images of numbers up to 1 are measured in levels 0..255, where they are nearly equal; "
             "multiply images in [0, 1] by 255",

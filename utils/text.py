@@ -1,12 +1,19 @@
 """Text for messages, and names in the order in which people sort them."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 MOST_PRINTED = 400  # characters of a file's content in a message
 # Problems printed of one data set; a wrong path to 2,647 clips would otherwise fill the terminal.
 MAX_PRINTED = 20
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Refuse, by a ValueError, an option that is none of its choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")
 
 
 def one_line(text: str) -> str:

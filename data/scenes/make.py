@@ -25,7 +25,7 @@ from data.lists import FRAMES, LEAST_SIDE, write_clip, write_list
 from data.scenes.canvas import DENSITY
 from data.scenes.layouts import KINDS, paint_scene
 from utils.config import parse_config
-from utils.files import beside
+from utils.files import beside, replace
 
 VERSION = 2  # raise when the same settings give other pixels
 SETTINGS_FILE = "scenes.json"  # written last: marks a complete folder
@@ -78,7 +78,7 @@ def make_scenes(
             return out  # another process made the same meanwhile
         if out.exists():
             shutil.rmtree(out)
-        os.replace(partial, out)
+        replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out

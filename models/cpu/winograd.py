@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.native import NativeBuildError, constant_result, load_library
+from utils.text import check_choice
 
 SOURCE = Path(__file__).with_name("winograd.cpp")
 VARIABLE = "MSTT_CONVOLUTION"
@@ -58,8 +59,8 @@ def suits(conv: nn.Conv2d, x: Tensor) -> bool:
 @constant_result
 def _available() -> bool:
     choice = os.environ.get(VARIABLE, "")
-    if choice not in ("", *CHOICES):
-        raise ValueError(f"{VARIABLE} is {choice!r}; choose one of {', '.join(CHOICES)}")
+    if choice:
+        check_choice(VARIABLE, choice, CHOICES)
     if choice == "pytorch":
         return False
     try:
