@@ -28,7 +28,8 @@ of file: colours, black and white, depth, coordinates, missing data; docs/video.
 cuts between shots, sound, times and lengths.
 
 Weights: --model real is trained for footage that went through noise and lossy compression, the
-others for clean frames. By default lossy video and JPEG get the first, everything else the others.
+others for clean frames. By default lossy video, JPEG and noisy frames get the first, everything
+else the others.
 
 Exit status: 0 done; 2 what was asked for cannot be done (one line says why); 130 Ctrl-C; 1 a fault
 of ours. After 2, 130 and any signal, finished frames stay in OUTPUT.partial for --resume.
@@ -55,6 +56,7 @@ import torch
 from enhancement import tiling
 from enhancement.compare import compare
 from enhancement.enhancer import Enhancer
+from enhancement.footage import pick_weights
 from enhancement.job import Job, locked, memory_told, work_folder
 from enhancement.levels import Levels, survey
 from enhancement.outputs import (
@@ -76,7 +78,7 @@ from media.raster import PALETTES, TiffSource
 from models.blocks import SCALE
 from models.inference import ENHANCED, FLOWS, check_flow, pick_device, pick_precision
 from models.pretrained import open_network
-from models.weights import check_window, find_weights, shipped_weights
+from models.weights import check_window
 from utils.config import parse_config, run_script
 from utils.files import file_sha256
 from utils.team import Team, join
@@ -202,27 +204,6 @@ def json_line(file: TextIO, start: float, event: str, **values) -> None:
     print(json.dumps({"event": event, "seconds": seconds} | values), file=file, flush=True)
 
 
-def pick_weights(model: str, given: Source, device: torch.device) -> Path:
-    """The checkpoint that a name stands for; "auto" looks at the footage and says what it takes."""
-    if model not in ("auto", "real"):
-        return find_weights(model)
-    real = shipped_weights(device, real=True)
-    if model == "real":
-        if real is None:
-            raise FileNotFoundError("no weights for real footage in checkpoints/; give a file")
-        return real
-    clean = shipped_weights(device)
-    if given.lossy and real:
-        print(f"{given.path}: lossy compression, using {real.stem} (--model real)")
-        return real
-    if clean is None:
-        raise FileNotFoundError("no weights in checkpoints/; give a checkpoint with --model FILE")
-    hint = " (--model real for noisy frames)" if real else ""
-    kind = "lossy compression" if given.lossy else "no lossy compression"
-    print(f"{given.path}: {kind}, using {clean.stem}{hint}")
-    return clean
-
-
 def work(config: Config, output: Path, say: Say, team: Team, stack: contextlib.ExitStack) -> None:
     """Do what the config says: check it as far as possible, enhance, compare.
 
@@ -326,7 +307,7 @@ def prepare(
     check_sound_wanted(config, given)
     device = team.own_device(pick_device(config.device))
     precision = pick_precision(device, config.precision)
-    checkpoint = pick_weights(config.model, given, device)
+    checkpoint = pick_weights(config.model, given, device, config.black, config.white)
     asked = config.flow_method, config.window, config.ensemble
     network, flow_method, window = open_network(checkpoint, device, *asked)
     config = replace(config, flow_method=flow_method, window=window)
