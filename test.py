@@ -18,9 +18,9 @@ over windows of given frames that share their end frame (--window).
     bicubic+blend   the same without flow: the mean of both neighbours
 
 --degrade makes the given frames of the truth's own LR frames, all of a clip as one video:
-clean, crf18, crf23, crf28 (H.264), noise (3 levels), noise+crf23; noise20, impulses: faults that a
-network should survive; real, faults: to each clip a draw of what `main.py --degrade` of that name
-sees; all: the first six, one after the other, each in OUT/NAME.
+clean, crf18, crf23, crf28 (H.264), noise (3 levels), noise+crf23; noise20, impulses, sharpened:
+faults that a network should survive; real, faults: to each clip a draw of what `main.py --degrade`
+of that name sees; all: the first six, one after the other, each in OUT/NAME.
 
 OUT then holds results.json (the figures of every frame, clip and method), METHOD/CLIP/*.png,
 figures/CLIP.png and index.html, a page with the table and a slider between any two methods, which

@@ -1,9 +1,9 @@
 """What real footage has gone through before it is given: a sensor's optics, its noise, a codec.
 
 The low-resolution frames of a whole clip are degraded as one video, in the order of a camera:
-blur, noise, dead and hot pixels, rounding to 8 bits, compression. The given ones are taken out of
-it afterwards. `draw_degradation` gives a training its variety, CONDITIONS and FAULTS are what
-test.py measures.
+blur, noise, dead and hot pixels, sharpening, rounding to 8 bits, compression. The given ones are
+taken out of it afterwards. `draw_degradation` gives a training its variety, CONDITIONS and FAULTS
+are what test.py measures.
 """
 
 import math
@@ -26,6 +26,10 @@ class Degradation:
     noise: float = 0.0  # standard deviation in levels, the same in light and shadow
     shot_noise: float = 0.0  # the same at white; it grows with the root of the signal
     impulses: float = 0.0  # share of the pixels that are black or white: dead ones, hot ones
+    sharpening: float = (
+        0.0  # amount of an unsharp mask: times the difference from the blurred frame
+    )
+    sharpening_sigma: float = 1.0  # of the Gaussian that blurs it, LR pixels
     codec: str | None = None  # one of media.codec.CODECS
     strength: int = 0  # CRF of H.264 and H.265, quality of JPEG
     exact: bool = False  # how the codec's colours are read, see media.codec.through_video
@@ -38,7 +42,8 @@ class Degradation:
             frames: (T, H, W, 3) uint8 RGB, low resolution, all of the clip; so is the result.
             rng: source of the noise.
         """
-        if any(self.blur) or self.noise or self.shot_noise or self.impulses:
+        camera = (*self.blur, self.noise, self.shot_noise, self.impulses, self.sharpening)
+        if any(camera):
             kernel = blur_kernel(self.blur, self.blur_angle)
             frames = np.stack([self._through_camera(frame, kernel, rng) for frame in frames])
         if self.codec is None:
@@ -49,7 +54,7 @@ class Degradation:
     def _through_camera(
         self, frame: np.ndarray, kernel: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """Blur, noise and faults of one frame (H, W, 3) uint8."""
+        """Blur, noise, faults and sharpening of one frame (H, W, 3) uint8."""
         signal = frame.astype(np.float32)
         if kernel.size > 1:
             signal = cv2.filter2D(signal, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
@@ -58,6 +63,9 @@ class Degradation:
         if self.impulses:
             flaws = rng.random(frame.shape[:2]) < self.impulses
             signal[flaws] = 255.0 * rng.integers(0, 2, (np.count_nonzero(flaws), 1))
+        if self.sharpening:
+            blurred = cv2.GaussianBlur(signal, (0, 0), self.sharpening_sigma)
+            signal = signal + self.sharpening * (signal - blurred)
         return np.clip(np.rint(signal), 0, 255).astype(np.uint8)
 
 
@@ -73,12 +81,16 @@ CONDITIONS = {
 FAULTS = {  # what a network must survive rather than be good at
     "noise20": Degradation(noise=20.0),
     "impulses": Degradation(impulses=0.01),
+    "sharpened": Degradation(sharpening=1.0),
 }
 
 # What a training sees. Shares of the clips, those of blur, noise and codec of the ones not clean.
 CLEAN_SHARE = 0.15
 BLUR_SHARE, BLUR_RANGE = 0.1, (0.2, 0.8)  # LR pixels, each axis for itself
 NOISE_SHARE, NOISE_RANGE = 0.5, (0.0, 5.0)  # levels, of constant and of shot noise
+# Cameras and producers of satellite imagery sharpen what they deliver; what takes that for detail
+# sharpens its halos once more.
+SHARPEN_SHARE, SHARPEN_RANGE, SHARPEN_SIGMAS = 0.2, (0.2, 1.5), (0.6, 1.5)  # amount, LR pixels
 CODEC_SHARE = 0.75
 EXACT_SHARE = 0.7  # enhance.py reads colours that way, many other programs do not
 CODEC_RANGES = {  # share of the codec among the compressed clips, range of its strength
@@ -96,7 +108,8 @@ DRAWS = {
     "none": "",
     "faults": FAULT_DRAWS,
     "real": f"clean {CLEAN_SHARE}, blur {BLUR_SHARE} {BLUR_RANGE}, noise {NOISE_SHARE} "
-    f"{NOISE_RANGE}, codec {CODEC_SHARE} {CODEC_RANGES}, exact {EXACT_SHARE}, {FAULT_DRAWS}",
+    f"{NOISE_RANGE}, sharpening {SHARPEN_SHARE} {SHARPEN_RANGE} {SHARPEN_SIGMAS}, codec "
+    f"{CODEC_SHARE} {CODEC_RANGES}, exact {EXACT_SHARE}, {FAULT_DRAWS}",
 }
 
 
@@ -122,20 +135,23 @@ def draw_degradation(rng: np.random.Generator, kind: str) -> Degradation:
 def _draw_footage(rng: np.random.Generator) -> Degradation:
     if rng.random() < CLEAN_SHARE:
         return CLEAN
-    blur, angle, noise, shot_noise, codec, strength = (0.0, 0.0), 0.0, 0.0, 0.0, None, 0
+    drawn = {}
     if rng.random() < BLUR_SHARE:
-        blur, angle = tuple(rng.uniform(*BLUR_RANGE, 2).tolist()), rng.uniform(0, math.pi)
+        drawn["blur"] = tuple(rng.uniform(*BLUR_RANGE, 2).tolist())
+        drawn["blur_angle"] = rng.uniform(0, math.pi)
     if rng.random() < NOISE_SHARE:
-        noise, shot_noise = rng.uniform(*NOISE_RANGE, 2).tolist()
+        drawn["noise"], drawn["shot_noise"] = rng.uniform(*NOISE_RANGE, 2).tolist()
     if rng.random() < CODEC_SHARE:
         shares = [share for share, _ in CODEC_RANGES.values()]
-        codec = str(rng.choice(list(CODEC_RANGES), p=shares))
-        low, high = CODEC_RANGES[codec][1]
-        strength = int(rng.integers(low, high + 1))
-    backwards = bool(rng.random() < 0.5)  # so that first frames are not always key frames
-    exact = bool(rng.random() < EXACT_SHARE)
-    compressed = {"codec": codec, "strength": strength, "exact": exact, "backwards": backwards}
-    return Degradation(blur, angle, noise, shot_noise, **compressed)
+        drawn["codec"] = str(rng.choice(list(CODEC_RANGES), p=shares))
+        low, high = CODEC_RANGES[drawn["codec"]][1]
+        drawn["strength"] = int(rng.integers(low, high + 1))
+    drawn["backwards"] = bool(rng.random() < 0.5)  # so that first frames are not always key frames
+    drawn["exact"] = bool(rng.random() < EXACT_SHARE)
+    if rng.random() < SHARPEN_SHARE:
+        drawn["sharpening"] = rng.uniform(*SHARPEN_RANGE)
+        drawn["sharpening_sigma"] = rng.uniform(*SHARPEN_SIGMAS)
+    return Degradation(**drawn)
 
 
 def draw_for_sample(degrade: str, *sample: int) -> tuple[Degradation, np.random.Generator]:

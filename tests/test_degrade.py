@@ -108,6 +108,22 @@ def test_blur_of_two_widths_and_an_angle():
     assert np.array_equal(blur_kernel((0.0, 0.0), 1.0), [[1]])
 
 
+def test_sharpening_is_an_unsharp_mask():
+    frame = np.full((12, 12, 3), 60, np.uint8)
+    frame[:, 6:] = 160
+    sharp = Degradation(sharpening=0.8, sharpening_sigma=1.0).apply(
+        frame[None], np.random.default_rng(0)
+    )[0]
+    offsets = np.arange(-5, 6)
+    weights = np.exp(-(offsets**2) / 2) / np.exp(-(offsets**2) / 2).sum()
+    for column in range(3, 9):
+        blurred = 60 + 100 * weights[offsets + column >= 6].sum()
+        expected = frame[6, column, 0] + 0.8 * (float(frame[6, column, 0]) - blurred)
+        assert abs(float(sharp[6, column, 0]) - expected) <= 1
+    assert sharp[6, 5, 0] < 40  # the halo
+    assert sharp[6, 6, 0] > 180
+
+
 def test_a_codec_sees_the_whole_clip_in_its_order():
     truth = smooth_clip(7, 128, 128)
     small = imresize(truth, 1 / 4)
