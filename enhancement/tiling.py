@@ -9,12 +9,9 @@ only one row of tiles is ever held, in the memory of the host; the network may b
 Lengths are in LR pixels unless they are called HR.
 """
 
-import contextlib
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +19,7 @@ import torch
 
 from models.blocks import SCALE
 from models.inference import WINDOW
+from utils.machine import usable_memory
 
 PATCH = 80  # LR pixels of the largest attention patch: tiles of its multiples keep patches whole
 MARGIN = 8  # LR pixels next to a cut that get no weight
@@ -37,7 +35,6 @@ BYTES_OF_PROPAGATION = 60
 BYTES_BESIDES = 8500
 # Share of the free memory that is planned with: the rest is for decoding, flow and others.
 USABLE = 0.6
-CGROUP = "/sys/fs/cgroup"  # where Linux keeps the limits of a container
 
 
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
@@ -238,27 +235,4 @@ def available_memory(device: torch.device) -> int:
     """Free bytes of a GPU, or of the host as far as this process may use them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    limits = [_machine_memory()]
-    # A container's limit (cgroup version 2, then 1) may be below what the machine has.
-    older = (f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat"))
-    for limit, usage, counts, cache in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (*older, "total_inactive_file"),
-    ):
-        with contextlib.suppress(OSError, ValueError):  # no such file, or "max": no limit
-            most, used = (int(Path(CGROUP, name).read_text()) for name in (limit, usage))
-            limits.append(most - used)
-            # Files that were read stay in memory, and are counted, until others want the place.
-            lines = map(str.split, Path(CGROUP, counts).read_text().splitlines())
-            limits[-1] += int(dict(lines).get(cache, 0))
-    return max(min(limits), 0)
-
-
-def _machine_memory() -> int:
-    """MemAvailable on Linux; elsewhere half of what is built in; 4 GiB if even that is unknown."""
-    with contextlib.suppress(OSError, IndexError):
-        text = Path("/proc/meminfo").read_text()
-        return int(text.split("MemAvailable:")[1].split()[0]) * 1024
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    return 4 * 2**30
+    return usable_memory()

@@ -7,7 +7,6 @@ B at (x + dx, y + dy) looks like A at (x, y).
 
 import importlib
 import itertools
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -15,6 +14,7 @@ import cv2
 import numpy as np
 
 from flow.coarse2fine import coarse2fine_flow, plan_levels
+from utils.machine import usable_cores
 from utils.resize import SMALLEST_SIDE, equal_parts
 
 FLOW_METHODS = ("pyflow", "dis", "dis2x", "dis4x", "pyflow-original")
@@ -155,13 +155,6 @@ def _enlarged_part(grey, rows, columns, factor, enlarged):
 
 def _grey(image):
     return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-
-
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # fewer than the machine has, in a container or a job
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _pyflow(compute, pair):

@@ -240,51 +240,6 @@ def test_smaller_tiles_come_to_an_end():
     assert tiling.smaller_tile(100_000, 150, 150, 32) < 150
 
 
-@pytest.mark.parametrize(
-    ("files", "free"),
-    [
-        ({}, 4 * 2**30),
-        ({"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:  2048 kB\n"}, 2 * 2**20),
-        ({"/sys/fs/cgroup/memory.max": "max", "/sys/fs/cgroup/memory.current": "5"}, 4 * 2**30),
-        ({"/sys/fs/cgroup/memory.max": "900", "/sys/fs/cgroup/memory.current": "500"}, 400),
-        ({"/sys/fs/cgroup/memory.max": "400", "/sys/fs/cgroup/memory.current": "500"}, 0),
-        (
-            {
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes": "700",
-                "/sys/fs/cgroup/memory/memory.usage_in_bytes": "100",
-            },
-            600,
-        ),
-        (
-            {
-                "/sys/fs/cgroup/memory.max": "900",
-                "/sys/fs/cgroup/memory.current": "890",
-                "/sys/fs/cgroup/memory.stat": "anon 90\nfile 800\ninactive_file 700\n",
-            },
-            710,
-        ),
-        (
-            {
-                "/sys/fs/cgroup/memory/memory.limit_in_bytes": "700",
-                "/sys/fs/cgroup/memory/memory.usage_in_bytes": "600",
-                "/sys/fs/cgroup/memory/memory.stat": "cache 7\ntotal_inactive_file 400\n",
-            },
-            500,
-        ),
-    ],
-)
-def test_free_memory_is_that_of_the_machine_or_of_the_container(monkeypatch, files, free):
-    def read(path):
-        if str(path) in files:
-            return files[str(path)]
-        raise FileNotFoundError(path)
-
-    pages = {"SC_PHYS_PAGES": 2**21, "SC_PAGE_SIZE": 2**12}
-    monkeypatch.setattr(tiling.Path, "read_text", read)
-    monkeypatch.setattr(tiling.os, "sysconf", pages.get)
-    assert tiling.available_memory(torch.device("cpu")) == free
-
-
 def test_the_end_of_memory_is_recognised():
     assert tiling.available_memory(torch.device("cpu")) >= 0
     assert is_out_of_memory(MemoryError())

@@ -9,7 +9,6 @@ import torch
 
 from data.lists import find_list
 from data.sampler import BLOCK, shares_of
-from flow import usable_cores
 from models import SIZES
 from models.blocks import SCALE
 from models.checkpoint import load_network
@@ -19,6 +18,7 @@ from training.loop import fitting_warmup
 from training.run import MOST_STEPS
 from training.sources import find_data_root, find_validation_folder
 from utils.config import check_kinds, given_fields
+from utils.machine import usable_cores
 from utils.team import Team
 from utils.text import one_line
 

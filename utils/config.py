@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
+from utils.machine import limit_threads
 from utils.memory import is_out_of_memory, keep_freed_memory
 from utils.text import escaped
 
@@ -192,6 +193,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     `keep_freed_memory`.
     """
     keep_freed_memory()
+    limit_threads()
     if hasattr(sys.stdout, "reconfigure"):  # a file or pipe of Windows cannot hold every name
         sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does by itself
     usual = warnings.formatwarning

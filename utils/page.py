@@ -26,6 +26,7 @@ import matplotlib
 import numpy as np
 
 from utils.files import write_atomically
+from utils.machine import usable_cores
 from utils.plots import ERROR_LEVELS, detailed_place, figure_time
 from utils.report import COLUMNS, NOTE, cells
 from utils.resize import SCALE
@@ -160,7 +161,7 @@ def _encoded(
             for start, side in zip(corner, size, strict=True)
         )
         parts[name] = frames[:, rows, columns]
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return {name: list(pool.map(_webp, frames)) for name, frames in parts.items()}
 
 

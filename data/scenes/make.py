@@ -10,7 +10,6 @@ so that a folder under its own name is always complete.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from data.scenes.canvas import DENSITY
 from data.scenes.layouts import KINDS, paint_scene
 from utils.config import parse_config
 from utils.files import beside, replace
+from utils.machine import usable_cores
 
 VERSION = 2  # raise when the same settings give other pixels
 SETTINGS_FILE = "scenes.json"  # written last: marks a complete folder
@@ -72,7 +72,7 @@ def make_scenes(
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = beside(out)
     try:
-        _write_clips(partial, settings, workers or min(MOST_WORKERS, os.cpu_count() or 1))
+        _write_clips(partial, settings, workers or min(MOST_WORKERS, usable_cores()))
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
         if _reusable(out, settings, overwrite):
             return out  # another process made the same meanwhile
