@@ -41,7 +41,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from data.clips import Clip, check_files, degraded, find_clips, read_clip
 from data.degrade import CONDITIONS, DRAWS, FAULTS
@@ -58,6 +57,7 @@ from utils.metrics import clip_metrics, mean_metrics
 from utils.page import MOST_CLIPS, evaluation_entry, evaluation_page
 from utils.plots import comparison_figure
 from utils.report import conditions_table, table, versions, write_results
+from utils.streams import progress_bar
 
 RUNS = Path("runs")  # where main.py keeps its runs,
 SCENES = Path("trainset/scenes")  # and the built-in scenes
@@ -173,7 +173,7 @@ def evaluate(
     """
     entries: list[dict] = []
     results = {name: {"mean": {}, "clips": {}} for name in methods}
-    for clip in tqdm(clips, desc="clips", unit="clip"):
+    for clip in progress_bar(clips, desc="clips", unit="clip"):
         given, truth = read_clip(clip)
         outputs = {}
         for name, method in methods.items():

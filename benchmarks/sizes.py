@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
-from tqdm import tqdm
 
 from benchmarks.timing import interleaved_medians, machine, print_table
 from data.clips import find_clips, read_clip
@@ -30,6 +29,7 @@ from models.weights import SHIPPED, trained_flow, trained_window
 from utils.config import parse_config, run_script
 from utils.images import to_tensor, to_uint8
 from utils.metrics import Metrics, clip_metrics, mean_metrics
+from utils.streams import progress_bar
 
 FLOW = "+flow"
 Method = Callable[[np.ndarray], np.ndarray]
@@ -110,7 +110,8 @@ def main() -> None:
     torch.set_num_threads(1)
     methods = open_methods(config.weights)
     means = {
-        name: quality(method, config.clips) for name, method in tqdm(methods.items(), unit="method")
+        name: quality(method, config.clips)
+        for name, method in progress_bar(methods.items(), unit="method")
     }
     clips = find_clips(config.clips)
     first = read_clip(clips[0])[0]

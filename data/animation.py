@@ -21,7 +21,6 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from data import look, traffic
 from data.degrade import draw_for_sample, lr_frames
@@ -31,6 +30,7 @@ from data.stills import Stills, check_outside
 from utils.config import parse_config, run_script
 from utils.files import check_empty
 from utils.resize import SMALLEST_SIDE
+from utils.streams import progress_bar
 
 CACHE_BYTES = 4 * 10**9  # decoded stills kept in memory
 TRIES = 20  # places of the camera, until one shows data
@@ -352,7 +352,7 @@ def write_clips(config: Config) -> list[str]:
         training_clips(out)  # refuses what could not be added to
         if there := [folder for folder in folders if folder.exists()]:
             raise ValueError(f"{there[0]}: exists already; remove it or give another OUT")
-    for number, folder in enumerate(tqdm(folders, unit="clip")):
+    for number, folder in enumerate(progress_bar(folders, unit="clip")):
         still = stills[number % len(stills)]
         room = [(side - MARGIN) // 4 * 4 for side in still.shape[:2]]
         size = (min(wanted[0], room[0]), min(wanted[1], room[1])) if config.fit else wanted

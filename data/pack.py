@@ -12,12 +12,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data.stills import check_outside, find_stills, read_still
 from media.frames import LARGEST_JPEG
 from utils.config import parse_config, run_script
 from utils.files import check_empty
+from utils.streams import progress_bar
 
 QUALITIES = range(30, 96)  # of JPEG; below it blocks are all that is learnt
 
@@ -46,7 +46,7 @@ def fitting_quality(stills: list[Path], limit: float) -> int:
     """The highest quality with which all stills stay within so many bytes, or a ValueError."""
 
     def total(quality: int) -> int:
-        shown = tqdm(stills, desc=f"quality {quality}")
+        shown = progress_bar(stills, desc=f"quality {quality}")
         return sum(len(encode(read_still(path), quality)) for path in shown)
 
     fitting = bisect.bisect_right(QUALITIES, limit, key=total)

@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tqdm import tqdm
 
 from enhancement import tiling
 from enhancement.job import Job, WindowBuffer, window_name
@@ -27,6 +26,7 @@ from models.blocks import SCALE, interleave
 from models.enhanced_flow import EnhancedFlow
 from models.inference import ENHANCED, NotFinite, autocast, given_flow
 from utils.memory import is_out_of_memory, return_freed_memory
+from utils.streams import progress_bar
 from utils.team import ALONE, Team
 
 # Pixels; of smaller frames, all pairs are worked on at the same time, and three windows held.
@@ -104,7 +104,7 @@ class Enhancer:
         self.place = title, shot
         self.megapixels = SCALE**2 * source.height * source.width / 1e6
         with (
-            tqdm(
+            progress_bar(
                 total=total * self.megapixels,
                 initial=finished * self.megapixels,
                 desc=title,
@@ -123,7 +123,7 @@ class Enhancer:
                 sink.write(start, map(with_mask, buffer, masks))
                 remove(buffer.folder)
                 finished += len(masks)
-                self.progress.set_postfix_str(f"frame {finished}/{total}")
+                self.progress.set_postfix_str(f"frame {finished}/{total}", refresh=False)
                 self.say("progress", step=title, finished=finished, total=total)
 
             writing = None

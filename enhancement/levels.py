@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from media.frames import FrameError, Source
+from utils.streams import progress_bar
 
 SAMPLES = 100_000  # values per frame that the percentiles are taken of
 # Percentiles of almost all values, and those that the 8-bit view of the flow stretches between.
@@ -125,7 +125,7 @@ def survey(
     groups = [sorted({*group}) for group in band_groups(source.bands, source.colour)]
     damaged: dict[int, str] = {}
     ranges: list[list[np.ndarray]] = [[] for _ in groups]
-    for index in tqdm(range(source.count), desc="reading", unit="frame", leave=False):
+    for index in progress_bar(range(source.count), desc="reading", unit="frame", leave=False):
         try:
             pixels = source.read(index)
         except FrameError as error:

@@ -181,6 +181,7 @@ FULL += "else smaller frames, or another --device)\n"
         (ValueError("rate is 0"), 2, "error: rate is 0\n"),
         (FileNotFoundError("no folder x"), 2, "error: no folder x\n"),
         (FloatingPointError("loss is nan"), 1, "stopped: loss is nan\n"),
+        (BrokenPipeError(32, "Broken pipe"), 2, "error: [Errno 32] Broken pipe\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )

@@ -220,7 +220,7 @@ def test_what_is_kept_is_not_counted_as_made_now(tmp_path, checkpoint, monkeypat
             super().__init__(*arguments, **keywords)
             bars.append(self)
 
-    monkeypatch.setattr("enhancement.enhancer.tqdm", Bar)
+    monkeypatch.setattr("enhancement.enhancer.progress_bar", Bar)
     frames = make_frames(2, 200, WIDTH)
     given, *_ = interrupted_in_tiles(tmp_path, checkpoint, monkeypatch, frames, {3})
     run(checkpoint, given, tmp_path / "cut", *TILES, "--resume")

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from models import MSTT, super_resolve
 from models.baselines import bicubic_flow
@@ -24,6 +23,7 @@ from training.run import Progress, training_state
 from training.signals import Stopped, StopSignals
 from training.sources import Data
 from training.validation import FramesAlone, mean_psnr
+from utils.streams import progress_bar
 from utils.team import Team
 
 DIVERGED = 5.0  # dB below the best validation: nothing comes back from there
@@ -58,7 +58,7 @@ class Recorder:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """The context of the loop, which begins with `catch_up`."""
-        bar = partial(tqdm, unit="step", smoothing=0.05, dynamic_ncols=True)
+        bar = partial(progress_bar, unit="step", smoothing=0.05, dynamic_ncols=True)
         steps = None if self.config.minutes else self.config.steps
         with (
             contextlib.closing(self.log),
@@ -198,5 +198,5 @@ class Recorder:
         told.append(f"{self.meter.speed:.1f} samples/s")
         if math.isfinite(memory := memory_in_use(self.device)):
             told.append(f"{memory:.1f} GiB")
-        self.bar.set_postfix_str(", ".join(told))
+        self.bar.set_postfix_str(", ".join(told), refresh=False)
         self.meter = Meter()

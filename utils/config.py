@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeVar
 
 from utils.machine import limit_threads
 from utils.memory import is_out_of_memory, keep_freed_memory
+from utils.streams import drop_unwritten, open_closed_streams, tell
 from utils.text import escaped
 
 C = TypeVar("C")
@@ -192,6 +193,7 @@ def run_script(main: Callable[[], int | None]) -> None:
     error came from. Warnings are plain lines, and freed memory is kept for reuse, see
     `keep_freed_memory`.
     """
+    open_closed_streams()
     keep_freed_memory()
     limit_threads()
     if hasattr(sys.stdout, "reconfigure"):  # a file or pipe of Windows cannot hold every name
@@ -199,23 +201,26 @@ def run_script(main: Callable[[], int | None]) -> None:
     usual = warnings.formatwarning
     warnings.formatwarning = lambda message, *where, **line: f"{message}\n"
     try:
-        sys.exit(main() or 0)
+        status = main() or 0
+        sys.stdout.flush()  # where the disk is full, this is not yet too late to say so
+        sys.exit(status)
     except (ValueError, OSError) as error:
         if os.environ.get("MSTT_TRACEBACK") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         sys.exit(2)
     except FloatingPointError as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        tell(f"stopped: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        tell("interrupted")
         sys.exit(130)
     except Exception as error:  # PyTorch's and OpenCV's are of different kinds
         if os.environ.get("MSTT_TRACEBACK") == "1" or not is_out_of_memory(error):
             raise
         remedy = "training: lower --batch or --patch, raise --accumulate; else smaller frames"
-        print(f"error: out of memory ({remedy}, or another --device)", file=sys.stderr)
+        tell(f"error: out of memory ({remedy}, or another --device)")
         sys.exit(2)
     finally:
         warnings.formatwarning = usual
+        drop_unwritten()

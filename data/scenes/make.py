@@ -18,7 +18,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from data.lists import FRAMES, LEAST_SIDE, write_clip, write_list
 from data.scenes.canvas import DENSITY
@@ -26,6 +25,7 @@ from data.scenes.layouts import KINDS, paint_scene
 from utils.config import parse_config
 from utils.files import beside, replace
 from utils.machine import usable_cores
+from utils.streams import progress_bar
 
 VERSION = 2  # raise when the same settings give other pixels
 SETTINGS_FILE = "scenes.json"  # written last: marks a complete folder
@@ -137,7 +137,7 @@ def _write_clips(folder: Path, settings: dict, workers: int) -> None:
         train = [pool.submit(render, number, False) for number in range(settings["clips"])]
         test = [pool.submit(render, number, True) for number in range(settings["test_clips"])]
         try:
-            for job in tqdm([*train, *test], desc="built-in scenes", unit="clip"):
+            for job in progress_bar([*train, *test], desc="built-in scenes", unit="clip"):
                 job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
