@@ -103,7 +103,11 @@ def test_compiler_command_with_arguments(machine, monkeypatch):
 
 @pytest.mark.parametrize(
     ("compiler", "message"),
-    [("/nonexistent/c++", "not found"), ("false", "status 1")],
+    [
+        ("/nonexistent/c++", "not found"),
+        ("false", "status 1"),
+        ('c++ "-O1', r"\$CXX is 'c\+\+ \"-O1': No closing quotation"),
+    ],
 )
 def test_no_working_compiler(machine, monkeypatch, compiler, message):
     monkeypatch.setenv("CXX", compiler)
@@ -168,6 +172,27 @@ def test_a_full_disk_of_the_cache(machine, monkeypatch):
     )
     assert load(machine).answer() == 42
     assert list((machine / "temporary").glob("*/answer-*"))
+
+
+def test_a_folder_that_allows_no_execution_costs_one_compilation(machine, monkeypatch):
+    open_library = native.ctypes.CDLL
+
+    def mapped(path):
+        if path.startswith(str(machine / "cache")):
+            raise OSError("failed to map segment from shared object")
+        return open_library(path)
+
+    monkeypatch.setattr(native.ctypes, "CDLL", mapped)
+    assert load(machine).answer() == 42
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert load(machine).answer() == 42
+
+
+def test_a_full_temporary_folder_keeps_nobody_from_compiling(machine, monkeypatch):
+    says = machine / "says"
+    compiler_script(machine, monkeypatch, f'echo "$TMPDIR" > {says}\nexec $real "$@"')
+    assert load(machine).answer() == 42
+    assert Path(says.read_text().strip()) == machine / "cache" / native.CACHE_NAME
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes anywhere")

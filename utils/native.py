@@ -6,6 +6,7 @@ cache folder. The name of the library holds a key of all it depends on, so that 
 source, another compiler, or a home folder shared between machines never meet a stale one.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -86,8 +87,14 @@ def _load(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     parts = (code, version.encode(), options.encode(), _cpu().encode())
     digest = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts))
     name = f"{source.stem}-{digest.hexdigest()[:20]}{SUFFIX}"
+    folders = (_user_cache, _temporary_cache)
+    for folder in folders:  # what one that allows no execution holds is compiled in the next
+        with contextlib.suppress(OSError, RuntimeError):
+            if not (library := folder() / name).exists():
+                break
+            return ctypes.CDLL(str(library))
     problems: list[Exception] = []
-    for folder in (_user_cache, _temporary_cache):
+    for folder in folders:
         try:
             return _load_from(folder() / name, source, compiler, flags)
         # RuntimeError: there is no home folder, or the compiler fails, perhaps on a full disk.
@@ -141,7 +148,7 @@ def _compile(source: Path, target: Path, compiler: tuple[str, ...], flags: tuple
     for optional in OPTIONAL_FLAGS:
         command = (*compiler, *COMMON_FLAGS, linked, *optional, *flags)
         command = (*command, str(source), "-o", str(target))
-        run = _run(command, COMPILE_SECONDS)
+        run = _run(command, COMPILE_SECONDS, target.parent)
         if run.returncode == 0:
             return
     raise NativeBuildError(
@@ -149,10 +156,19 @@ def _compile(source: Path, target: Path, compiler: tuple[str, ...], flags: tuple
     )
 
 
-def _run(command: tuple[str, ...], seconds: float) -> subprocess.CompletedProcess:
+def _run(
+    command: tuple[str, ...], seconds: float, folder: Path | None = None
+) -> subprocess.CompletedProcess:
+    """Run a compiler, whose own temporary files go into a folder: the usual one may be full."""
+    names = ("TMPDIR", "TMP", "TEMP") if folder else ()
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=seconds
+            command,
+            env=os.environ | dict.fromkeys(names, str(folder)),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NativeBuildError(f"{shlex.join(command)}: {error}") from error
@@ -163,7 +179,10 @@ def _find_compiler() -> tuple[tuple[str, ...], str]:
     chosen = os.environ.get("CXX", "").strip()
     problems = []
     for candidate in (chosen,) if chosen else COMPILERS:
-        command = tuple(shlex.split(candidate, posix=sys.platform != "win32"))
+        try:
+            command = tuple(shlex.split(candidate, posix=sys.platform != "win32"))
+        except ValueError as error:
+            raise NativeBuildError(f"$CXX is {candidate!r}: {error}") from error
         if sys.platform == "win32":  # where shlex keeps quotes, to keep backslashes
             command = tuple(word.strip('"') for word in command)
         if shutil.which(command[0]) is None:
