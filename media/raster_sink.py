@@ -27,7 +27,7 @@ class TiffSink(ImageSink):
     """
 
     def __init__(self, folder: Path, source: TiffSource, times: int, single: bool):
-        super().__init__(folder, ".tif")
+        super().__init__(folder.absolute(), ".tif")  # GDAL looks for zip:x in an archive
         self.source, self.times, self.single = source, times, single
         self.rasterio = import_rasterio()
         # A mask belongs to a whole file; pages have none that GDAL would read.
@@ -110,6 +110,7 @@ class TiffSink(ImageSink):
         if not self.single:
             super().join(target)
             return
+        target = target.absolute()
         partial = target.with_name(f"{target.stem}.partial{target.suffix}")
         join = self._join_bands if self.source.layout == "bands" else self._join_pages
         with self._writing(partial):

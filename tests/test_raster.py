@@ -307,6 +307,14 @@ def test_pages_and_bands_as_frames(tmp_path, checkpoint):
         open_source(bands, 2)
 
 
+@pytest.mark.parametrize("name", ["zip:x.tif", "GTIFF_DIR:1:x"])
+def test_a_name_that_means_something_to_gdal_is_a_name(tmp_path, checkpoint, monkeypatch, name):
+    given = write_sequence(tmp_path / "in", sixteen_bits(2, 1))
+    monkeypatch.chdir(tmp_path)
+    run(checkpoint, given, name)
+    assert open_source(tmp_path / name).count == 3
+
+
 def test_interrupted_stacks_join_the_same(tmp_path, checkpoint, monkeypatch):
     import enhance
 
