@@ -28,6 +28,8 @@ from training.run import Progress, training_state
 def same_start():
     """The same random numbers for every test; and a test leaves threads as it found them."""
     torch.manual_seed(0)
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # a size seen by an earlier test becomes a symbol: 20 s for a graph
     threads = torch.get_num_threads(), cv2.getNumThreads()
     yield
     torch.set_num_threads(threads[0])
