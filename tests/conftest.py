@@ -27,6 +27,14 @@ from training.run import Progress, training_state
 gc.set_threshold(50_000)  # to look through all that stays 70 times as often took 5 % of the time
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_waits_for_the_disk():
+    """No file need outlive a loss of power, but those of processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def same_start():
     """The same random numbers for every test; and a test leaves threads as it found them."""

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import random
+import stat
 import struct
 import time
 import tracemalloc
@@ -246,6 +247,17 @@ def test_a_compressed_checkpoint_is_refused(tmp_path):
     assert (tmp_path / "bomb.pth").stat().st_size < 10**5
     with pytest.raises(ValueError, match="compressed"):
         load_torch_file(tmp_path / "bomb.pth")
+
+
+def test_a_file_is_on_the_disk_before_its_name_and_the_name_after_it(tmp_path, monkeypatch):
+    path, order = tmp_path / "last.pt", []
+
+    def fsync(file):
+        order.append((stat.S_ISDIR(os.fstat(file).st_mode), path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    save_torch_file(path, {"step": 1})
+    assert order == [(False, False), (True, True)][: 1 + hasattr(os, "O_DIRECTORY")]
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
