@@ -16,7 +16,7 @@ def broken():
     """A stream whose reader is gone: `| head -1`."""
     reader, writer = os.pipe()
     os.close(reader)
-    with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w") as stream:
+    with contextlib.suppress(BrokenPipeError), os.fdopen(writer, "w", buffering=1) as stream:
         yield stream
 
 
