@@ -1,5 +1,6 @@
 """The loader of training batches, and its failures as one clear line each."""
 
+import multiprocessing
 import re
 import signal
 import time
@@ -93,6 +94,8 @@ def load_steps(
     try:
         batches = _batches(loader, patience, stopping)
         yield from zip(*[batches] * parts, strict=True)
+    except LoadingError:
+        raise
     except (OSError, EOFError, ValueError, RuntimeError) as error:
         raise LoadingError(_explain(error)) from error
 
@@ -100,7 +103,13 @@ def load_steps(
 def _batches(
     loader: DataLoader, patience: float, stopping: Callable[[], Any]
 ) -> Iterator[dict[str, Any]]:
-    iterator = iter(loader)
+    try:
+        if loader.num_workers:
+            multiprocessing.Lock()  # fails in peace, where PyTorch leaves a traceback
+        iterator = iter(loader)
+    except OSError as error:  # no place for their locks, or no more processes or open files
+        problem = "loader workers cannot start: is there /dev/shm? --workers 0 does without"
+        raise LoadingError(f"{problem} ({error})") from error
     if hasattr(signal, "SIGCHLD"):
         handler = signal.getsignal(signal.SIGCHLD)
         # PyTorch's handler raises at the death of a worker in the middle of whatever is done then,

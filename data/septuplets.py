@@ -10,12 +10,13 @@ frames are `imresize(frame, 1/4)` of the frames at times 0, 2, 4 and 6, each of 
 released loader makes all four from the last one).
 """
 
+import itertools
 import numbers
 import os
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,8 +158,12 @@ def _check_clips(root, base, names, least):
     folders = [str(Path(name)) for name in names]
     different = list(dict.fromkeys(folders))
     # Threads, because slow disks and network drives answer many questions at a time.
-    with ThreadPool(8) as pool:
-        checks = pool.map(lambda n: _check_clip(root, base, n, least), different, CHECKED_AT_ONCE)
+    starts = range(0, len(different), CHECKED_AT_ONCE)
+    parts = (different[start : start + CHECKED_AT_ONCE] for start in starts)
+    # Not multiprocessing's, whose locks need a /dev/shm.
+    with ThreadPoolExecutor(8) as pool:
+        checked = pool.map(lambda part: [_check_clip(root, base, n, least) for n in part], parts)
+        checks = list(itertools.chain.from_iterable(checked))
     raise_problems(root, [problem for _, problems in checks for problem in problems])
     longer = [clip.folder for clip, _ in checks if clip.longer]
     if longer:

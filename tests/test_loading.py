@@ -77,6 +77,16 @@ def test_shared_memory_that_is_full_is_said():
         names(overflow, workers=1)
 
 
+def test_a_machine_without_shared_memory_trains_without_workers(monkeypatch):
+    def refused(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refused)
+    with pytest.raises(LoadingError, match=r"^loader workers .* --workers 0 .*Read-only"):
+        names(lambda: None, workers=1)
+    assert len(names(lambda: None, workers=0)) == 10
+
+
 def test_a_worker_that_dies_is_reported():
     with pytest.raises(LoadingError, match="a loader worker died") as caught:
         names(die, workers=1)

@@ -54,6 +54,18 @@ def test_every_lr_frame_comes_from_its_own_hr_frame(tmp_path, middle_patch):
         assert i == 3 or (frames[i] != frames[3]).any()
 
 
+def test_clips_are_checked_without_shared_memory(tmp_path, monkeypatch):
+    def refused(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refused)
+    for name in "abc":
+        write_clip(tmp_path / "train" / name)
+    monkeypatch.setattr(septuplets, "CHECKED_AT_ONCE", 2)
+    clips = SeptupletDataset(tmp_path, patch=16).clips
+    assert [clip.folder[-1] for clip in clips] == ["a", "b", "c"]
+
+
 def test_sample(tmp_path):
     write_clip(tmp_path / "train/a b'\"\n")
     dataset = SeptupletDataset(tmp_path, patch=16)
