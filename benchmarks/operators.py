@@ -38,6 +38,7 @@ from dcn import cpu
 from dcn.reference import deform_conv2d_gather, deform_conv2d_grid_sample
 from flow import PYFLOW_PARAMETERS, coarse2fine_flow, dis_flow
 from utils.config import parse_config, run_script
+from utils.machine import usable_cores
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def flow_rows(config: Config) -> list[dict[str, str]]:
     tiled = np.tile(pair, (1, config.tiles, config.tiles, 1))
     rows.append(flow_row("1 pair", [tiled], 1, config.repeats))
     sample = [np.stack([recorded["rgb_80_im1"], recorded["rgb_80_im2"]])] * 6
-    for threads in sorted({1, os.cpu_count()}):
+    for threads in sorted({1, usable_cores()}):
         rows.append(flow_row("6 pairs, rgb_80", sample, threads, config.repeats))
     return rows
 

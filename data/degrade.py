@@ -26,9 +26,7 @@ class Degradation:
     noise: float = 0.0  # standard deviation in levels, the same in light and shadow
     shot_noise: float = 0.0  # the same at white; it grows with the root of the signal
     impulses: float = 0.0  # share of the pixels that are black or white: dead ones, hot ones
-    sharpening: float = (
-        0.0  # amount of an unsharp mask: times the difference from the blurred frame
-    )
+    sharpening: float = 0.0  # amount of an unsharp mask: times (frame - blurred)
     sharpening_sigma: float = 1.0  # of the Gaussian that blurs it, LR pixels
     codec: str | None = None  # one of media.codec.CODECS
     strength: int = 0  # CRF of H.264 and H.265, quality of JPEG

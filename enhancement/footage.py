@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 import torch
 
-from enhancement.levels import fill_missing, survey, view_rgb
+from enhancement.levels import fill_missing, survey
 from enhancement.shots import Shot
 from media.frames import Source
 from models.weights import find_weights, shipped_weights
+from utils.resize import SMALLEST_SIDE
 
-# Levels of 255 from which on the weights for real footage are ahead: `python test.py` on the 12
-# validation clips, which have 0.3 to 1.6 levels by this measure (those that jitter by a pixel).
+# Levels of 255 from which on the weights for real footage are taken. They are ahead from 1 on
+# (docs/training.md), but clean frames have up to 1.6 by this measure, where a camera jitters.
 NOISY = 2.0
 SIDE = 512  # pixels of the part in the middle of the frames that is measured
 BORDER = 4  # pixels there that are left out, for what comes in from the other side
@@ -54,9 +55,10 @@ def pick_weights(
             raise FileNotFoundError("no weights for real footage in checkpoints/; give a file")
         return real
     clean = shipped_weights(device)
-    noise = 0.0 if given.lossy or real is None else find_noise(given, black, white)
-    found = "lossy compression" if given.lossy else f"lossless, noise of {noise:.1f} levels"
-    if real and (given.lossy or noise >= NOISY):
+    noise = None if given.lossy or real is None else find_noise(given, black, white)
+    found = "lossy compression" if given.lossy else "lossless"
+    found += "" if noise is None else f", noise of {noise:.1f} levels"
+    if real and (given.lossy or (noise or 0.0) >= NOISY):
         print(f"{given.path}: {found}, using {real.stem} (--model real)")
         return real
     if clean is None:
@@ -65,20 +67,22 @@ def pick_weights(
     return clean
 
 
-def find_noise(source: Source, black: float | None, white: float | None) -> float:
+def find_noise(source: Source, black: float | None, white: float | None) -> float | None:
     """The noise of the frames of a source.
 
     It is the least found at its beginning, in its middle and at its end: a cut, or a camera that
-    shakes, is not everywhere. The search ends where one of them is not `NOISY`. Where frames are
-    damaged, none is found.
+    shakes, is not everywhere. The search ends where one of them is not `NOISY`; a place with a
+    damaged frame is passed over. Frames that stand there twice hide their noise.
 
     Arguments:
         source: of the frames.
         black, white: as `survey` takes them.
 
-    Returns: the standard deviation in levels of 255, as the network sees the frames; 0 where too
-        few frames can be read.
+    Returns: the standard deviation in levels of 255, as the network sees the frames (by the values
+        of these few, where levels come from the values); None where it cannot be measured.
     """
+    if min(source.height, source.width) < SMALLEST_SIDE:  # refused when the flow is chosen
+        return None
     frames, least = min(source.count, max(DIFFERENCES)), math.inf
     last = source.count - frames
     for start in sorted({0, last // 2, last}):
@@ -86,39 +90,51 @@ def find_noise(source: Source, black: float | None, white: float | None) -> floa
         least = min(least, math.inf if found is None else found)
         if least < NOISY:
             break
-    return least if math.isfinite(least) else 0.0
+    return least if math.isfinite(least) else None
 
 
 def _noise_of(shot: Shot, black: float | None, white: float | None) -> float | None:
     top, left = (max(side - SIDE, 0) // 2 for side in (shot.height, shot.width))
     parts = []
+
+    def keep(pixels: np.ndarray) -> None:
+        parts.append(pixels[top : top + SIDE, left : left + SIDE].copy())
+
     try:
-        levels, damaged = survey(
-            shot,
-            black,
-            white,
-            lambda pixels: parts.append(pixels[top : top + SIDE, left : left + SIDE].copy()),
-        )
+        levels, damaged = survey(shot, black, white, keep, bar=False)
     except ValueError:  # what is wrong is said when all frames are read
         return None
     if damaged:
         return None
-    return noise_level(np.stack([view_rgb(shot, levels, fill_missing(part)) for part in parts]))
+    shown = [band for band in range(shot.bands) if band != shot.alpha]
+    frames = np.stack([255 * levels.to_unit(fill_missing(part)) for part in parts])[..., shown]
+    missing = np.any([np.ma.getmaskarray(part) for part in parts], axis=(0, 3))
+    return noise_level(frames, missing)
 
 
-def noise_level(frames: np.ndarray) -> float:
+def noise_level(frames: np.ndarray, missing: np.ndarray) -> float | None:
     """The standard deviation of the noise of two or three neighbouring frames, in their levels.
 
     Arguments:
-        frames: (2 or 3, H, W, 3) uint8; the camera may have moved a little from one to the other.
+        frames: (2 or 3, H, W, bands); the camera may have moved a little from one to the other.
+        missing: (H, W) bool, pixels without data, which have none.
+
+    Returns: None where no pixel has data.
     """
     weights = np.array(DIFFERENCES[len(frames)], np.float32)
     frames = frames.astype(np.float32)
+    inner = (slice(BORDER, -BORDER),) * 2
+    has_data = cv2.dilate(missing.astype(np.uint8), np.ones((3, 3)))[inner] == 0
+    if not has_data.any():
+        return None
     sigmas = []
     for candidate in (frames, np.stack(list(_aligned(frames)))):
-        difference = np.tensordot(weights, candidate, 1)  #                    (H, W, 3)
-        rough = cv2.filter2D(difference, -1, LAPLACIAN)[BORDER:-BORDER, BORDER:-BORDER]
-        sigmas.append(np.median(np.abs(rough)) * MEDIAN_TO_SIGMA / 6 / np.linalg.norm(weights))
+        difference = np.tensordot(weights, candidate, 1)  #                    (H, W, bands)
+        rough = np.stack(
+            [cv2.filter2D(band, -1, LAPLACIAN) for band in np.moveaxis(difference, 2, 0)]
+        )
+        middle = np.median(np.abs(rough[:, *inner][:, has_data]))
+        sigmas.append(middle * MEDIAN_TO_SIGMA / 6 / np.linalg.norm(weights))
     return float(min(sigmas))
 
 

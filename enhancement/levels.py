@@ -104,6 +104,7 @@ def survey(
     black: float | None = None,
     white: float | None = None,
     look: Callable[[np.ndarray], None] = lambda pixels: None,
+    bar: bool = True,
 ) -> tuple[Levels, dict[int, str]]:
     """Read all frames.
 
@@ -112,6 +113,7 @@ def survey(
         black, white: values that become them; None: see docs/files.md, but black is 0 (or the
             lowest value below) where only white is given.
         look: is called with every frame that can be read, as `Source.read` gives it.
+        bar: whether a progress bar is shown.
 
     Returns: the levels, and the damaged frames with what is wrong with them.
     Raises: ValueError: fewer than two frames that can be read, or values without black and white.
@@ -125,7 +127,9 @@ def survey(
     groups = [sorted({*group}) for group in band_groups(source.bands, source.colour)]
     damaged: dict[int, str] = {}
     ranges: list[list[np.ndarray]] = [[] for _ in groups]
-    for index in progress_bar(range(source.count), desc="reading", unit="frame", leave=False):
+    for index in progress_bar(
+        range(source.count), desc="reading", unit="frame", leave=False, disable=not bar
+    ):
         try:
             pixels = source.read(index)
         except FrameError as error:

@@ -127,15 +127,21 @@ def noisy(frames, sigma):
 @pytest.mark.parametrize("step", [0.0, 0.1, 1.7, 6.3])
 @pytest.mark.parametrize("sigma", [1, 3, 20])
 def test_noise_is_measured_whatever_the_ground_and_the_camera(count, step, sigma):
-    frames = textured(count, step)
-    assert noise_level(noisy(frames, 0)) < 1
-    assert noise_level(noisy(frames, sigma)) == pytest.approx(math.hypot(sigma, 0.3), rel=0.12)
+    frames, missing = textured(count, step), np.zeros((72, 80), bool)
+    assert noise_level(noisy(frames, 0), missing) < 1
+    expected = pytest.approx(math.hypot(sigma, 0.3), rel=0.12)
+    given = noisy(frames, sigma)
+    assert noise_level(given, missing) == expected
+    missing[:, :50] = True
+    given[:, :, :50] = 90
+    assert noise_level(given, missing) == expected
+    assert noise_level(given, np.ones((72, 80), bool)) is None
 
 
 def test_noisy_frames_get_the_real_weights(tmp_path, shipped, capsys):
-    def picked(name, frames, suffix=".png"):
+    def picked(name, frames, suffix=".png", white=None):
         folder = write_frames(tmp_path / name, frames, suffix)
-        path = pick_weights("auto", open_source(folder), CPU)
+        path = pick_weights("auto", open_source(folder), CPU, white=white)
         return path.stem, capsys.readouterr().out
 
     frames = textured(7, 0.1)
@@ -146,6 +152,12 @@ def test_noisy_frames_get_the_real_weights(tmp_path, shipped, capsys):
     # As the network sees them: 12 bits in 16, whose white is that of the data.
     twelve = (noisy(frames, 3).astype(np.uint16) * 3 + 1000).astype(np.uint16)
     assert picked("uint16", twelve, ".tif")[0] == "mstt_fast_real"
+    assert picked("dark", twelve, ".tif", white=65535)[0] == "mstt_fast"
+    bands = np.concatenate([noisy(frames, 3), noisy(frames[..., :2], 3)], axis=-1)
+    assert picked("bands", bands, ".tif")[0] == "mstt_fast_real"
+    # What is too small is refused later, and what has one value has no noise.
+    assert "lossless, using mstt_fast" in picked("thin", noisy(frames, 3)[:, :, :1])[1]
+    assert "noise of 0.0 levels" in picked("flat", np.full((3, 16, 16, 3), 7, np.uint16))[1]
     # A cut does not pass for noise, and a damaged frame does not hide it.
     cut = noisy(frames, 0)
     cut[5:] = noisy(textured(2, 0.0), 60)[:, ::-1]
