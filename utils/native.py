@@ -88,7 +88,9 @@ def _load(source: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     digest = hashlib.sha256(b"\0".join(hashlib.sha256(part).digest() for part in parts))
     name = f"{source.stem}-{digest.hexdigest()[:20]}{SUFFIX}"
     folders = (_user_cache, _temporary_cache)
-    for folder in folders:  # what one that allows no execution holds is compiled in the next
+    # Where the first folder allows no execution, what it holds fails to load at every start: the
+    # next one is asked before anything is compiled again.
+    for folder in folders:
         with contextlib.suppress(OSError, RuntimeError):
             if not (library := folder() / name).exists():
                 break
