@@ -82,7 +82,7 @@ FAULTS = {  # what a network must survive rather than be good at
     "sharpened": Degradation(sharpening=1.0),
 }
 
-# What a training sees. Shares of the clips, those of blur, noise and codec of the ones not clean.
+# What a training sees. Shares of the clips, those of blur to codec of the ones not clean.
 CLEAN_SHARE = 0.15
 BLUR_SHARE, BLUR_RANGE = 0.1, (0.2, 0.8)  # LR pixels, each axis for itself
 NOISE_SHARE, NOISE_RANGE = 0.5, (0.0, 5.0)  # levels, of constant and of shot noise

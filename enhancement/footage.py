@@ -6,7 +6,6 @@ takes of a picture is taken here of the difference between neighbouring frames, 
 not pass for noise, and the median of it instead of the mean, so that what moves does not either.
 """
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,14 +82,16 @@ def find_noise(source: Source, black: float | None, white: float | None) -> floa
     """
     if min(source.height, source.width) < SMALLEST_SIDE:  # refused when the flow is chosen
         return None
-    frames, least = min(source.count, max(DIFFERENCES)), math.inf
+    frames, found = min(source.count, max(DIFFERENCES)), []
     last = source.count - frames
     for start in sorted({0, last // 2, last}):
-        found = _noise_of(Shot(source, range(start, start + frames)), black, white)
-        least = min(least, math.inf if found is None else found)
-        if least < NOISY:
+        noise = _noise_of(Shot(source, range(start, start + frames)), black, white)
+        if noise is None:
+            continue
+        found.append(noise)
+        if noise < NOISY:
             break
-    return least if math.isfinite(least) else None
+    return min(found, default=None)
 
 
 def _noise_of(shot: Shot, black: float | None, white: float | None) -> float | None:
